@@ -1,0 +1,226 @@
+"""The embedded PostgreSQL.
+
+Where its data lies: in `<home>/postgres`, with one exception. PostgreSQL refuses to run as root,
+so under root it runs as an unprivileged account (see account.py), and that account must be able
+to pass through every folder above its data. It can't when the home is 0700, as Luthier makes it,
+or lies in /root. Then the data goes to `/var/lib/luthier/postgres-<random>` (or, when it need not
+be durable, to the temporary folder), and `<home>/postgres.json` says where. No mode of an existing
+folder is ever changed.
+
+So root in a container keeps its data by a volume at /var/lib/luthier beside that of the home, or
+by a home folder of mode 0711 made beforehand; or, better, by not being root.
+"""
+
+import secrets
+import shutil
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psycopg
+
+from luthier.embedded.account import (
+    SYSTEM_FOLDER,
+    create_system_folder,
+    is_open_to_all,
+    owner_of,
+    unprivileged_account,
+)
+from luthier.embedded.child import Child
+from luthier.embedded.cluster import SUPERUSER, Cluster, find_programs
+from luthier.embedded.home import Home, ServerRecord, exclusive_lock
+from luthier.embedded.ports import LOOPBACK, start_on_free_port
+from trainer_core.errors import ServerFailed
+
+_DATABASE = "luthier"
+_READY_TIMEOUT_SECONDS = 120  # recovery after a crash replays the log before it answers
+_STOP_TIMEOUT_SECONDS = 60
+_OPTIONS = {
+    "listen_addresses": LOOPBACK,
+    "unix_socket_directories": "",
+    "shared_buffers": "32MB",
+}
+_THROWAWAY_OPTIONS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+class EmbeddedPostgres:
+    """A PostgreSQL 18 of our own, for one home.
+
+    Start it from a thread that outlives it, in practice the main thread: see child.py.
+    """
+
+    def __init__(
+        self, home: Path, *, durable: bool = True, system_folder: Path = SYSTEM_FOLDER
+    ) -> None:
+        """Describe the server; `start` runs it.
+
+        Args:
+            home: the LUTHIER_HOME whose database this is.
+            durable: False gives up crash safety for speed, for data of a test.
+            system_folder: under root, for what the unprivileged account can't reach elsewhere.
+        """
+        self._home = Home(home)
+        self._durable = durable
+        self._system_folder = system_folder
+        self._child: Child | None = None
+        self._held = ExitStack()
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    @property
+    def log(self) -> Path:
+        return self._home.logs / "postgres.log"
+
+    def start(self) -> str:
+        """Start on the home's data, made at the first start; return a SQLAlchemy URL.
+
+        Raises:
+            HomeInUse: another supervisor's server runs on this data.
+            ServerFailed: it can't run here, or its data is of another version.
+        """
+        assert self._child is None, "PostgreSQL was started already"
+        self._home.create()
+        try:
+            return self._start()
+        except OSError as error:
+            self.stop()
+            raise ServerFailed(
+                f"PostgreSQL can't be started: {error}.",
+                hint="Mend that, or set LUTHIER_DATABASE_URL to a PostgreSQL server.",
+            ) from error
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the server and let go of its data; does nothing when it does not run."""
+        if self._child is not None:
+            self._child.stop(timeout_seconds=_STOP_TIMEOUT_SECONDS)
+            self._child = None
+        self._held.close()
+
+    def poll(self) -> int | None:
+        """Return None while the server runs, else the exit status that it ended with by itself."""
+        return self._running().poll()
+
+    def delete_data(self) -> None:
+        """Stop the server and delete its data, wherever that lies, and its record."""
+        self.stop()
+        record = self._home.read_record("postgres")
+        if record is None:
+            return
+        folder = Path(record.folder)
+        if folder.exists():
+            with exclusive_lock(folder / "lock"):
+                shutil.rmtree(folder)
+        self._home.delete_record("postgres")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """The URL that `start` returned."""
+        record = self._home.read_record("postgres")
+        assert record is not None, "PostgreSQL was not started"
+        login = f"{SUPERUSER}:{record.password}"
+        return f"postgresql+psycopg://{login}@{LOOPBACK}:{record.port}/{_DATABASE}"
+
+    def _start(self) -> str:
+        record = self._home.read_record("postgres") or self._first_record()
+        folder = Path(record.folder)
+        if not folder.is_dir():
+            raise ServerFailed(
+                f"the database of {self._home.path} should be in {folder}, which is missing.",
+                hint=f"Restore that folder, or delete {self._home.path / 'postgres.json'} to "
+                "start with an empty database.",
+            )
+        self._held.enter_context(exclusive_lock(folder / "lock"))
+        data = folder / "data"
+        account = owner_of(data) if data.exists() else unprivileged_account()
+        programs = find_programs(account, system_folder=self._system_folder)
+        cluster = Cluster(folder=folder, account=account, programs=programs)
+        cluster.prepare(password=record.password, log=self.log, is_durable=self._durable)
+        self._child, port = start_on_free_port(
+            lambda port: cluster.server(log=self.log, options=self._options(port)),
+            preferred=record.port,
+            wait=lambda child, port: _wait_for_database(child, port, password=record.password),
+        )
+        if port != record.port:
+            self._home.write_record("postgres", replace(record, port=port))
+        return self.url
+
+    def _first_record(self) -> ServerRecord:
+        folder = self._choose_folder()
+        if (folder / "data").exists():
+            raise ServerFailed(
+                f"{folder} holds a database, and {self._home.path / 'postgres.json'} with its "
+                "password is missing.",
+                hint=f"Restore that file, or move {folder} away to start with an empty database.",
+            )
+        record = ServerRecord(password=secrets.token_urlsafe(24), folder=str(folder))
+        self._home.write_record("postgres", record)
+        return record
+
+    def _choose_folder(self) -> Path:
+        """Make and return the folder for a new database."""
+        inside = self._home.path / "postgres"
+        account = unprivileged_account()
+        if account is None or inside.exists() or is_open_to_all(self._home.path):
+            inside.mkdir(exist_ok=True)
+            inside.chmod(0o700 if account is None else 0o711)
+            return inside
+        parent = Path(tempfile.gettempdir())
+        if self._durable or not is_open_to_all(parent):
+            parent = self._system_folder
+            create_system_folder(parent)
+        folder = Path(tempfile.mkdtemp(prefix="luthier-postgres-", dir=parent))
+        folder.chmod(0o711)  # the account passes through; only root lists or writes
+        return folder
+
+    def _options(self, port: int) -> dict[str, str]:
+        throwaway = {} if self._durable else _THROWAWAY_OPTIONS
+        return {**_OPTIONS, "port": str(port), **throwaway}
+
+    def _running(self) -> Child:
+        assert self._child is not None, "PostgreSQL was not started"
+        return self._child
+
+
+def _wait_for_database(child: Child, port: int, *, password: str) -> None:
+    """Wait until the server answers our login, and create the database where it is missing."""
+
+    def connect() -> "psycopg.Connection[tuple[object, ...]]":
+        return psycopg.connect(
+            host=LOOPBACK,
+            port=port,
+            user=SUPERUSER,
+            password=password,
+            dbname="postgres",
+            connect_timeout=5,
+            autocommit=True,
+        )
+
+    def probe() -> None:
+        with connect() as connection:
+            exists = "select 1 from pg_database where datname = %s"
+            if connection.execute(exists, [_DATABASE]).fetchone() is None:
+                connection.execute(f"create database {_DATABASE}")
+
+    child.wait_until_ready(
+        probe, not_yet=psycopg.OperationalError, timeout_seconds=_READY_TIMEOUT_SECONDS
+    )

@@ -1,0 +1,1 @@
+"""Training itself: the spec, the rows, the events and the run. No HTTP, no SQL, no Redis."""

@@ -1,0 +1,242 @@
+"""A run is a directory: the one way in which a worker and its training process speak.
+
+    spec.json        in: the job spec, as given
+    inputs.json      in: where the model and the rows are on this machine
+    stop.json        in, at any time, followed by SIGTERM: why to stop and whether to save
+    events.jsonl     out: one event a line
+    resolved.json    out: the spec without an `auto`, and the choices made
+    run.json         out: what a repetition needs: versions, seeds, threads, hashes
+    log.txt          out: everything the process printed
+    checkpoints/     out: checkpoint-N/, each whole or absent
+    model/           out: the finished model, and manifest.json, written last
+    outcome.json     out, last of all: how it ended
+
+JSON files appear whole or not at all.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from trainer_core.errors import TypedError
+from trainer_core.rows.files import InputFile
+
+_HASH_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Where the model and the rows of a run are on this machine."""
+
+    model: Path
+    train: InputFile
+    eval: InputFile | None = None
+    test: InputFile | None = None
+    model_revision: str | None = None  # commit of the base model, where it has one
+    num_threads: int | None = None  # CPU threads of torch; None for its own choice
+    device: str | None = None  # "cpu", "cuda:0"; None for the best there is
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return json.loads(json.dumps(asdict(self), default=str))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, root: Path) -> "Inputs":
+        """Return the inputs that `to_dict` wrote; relative paths start at `root`."""
+        files = {
+            split: InputFile(**{**values[split], "path": root / values[split]["path"]})
+            for split in ("train", "eval", "test")
+            if values.get(split)
+        }
+        return cls(**{**values, **files, "model": root / values["model"]})
+
+
+class Result(StrEnum):
+    """How a run ended."""
+
+    SUCCEEDED = "succeeded"
+    STOPPED = "stopped"  # because it was asked to
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended, and with what."""
+
+    result: Result
+    step: int = 0  # optimizer steps taken
+    best_step: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the model handed out
+    error: TypedError | None = None
+    checkpoint: str | None = None  # saved on the way out, below the run directory
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Outcome":
+        """Return the outcome that `to_dict` wrote."""
+        error = values.get("error")
+        return cls(
+            **{
+                **values,
+                "result": Result(values["result"]),
+                "error": TypedError.from_dict(error) if error else None,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """Why to stop after the step in hand, and whether to save a checkpoint first."""
+
+    reason: str
+    is_saving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """One file of a finished directory."""
+
+    path: str  # below the directory, with forward slashes
+    size_bytes: int
+    sha256: str
+
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """The paths of a run, and the reading and writing of its JSON files."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        return self.path / "spec.json"
+
+    @property
+    def inputs(self) -> Path:
+        return self.path / "inputs.json"
+
+    @property
+    def stop(self) -> Path:
+        return self.path / "stop.json"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def resolved(self) -> Path:
+        return self.path / "resolved.json"
+
+    @property
+    def lineage(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def outcome(self) -> Path:
+        return self.path / "outcome.json"
+
+    def read_inputs(self) -> Inputs:
+        """Return the inputs."""
+        return Inputs.from_dict(read_json(self.inputs), root=self.path)
+
+    def read_outcome(self) -> Outcome | None:
+        """Return how the run ended, or None if it did not say."""
+        return Outcome.from_dict(read_json(self.outcome)) if self.outcome.exists() else None
+
+    def read_stop(self) -> StopRequest | None:
+        """Return the request to stop, if there is one."""
+        return StopRequest(**read_json(self.stop)) if self.stop.exists() else None
+
+    def request_stop(self, request: StopRequest) -> None:
+        """Ask the run to stop; send SIGTERM afterwards."""
+        write_json(self.stop, asdict(request))
+
+
+def read_json(path: Path) -> Any:
+    """Return the values of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, values: object) -> None:
+    """Write a JSON file so that it appears whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(values, file, ensure_ascii=False, indent=2, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fsync_directory(path.parent)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as lower-case hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def seal(directory: Path) -> tuple[ManifestFile, ...]:
+    """Flush every file of a directory to disk and write its manifest, last."""
+    files = []
+    for path in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST):
+        assert not path.is_symlink(), f"a link in an output directory: {path}"
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        name = path.relative_to(directory).as_posix()
+        files.append(ManifestFile(name, path.stat().st_size, file_sha256(path)))
+    write_json(directory / MANIFEST, {"files": [asdict(file) for file in files]})
+    return tuple(files)
+
+
+def verified_manifest(directory: Path) -> tuple[ManifestFile, ...] | None:
+    """Return the files of a sealed directory, or None if one is missing, cut or changed."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        files = tuple(ManifestFile(**file) for file in read_json(directory / MANIFEST)["files"])
+        if files and all(_is_whole(directory / file.path, file) for file in files):
+            return files
+    return None
+
+
+def _is_whole(path: Path, file: ManifestFile) -> bool:
+    return (
+        path.is_file()
+        and not path.is_symlink()
+        and path.stat().st_size == file.size_bytes
+        and file_sha256(path) == file.sha256
+    )

@@ -1,0 +1,181 @@
+"""From JSON values to a JobSpec, with every problem at once, each at its JSON pointer."""
+
+import difflib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Discriminator, TypeAdapter, ValidationError
+
+from trainer_core.errors import FieldProblem, InvalidSpec
+from trainer_core.spec.tasks import CausalLM, TaskSpec, TextClassification
+
+JobSpec = TextClassification | CausalLM
+
+TASKS: dict[str, type[TaskSpec]] = {
+    task.model_fields["task"].default: task for task in typing.get_args(JobSpec)
+}
+
+_ADAPTER: TypeAdapter[TextClassification | CausalLM] = TypeAdapter(
+    Annotated[JobSpec, Discriminator("task")]
+)
+
+
+def parse_spec(values: object) -> JobSpec:
+    """Return the spec that JSON-ready values say, or raise InvalidSpec with every problem."""
+    if not isinstance(values, Mapping):
+        raise InvalidSpec([FieldProblem("", "a job spec is a JSON object")])
+    task = values.get("task")
+    if not isinstance(task, str) or task not in TASKS:
+        raise InvalidSpec([_task_problem(task)])
+    try:
+        return _ADAPTER.validate_python(values, strict=False)
+    except ValidationError as error:
+        problems = field_problems(error, values, TASKS[task])
+        raise InvalidSpec(problems) from error
+
+
+def spec_schema(task: str) -> dict[str, Any]:
+    """Return the JSON schema of a task's spec."""
+    return TASKS[task].model_json_schema()
+
+
+def check_built(spec: JobSpec) -> None:
+    """Raise InvalidSpec for every option that the spec may say and this version can't yet do."""
+    problems = [
+        FieldProblem(pointer, f"{what} is not available in this version", "Leave it out.")
+        for pointer, what, is_used in _unbuilt(spec)
+        if is_used
+    ]
+    if problems:
+        raise InvalidSpec(problems)
+
+
+def _unbuilt(spec: JobSpec) -> Iterator[tuple[str, str, bool]]:
+    adapter = spec.adapter
+    gpus = spec.resources.gpus
+    yield "/output/push", "pushing to the Hub", spec.output.push is not None
+    yield "/tracking", "reporting to experiment trackers", bool(spec.tracking)
+    yield "/resources/on_oom", "retrying with a smaller batch", spec.resources.on_oom == "shrink"
+    yield "/resources/gpus", "training on several devices", gpus != "auto" and gpus > 1
+    yield (
+        "/adapter/quantization",
+        "training on quantized weights",
+        adapter is not None and adapter.quantization != "none",
+    )
+    for split in ("train", "eval", "test"):
+        source = getattr(spec.data, split)
+        is_hub = isinstance(source, str) and source.startswith("hub:")
+        yield f"/data/{split}", "reading a data set from the Hub", is_hub
+
+
+def field_problems(
+    error: ValidationError, values: Mapping[str, Any], model: type[BaseModel]
+) -> list[FieldProblem]:
+    """Return one problem a field: pydantic reports each branch of a union on its own."""
+    reasons: dict[str, list[str]] = {}
+    hints: dict[str, str] = {}
+    inputs: dict[str, str] = {}
+    for item in error.errors(include_url=False):
+        path = _path_in(values, item["loc"], is_missing=item["type"] == "missing")
+        pointer = pointer_of(path)
+        message, hint = _sentence(item, path, values, model)
+        if message not in reasons.setdefault(pointer, []):
+            reasons[pointer].append(message)
+        hints[pointer] = hints.get(pointer) or hint
+        inputs[pointer] = _shown(item)
+    return [
+        FieldProblem(pointer, " or ".join(messages) + inputs[pointer], hints[pointer])
+        for pointer, messages in reasons.items()
+    ]
+
+
+def pointer_of(path: Sequence[str | int]) -> str:
+    """Return the JSON pointer (RFC 6901) of a path of keys and indexes."""
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+
+
+def _path_in(
+    values: object, loc: tuple[str | int, ...], *, is_missing: bool
+) -> tuple[str | int, ...]:
+    """Return `loc` without the names of union branches, which are no part of the input."""
+    path: list[str | int] = []
+    here = values
+    for position, part in enumerate(loc):
+        if isinstance(here, Mapping) and part in here:
+            here = here[part]
+        elif isinstance(here, Sequence) and isinstance(part, int) and not isinstance(here, str):
+            here = here[part] if part < len(here) else None
+        elif not (is_missing and position == len(loc) - 1):
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _sentence(
+    item: typing.Any, path: tuple[str | int, ...], values: Mapping[str, Any], model: type[BaseModel]
+) -> tuple[str, str]:
+    match item["type"]:
+        case "extra_forbidden":
+            return _unknown_field(path, values, model)
+        case "missing":
+            return "is required", f"Set {'.'.join(map(str, path))}."
+        case "value_error":
+            return str(item["ctx"]["error"]), ""
+        case _:
+            message = item["msg"].removeprefix("Input ").removeprefix("String ")
+            return message.partition(", unable to parse")[0], ""
+
+
+def _shown(item: typing.Any) -> str:
+    """Return what was given, where the message does not say it yet."""
+    given = item["input"]
+    if item["type"] in ("extra_forbidden", "missing", "value_error"):
+        return ""
+    return f"; got {given!r}"[:120] if isinstance(given, str | int | float | None) else ""
+
+
+def _unknown_field(
+    path: tuple[str | int, ...], values: Mapping[str, Any], model: type[BaseModel]
+) -> tuple[str, str]:
+    name = str(path[-1])
+    known = _fields_at(model, path[:-1])
+    task = values.get("task")
+    owners = [
+        other
+        for other, spec in TASKS.items()
+        if other != task and name in _fields_at(spec, path[:-1]) and len(path) > 0
+    ]
+    if owners:
+        return f"'{name}' is a field of {', '.join(owners)}, not of {task}", "Leave it out."
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean '{close[0]}'?" if close else f"Fields here: {', '.join(sorted(known))}."
+    return f"there is no field '{name}'", hint
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str | int]) -> set[str]:
+    """Return the names of the fields of the part of a model to which a path leads."""
+    here: type[BaseModel] | None = model
+    for part in path:
+        if here is None or part not in here.model_fields:
+            return set()
+        here = _model_in(here.model_fields[str(part)].annotation)
+    return set(here.model_fields) if here else set()
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in typing.get_args(annotation):
+        if found := _model_in(argument):
+            return found
+    return None
+
+
+def _task_problem(task: object) -> FieldProblem:
+    known = ", ".join(TASKS)
+    if task is None:
+        return FieldProblem("/task", "is required", f"Set it to one of: {known}.")
+    close = difflib.get_close_matches(str(task), TASKS, n=1)
+    hint = f"Did you mean '{close[0]}'?" if close else f"Known tasks: {known}."
+    return FieldProblem("/task", f"there is no task {task!r}"[:200], hint)

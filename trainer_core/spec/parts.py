@@ -1,0 +1,245 @@
+"""The parts of a spec that every task shares. Each field says its unit, range, default and why."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainer_core.spec.base import Auto, ColumnName, Name, ShortText, SpecModel, Text
+from trainer_core.spec.references import DataReference
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class DataSpec(SpecModel):
+    """Where the rows come from. Each task adds `columns`, the mapping from its roles to columns."""
+
+    train: DataReference
+    """Rows to learn from: `dataset:ID` of an upload, or `hub:org/name[:config][@revision]`."""
+    eval: Fraction | DataReference | None = 0.1
+    """Rows to measure on while training: a fraction of `train` in (0, 1), a reference, or null for
+    none. Default 0.1: without held-out rows nobody can tell learning from memorizing."""
+    test: Fraction | DataReference | None = None
+    """Rows measured once, at the end: a fraction of `train`, a reference, or null. Default null."""
+    max_train_rows: PositiveInt | None = None
+    """Use at most so many rows of `train`, the first ones, before a fraction is taken from them.
+    Default null: all."""
+    max_eval_rows: PositiveInt | None = None
+    """Use at most so many rows for evaluation, the first ones. Default null: all."""
+    invalid_rows: Literal["refuse", "skip"] = "refuse"
+    """What to do with rows that can't be trained on. Default `refuse`: silent loss is worse than a
+    stop; `skip` leaves them out and says how many."""
+
+    @model_validator(mode="after")
+    def _fractions_leave_rows(self) -> Self:
+        shares = [share for share in (self.eval, self.test) if isinstance(share, float)]
+        if sum(shares) >= 1:
+            raise ValueError("eval and test together must leave rows for training: sum below 1")
+        return self
+
+
+class EarlyStopping(SpecModel):
+    """Stop when the metric for the best model no longer improves."""
+
+    patience: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Evaluations without improvement before stopping, 1 to 1000. Default 2."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """Smallest change that counts as improvement, in the metric's unit, >= 0. Default 0."""
+
+
+Optimizer = Literal[
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adafactor",
+    "sgd",
+    "adagrad",
+    "rmsprop",
+    "lion_32bit",
+    "adamw_8bit",
+    "paged_adamw_8bit",
+    "schedule_free_adamw",
+]
+Scheduler = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+]
+
+
+class TrainingSpec(SpecModel):
+    """How to train. `auto` is chosen by the service, and the choice is recorded with its reason."""
+
+    epochs: Annotated[float, Field(gt=0, le=10_000)] = 3.0
+    """Passes over the training rows, > 0. Default 3, the usual for fine-tuning."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps to take in place of `epochs`. Default null."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] | Auto = "auto"
+    """Peak learning rate, in (0, 10]. `auto`: 5e-5 for all weights, 2e-4 for an adapter."""
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 16
+    """Examples per optimizer step over all devices. Default 16. It changes the result."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | Auto = "auto"
+    """Examples per forward pass and device; divides `batch_size`, the rest is accumulated. It
+    changes memory and speed only. `auto`: as many as are estimated to fit."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the forward and backward pass. `auto`: bf16 where the device has it fast,
+    else fp32."""
+    gradient_checkpointing: bool | Auto = "auto"
+    """Recompute activations in place of keeping them: less memory, about a third more time.
+    `auto`: only where the batch would not fit otherwise."""
+    compile: bool = False
+    """Run the model through torch.compile. Default false: it pays off on long GPU runs only."""
+    optimizer: Optimizer = "adamw_torch_fused"
+    """Optimizer, by the Trainer's name for it. Default fused AdamW: the same steps, faster."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """First-moment decay of Adam optimizers, in [0, 1). Default 0.9."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Second-moment decay of Adam optimizers, in [0, 1). Default 0.999."""
+    adam_epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    """Denominator term of Adam optimizers, in (0, 1]. Default 1e-8."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
+    """Decoupled weight decay, in [0, 10], not on biases and norms. Default 0.01."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Clip the gradient to this L2 norm; null for no clipping. Default 1.0."""
+    scheduler: Scheduler = "linear"
+    """Learning-rate schedule after the warm-up. Default linear decay to zero."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    """Share of all steps over which the learning rate rises from zero, in [0, 1). Default 0.06."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability mass spread over the wrong classes, in [0, 1). Default 0."""
+    neftune_noise_alpha: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Noise on the embeddings while training (NEFTune); null for none. Default null."""
+    early_stopping: EarlyStopping | None = None
+    """Stop before the end when evaluation no longer improves; needs evaluation. Default null."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42
+    """Seed of weights, dropout, splits and row order. Default 42."""
+    log_steps: PositiveInt | Auto = "auto"
+    """Optimizer steps between two training-loss records. `auto`: about 200 records a run."""
+    data_loader_workers: Annotated[int, Field(ge=0, le=64)] = 0
+    """Processes that collate batches beside the training process. Default 0: rows are tokenized
+    before the first step, so collating is cheap."""
+
+    @model_validator(mode="after")
+    def _micro_batch_divides_batch(self) -> Self:
+        micro = self.micro_batch_size
+        if micro != "auto" and self.batch_size % micro:
+            raise ValueError(
+                f"micro_batch_size {micro} does not divide batch_size {self.batch_size}; "
+                "choose a divisor or 'auto'"
+            )
+        return self
+
+
+class EvaluationSpec(SpecModel):
+    """When to measure on the evaluation rows, and by which metric the best model is chosen."""
+
+    strategy: Literal["epoch", "steps", "no"] = "epoch"
+    """Measure after each epoch, every `steps` steps, or never. Default `epoch`."""
+    steps: PositiveInt | None = None
+    """Optimizer steps between two evaluations; with strategy `steps` only."""
+    batch_size: PositiveInt | Auto = "auto"
+    """Examples per forward pass while measuring. `auto`: twice the micro-batch."""
+    metric: Name | Auto = "auto"
+    """Metric that chooses the best model. `auto`: the task's main metric."""
+
+    @model_validator(mode="after")
+    def _steps_go_with_strategy(self) -> Self:
+        if (self.strategy == "steps") != (self.steps is not None):
+            raise ValueError("'steps' is given with strategy 'steps', and only then")
+        return self
+
+
+class CheckpointSpec(SpecModel):
+    """When to save what a run needs to go on after a stop."""
+
+    strategy: Literal["evaluation", "epoch", "steps", "no"] = "evaluation"
+    """Save after each evaluation, each epoch, every `steps` steps, or never. Default `evaluation`,
+    so that the best model is always one that was saved. With evaluation off, after each epoch."""
+    steps: PositiveInt | None = None
+    """Optimizer steps between two checkpoints; with strategy `steps` only."""
+    keep: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Newest checkpoints kept; the best one is kept besides. Default 2: disks fill up."""
+
+    @model_validator(mode="after")
+    def _steps_go_with_strategy(self) -> Self:
+        if (self.strategy == "steps") != (self.steps is not None):
+            raise ValueError("'steps' is given with strategy 'steps', and only then")
+        return self
+
+
+class AdapterSpec(SpecModel):
+    """Train a small low-rank addition in place of all weights (LoRA, Hu et al. 2021)."""
+
+    type: Literal["lora", "dora"] = "lora"
+    """`lora`, or `dora` (LoRA with a learned magnitude). Default lora."""
+    r: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank, 1 to 1024. Default 16."""
+    alpha: Annotated[float, Field(gt=0, le=4096)] = 32.0
+    """Scale: the addition is multiplied by alpha / r. Default 32."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input, in [0, 1). Default 0."""
+    target_modules: tuple[ShortText, ...] | Literal["all-linear"] = "all-linear"
+    """Modules that get an adapter: names, or every linear layer of the body. Default all-linear."""
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    """Precision of the frozen weights (4bit is QLoRA). Default none."""
+    output: Literal["merged", "adapter"] = "merged"
+    """Hand out one merged model, or the adapter alone. Default merged: it loads everywhere."""
+
+
+class ResourcesSpec(SpecModel):
+    """What the job may use."""
+
+    gpus: Annotated[int, Field(ge=0, le=64)] | Auto = "auto"
+    """Devices to train on. `auto`: the one of the worker that takes the job; 0 for the CPU."""
+    max_runtime_seconds: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Stop an attempt after so many seconds of wall time. Default null: no limit."""
+    on_oom: Literal["fail", "shrink"] = "fail"
+    """After running out of memory: fail with advice, or try once more with half the micro-batch
+    and twice the accumulation, which gives the same result. Default fail."""
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    """Higher starts earlier; equal ones in the order of submission. Default 0."""
+
+
+class PushSpec(SpecModel):
+    """Push the finished model to the Hub."""
+
+    repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")]
+    """Repository, `owner/name`."""
+    private: bool = True
+    """Make a new repository private. Default true: publishing is a decision."""
+    branch: ShortText | None = None
+    """Branch to push to. Default null: the main one."""
+    secret: Name = "hf"  # noqa: S105 - a name, not a password
+    """Name of the stored secret that holds the token. Default `hf`."""
+
+
+class OutputSpec(SpecModel):
+    """Where the finished model goes besides the service's own storage."""
+
+    push: PushSpec | None = None
+    """Push to the Hub. Default null."""
+
+
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+Labels = dict[
+    Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w./-]{0,62}$")],
+    Annotated[Text, Field(max_length=256)],
+]
+
+__all__ = [
+    "AdapterSpec",
+    "CheckpointSpec",
+    "ColumnName",
+    "DataSpec",
+    "EarlyStopping",
+    "EvaluationSpec",
+    "Labels",
+    "OutputSpec",
+    "PushSpec",
+    "ResourcesSpec",
+    "Tracker",
+    "TrainingSpec",
+]

@@ -1,0 +1,167 @@
+"""Every `"auto"` of a spec, decided by one pure function that says what it chose and why."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trainer_core.spec.parsing import JobSpec, parse_spec
+
+DeviceKind = Literal["cpu", "cuda", "mps"]
+
+_NUM_LOG_RECORDS = 200
+_ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER = 0.002
+"""Bytes kept for the backward pass per token and weight, fp32; a coarse fit to BERT and Llama
+bodies of 20 M to 7 B weights. It only sets the first guess at the micro-batch."""
+_STATE_BYTES_PER_WEIGHT = 16  # fp32 weight, gradient and two Adam moments
+_MEMORY_SHARE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the choices depend on: the rows, the model and the device."""
+
+    num_train_rows: int
+    num_weights: int
+    max_positions: int | None  # tokens the model can take; None for no limit
+    has_chat_template: bool
+    device: DeviceKind
+    device_memory_bytes: int | None  # None where unknown
+    has_fast_bf16: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One `auto` field, what it became and why."""
+
+    pointer: str
+    value: str | int | float | bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """A spec without an `auto`, and the choices made."""
+
+    spec: JobSpec
+    choices: tuple[Choice, ...]
+
+
+def resolve(spec: JobSpec, facts: Facts) -> Resolution:
+    """Return the spec with every `auto` decided. The same arguments give the same answer."""
+    values = spec.model_dump(mode="json")
+    choices = []
+    for pointer, choose in _CHOICES:
+        *parents, name = pointer.strip("/").split("/")
+        part = values
+        for parent in parents:
+            part = part[parent]
+        if part.get(name) == "auto":
+            part[name], why = choose(parse_spec(values), facts)
+            choices.append(Choice(pointer, part[name], why))
+    return Resolution(parse_spec(values), tuple(choices))
+
+
+def num_optimizer_steps(spec: JobSpec, *, num_train_rows: int) -> int:
+    """Return how many optimizer steps the spec asks for."""
+    if spec.training.max_steps is not None:
+        return spec.training.max_steps
+    steps_per_epoch = -(-num_train_rows // spec.training.batch_size)
+    return max(1, round(steps_per_epoch * spec.training.epochs))
+
+
+_Chosen = tuple[Any, str]
+
+
+def _learning_rate(spec: JobSpec, _: Facts) -> _Chosen:
+    if spec.adapter:
+        return 2e-4, "the usual for low-rank adapters"
+    return 5e-5, "the usual for training all weights"
+
+
+def _max_length(spec: JobSpec, facts: Facts) -> _Chosen:
+    cap = spec.max_length_tokens
+    if facts.max_positions is not None and facts.max_positions <= cap:
+        return facts.max_positions, "the most that the model can take"
+    return cap, "enough for most rows; longer ones cost memory that grows with their length"
+
+
+def _chat_template(_: JobSpec, facts: Facts) -> _Chosen:
+    if facts.has_chat_template:
+        return "model", "the tokenizer has a chat template"
+    return "chatml", "the tokenizer has no chat template"
+
+
+def _precision(_: JobSpec, facts: Facts) -> _Chosen:
+    if facts.device == "cuda" and facts.has_fast_bf16:
+        return "bf16", "the device computes bf16 natively"
+    if facts.device == "cuda":
+        return "fp32", "the device has no native bf16, and fp16 can overflow"
+    return "fp32", f"the surest on {facts.device}"
+
+
+def _fitting_micro_batch(spec: JobSpec, facts: Facts) -> int:
+    """Return the largest divisor of the batch whose activations are estimated to fit."""
+    assert spec.max_length != "auto", "max_length is chosen before the micro-batch"
+    if facts.device_memory_bytes is None:
+        return spec.training.batch_size
+    state = facts.num_weights * (4 if spec.adapter else _STATE_BYTES_PER_WEIGHT)
+    free = max(0.0, facts.device_memory_bytes * _MEMORY_SHARE - state)
+    per_row = facts.num_weights * spec.max_length * _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER
+    fitting = max(1, int(free / per_row))
+    batch = spec.training.batch_size
+    return next(size for size in range(min(batch, fitting), 0, -1) if batch % size == 0)
+
+
+def _gradient_checkpointing(spec: JobSpec, facts: Facts) -> _Chosen:
+    if facts.device_memory_bytes is None or _fitting_micro_batch(spec, facts) > 1:
+        return False, "activations are estimated to fit without it"
+    if spec.training.batch_size == 1:
+        return False, "the batch is one row"
+    return True, "not even two rows' activations are estimated to fit without it"
+
+
+def _micro_batch_size(spec: JobSpec, facts: Facts) -> _Chosen:
+    size = _fitting_micro_batch(spec, facts)
+    if size == spec.training.batch_size:
+        return size, "the whole batch is estimated to fit"
+    return size, "the largest divisor of the batch that is estimated to fit"
+
+
+def _eval_batch_size(spec: JobSpec, _: Facts) -> _Chosen:
+    assert spec.training.micro_batch_size != "auto", "the micro-batch is chosen first"
+    return 2 * spec.training.micro_batch_size, "twice the micro-batch: nothing is kept for backward"
+
+
+def _metric(spec: JobSpec, _: Facts) -> _Chosen:
+    return spec.metrics()[0], f"the main metric of {spec.task}"
+
+
+def _log_steps(spec: JobSpec, facts: Facts) -> _Chosen:
+    steps = num_optimizer_steps(spec, num_train_rows=facts.num_train_rows)
+    return max(1, steps // _NUM_LOG_RECORDS), f"about {_NUM_LOG_RECORDS} records over {steps} steps"
+
+
+def _gpus(_: JobSpec, facts: Facts) -> _Chosen:
+    if facts.device == "cpu":
+        return 0, "the worker has no GPU"
+    return 1, "the worker's device"
+
+
+_CHOICES: tuple[tuple[str, Callable[[JobSpec, Facts], _Chosen]], ...] = (
+    # In this order: later ones look at what earlier ones chose.
+    ("/max_length", _max_length),
+    ("/chat_template", _chat_template),
+    ("/resources/gpus", _gpus),
+    ("/training/learning_rate", _learning_rate),
+    ("/training/precision", _precision),
+    ("/training/gradient_checkpointing", _gradient_checkpointing),
+    ("/training/micro_batch_size", _micro_batch_size),
+    ("/training/log_steps", _log_steps),
+    ("/evaluation/batch_size", _eval_batch_size),
+    ("/evaluation/metric", _metric),
+)
+
+
+def auto_pointers() -> Iterator[str]:
+    """Yield the pointer of every field that `resolve` decides."""
+    return (pointer for pointer, _ in _CHOICES)
