@@ -1,0 +1,1 @@
+"""The life of a job: states, rows, the store (every query), queue, events and artifacts."""

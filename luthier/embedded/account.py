@@ -89,6 +89,6 @@ def create_system_folder(folder: Path) -> None:
         )
     if not is_open_to_all(folder):
         raise ServerFailed(
-            f"PostgreSQL runs as another user than root, and that user can't pass through {folder}.",
+            f"PostgreSQL can't run as root, and no other user can pass through {folder}.",
             hint="Run Luthier as an ordinary user, or set LUTHIER_DATABASE_URL.",
         )

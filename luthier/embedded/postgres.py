@@ -1,11 +1,11 @@
 """The embedded PostgreSQL.
 
-Where its data lies: in `<home>/postgres`, with one exception. PostgreSQL refuses to run as root,
-so under root it runs as an unprivileged account (see account.py), and that account must be able
-to pass through every folder above its data. It can't when the home is 0700, as Luthier makes it,
-or lies in /root. Then the data goes to `/var/lib/luthier/postgres-<random>` (or, when it need not
-be durable, to the temporary folder), and `<home>/postgres.json` says where. No mode of an existing
-folder is ever changed.
+Its data lies in `<home>/postgres`, with one exception. PostgreSQL refuses to run as root, so under
+root it runs as an unprivileged account (see account.py), which must be able to pass through every
+folder above its data. It can't when the home is 0700, as Luthier makes it, or lies in /root. Then
+the data goes to a `luthier-postgres-<random>` in /var/lib/luthier (or, when it need not be durable,
+in the temporary folder), and `<home>/postgres.json` says where. No mode of an existing folder is
+ever changed.
 
 So root in a container keeps its data by a volume at /var/lib/luthier beside that of the home, or
 by a home folder of mode 0711 made beforehand; or, better, by not being root.
@@ -30,7 +30,7 @@ from luthier.embedded.account import (
     unprivileged_account,
 )
 from luthier.embedded.child import Child
-from luthier.embedded.cluster import SUPERUSER, Cluster, find_programs
+from luthier.embedded.cluster import SUPERUSER, Cluster, find_package, programs_for
 from luthier.embedded.home import Home, ServerRecord, exclusive_lock
 from luthier.embedded.ports import LOOPBACK, start_on_free_port
 from trainer_core.errors import ServerFailed
@@ -114,7 +114,7 @@ class EmbeddedPostgres:
         record = self._home.read_record("postgres")
         if record is None:
             return
-        folder = Path(record.folder)
+        folder = self._folder(record)
         if folder.exists():
             with exclusive_lock(folder / "lock"):
                 shutil.rmtree(folder)
@@ -141,8 +141,9 @@ class EmbeddedPostgres:
         return f"postgresql+psycopg://{login}@{LOOPBACK}:{record.port}/{_DATABASE}"
 
     def _start(self) -> str:
+        package = find_package()
         record = self._home.read_record("postgres") or self._first_record()
-        folder = Path(record.folder)
+        folder = self._folder(record)
         if not folder.is_dir():
             raise ServerFailed(
                 f"the database of {self._home.path} should be in {folder}, which is missing.",
@@ -152,9 +153,9 @@ class EmbeddedPostgres:
         self._held.enter_context(exclusive_lock(folder / "lock"))
         data = folder / "data"
         account = owner_of(data) if data.exists() else unprivileged_account()
-        programs = find_programs(account, system_folder=self._system_folder)
+        programs = programs_for(account, package=package, system_folder=self._system_folder)
         cluster = Cluster(folder=folder, account=account, programs=programs)
-        cluster.prepare(password=record.password, log=self.log, is_durable=self._durable)
+        cluster.prepare(password=record.password, log=self.log)
         self._child, port = start_on_free_port(
             lambda port: cluster.server(log=self.log, options=self._options(port)),
             preferred=record.port,
@@ -164,32 +165,37 @@ class EmbeddedPostgres:
             self._home.write_record("postgres", replace(record, port=port))
         return self.url
 
+    def _folder(self, record: ServerRecord) -> Path:
+        return Path(record.folder) if record.folder else self._home.path / "postgres"
+
     def _first_record(self) -> ServerRecord:
-        folder = self._choose_folder()
-        if (folder / "data").exists():
+        """Choose a password and a place for a new database, and keep both."""
+        inside = self._home.path / "postgres"
+        if (inside / "data").exists():
             raise ServerFailed(
-                f"{folder} holds a database, and {self._home.path / 'postgres.json'} with its "
+                f"{inside} holds a database, and {self._home.path / 'postgres.json'} with its "
                 "password is missing.",
-                hint=f"Restore that file, or move {folder} away to start with an empty database.",
+                hint=f"Restore that file, or move {inside} away to start with an empty database.",
             )
-        record = ServerRecord(password=secrets.token_urlsafe(24), folder=str(folder))
+        outside = None
+        if unprivileged_account() is None:
+            inside.mkdir(mode=0o700, exist_ok=True)
+        elif is_open_to_all(self._home.path):
+            _make_passable(inside)
+        else:
+            outside = self._make_outside()
+        record = ServerRecord(password=secrets.token_urlsafe(24), folder=outside)
         self._home.write_record("postgres", record)
         return record
 
-    def _choose_folder(self) -> Path:
-        """Make and return the folder for a new database."""
-        inside = self._home.path / "postgres"
-        account = unprivileged_account()
-        if account is None or inside.exists() or is_open_to_all(self._home.path):
-            inside.mkdir(exist_ok=True)
-            inside.chmod(0o700 if account is None else 0o711)
-            return inside
+    def _make_outside(self) -> str:
+        """Make and return a folder out of the home, which root's account can't reach."""
         parent = Path(tempfile.gettempdir())
         if self._durable or not is_open_to_all(parent):
             parent = self._system_folder
             create_system_folder(parent)
-        folder = Path(tempfile.mkdtemp(prefix="luthier-postgres-", dir=parent))
-        folder.chmod(0o711)  # the account passes through; only root lists or writes
+        folder = tempfile.mkdtemp(prefix="luthier-postgres-", dir=parent)
+        _make_passable(Path(folder))
         return folder
 
     def _options(self, port: int) -> dict[str, str]:
@@ -199,6 +205,12 @@ class EmbeddedPostgres:
     def _running(self) -> Child:
         assert self._child is not None, "PostgreSQL was not started"
         return self._child
+
+
+def _make_passable(folder: Path) -> None:
+    """Make a folder of root's that an account passes through, and only root lists or writes."""
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o711)
 
 
 def _wait_for_database(child: Child, port: int, *, password: str) -> None:

@@ -115,7 +115,7 @@ class EmbeddedValkey:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._held.enter_context(exclusive_lock(folder / "lock"))
         record = self._home.read_record("valkey") or ServerRecord(
-            password=secrets.token_urlsafe(24), folder=str(folder)
+            password=secrets.token_urlsafe(24)
         )
         configuration = folder / "valkey.conf"
         stop_orphan(folder / "valkey.pid", marker=f" {configuration} ", stop_signals=_STOP_SIGNALS)

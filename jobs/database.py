@@ -1,0 +1,53 @@
+"""The engine and the migrations."""
+
+from importlib.resources import files
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, text
+
+_LOCK = 4_817_023_551  # an arbitrary number that only Luthier's migrations lock
+
+
+def make_engine(url: str) -> Engine:
+    """Return an engine whose connections are checked before use: servers restart."""
+    return create_engine(
+        url,
+        pool_size=10,
+        max_overflow=20,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 10, "application_name": "luthier"},
+    )
+
+
+def migration_config(url: str) -> Config:
+    """Return Alembic's configuration for a database."""
+    config = Config()
+    config.set_main_option("script_location", str(files("migrations")))
+    config.attributes["url"] = url
+    return config
+
+
+def migrate(url: str) -> None:
+    """Bring the tables up to date. Several processes may call it at once."""
+    engine = make_engine(url)
+    with engine.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+        try:
+            config = migration_config(url)
+            command.upgrade(config, "head")
+        finally:
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
+    engine.dispose()
+
+
+def is_current(engine: Engine) -> bool:
+    """Return whether the tables are those that this code expects."""
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory(str(files("migrations")))
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision() == (
+            script.get_current_head()
+        )

@@ -1,0 +1,15 @@
+"""Identifiers that sort by time: a prefix and a ULID (48 bits of milliseconds, 80 random bits)."""
+
+import secrets
+import time
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case
+_NUM_DIGITS = 26
+_RANDOM_BITS = 80
+
+
+def new_id(prefix: str) -> str:
+    """Return a new identifier, such as `job_01k9…`."""
+    number = (time.time_ns() // 1_000_000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+    digits = [_ALPHABET[number >> 5 * place & 31] for place in reversed(range(_NUM_DIGITS))]
+    return f"{prefix}_{''.join(digits)}"

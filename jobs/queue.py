@@ -1,0 +1,62 @@
+"""The bell: a Celery message that says to the workers that a job may be waiting.
+
+A message holds a job id and is a hint only; lost or doubled ones are harmless, since a claim is a
+conditional update in the database. The settings follow from what was tried: late acknowledgement
+starts a long task again after the visibility timeout, prefetching lets a busy worker hold a job
+that an idle one could run, and `revoke` does not reach the training process.
+"""
+
+import logging
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+TASK = "luthier.run_next"
+QUEUE = "luthier"
+
+_log = logging.getLogger(__name__)
+
+
+def make_celery(redis_url: str) -> Celery:
+    """Return the Celery application, on which the worker hangs its one task."""
+    app = Celery("luthier", broker=redis_url)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        task_default_queue=QUEUE,
+        task_acks_late=False,
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": 86_400,
+            "socket_timeout": 10,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+        },
+        task_publish_retry=False,
+    )
+    return app
+
+
+class Bell:
+    """Rings for waiting jobs. That nobody hears it is logged, and left to the sweeper."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def ring(self, job_id: str) -> None:
+        """Tell the workers that a job may be waiting."""
+        try:
+            self._app.send_task(TASK, args=[job_id], ignore_result=True)
+        except (OperationalError, OSError) as error:
+            _log.warning(
+                "could not ring for %s: %s", job_id, error, extra={"action": "ring_failed"}
+            )

@@ -1,0 +1,106 @@
+"""What the store returns: one frozen value a row, with the row's column names as fields."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from jobs.states import State
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A fine-tuning job."""
+
+    id: str
+    project: str
+    name: str | None
+    task: str
+    model: str  # the spec's reference
+    spec: Json  # with defaults filled
+    resolved: Json | None  # {"spec": without an auto, "choices": [{pointer, value, why}]}
+    dataset_ids: list[str]
+    labels: dict[str, str]
+    priority: int
+    state: State
+    phase: str | None
+    attempt: int  # number of the latest attempt; 0 before the first
+    max_attempts: int
+    worker: str | None
+    lease_until: datetime | None
+    progress: Json | None  # the latest Progressed event
+    metrics: Json  # latest measurement a split
+    best: Json | None  # {"step", "metrics"} of the model handed out
+    error: Json | None  # TypedError
+    last_event_id: int
+    created_at: datetime
+    queued_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One worker's try at a job."""
+
+    job_id: str
+    number: int
+    worker: str
+    started_at: datetime
+    finished_at: datetime | None
+    reason: str | None  # why it ended
+    first_step: int | None
+    last_step: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event with its number: gapless from 1 within its job."""
+
+    job_id: str
+    id: int
+    attempt: int | None
+    at: datetime
+    type: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One file that a job made."""
+
+    job_id: str
+    path: str  # below the model directory
+    key: str  # in the storage
+    size_bytes: int
+    sha256: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """An uploaded file of rows."""
+
+    id: str
+    project: str
+    name: str  # file name
+    has_header: bool
+    key: str  # in the storage
+    size_bytes: int
+    sha256: str
+    description: Json  # trainer_core.rows.Description
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A registered base model: a folder of the server, or a repository of the Hub."""
+
+    name: str
+    path: str | None
+    hub: str | None
+    revision: str | None
+    created_at: datetime

@@ -1,0 +1,156 @@
+"""Every setting of the service, read once from the environment. The README's table lists them."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from trainer_core.errors import InvalidSetting
+
+PREFIX = "LUTHIER_"
+_GIB = 1 << 30
+
+
+def _expanded(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+_Directory = Annotated[Path, AfterValidator(_expanded)]
+
+
+class Settings(BaseSettings):
+    """The service's settings. `LUTHIER_PORT=9000` sets `port`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
+
+    home: _Directory = Path("~/.luthier")
+    """Folder of everything the service keeps on this machine."""
+    database_url: str | None = None
+    """PostgreSQL to use in place of the embedded one, `postgresql://user:password@host/name`."""
+    redis_url: str | None = None
+    """Redis or Valkey to use in place of the embedded one, `redis://:password@host:port/0`."""
+    storage_url: str | None = None
+    """Where data sets and models are kept: a folder (`file:///…`) or a bucket (`s3://…`). Default:
+    `storage` in the home folder."""
+    host: str = "127.0.0.1"
+    """Address on which the API listens. Loopback only, until there are API keys."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8750
+    """Port on which the API listens; 0 takes a free one."""
+    model_roots: Annotated[tuple[_Directory, ...], NoDecode] = ()
+    """Folders, separated by `:`, below which base models may be registered by path."""
+    max_upload_bytes: Annotated[int, Field(ge=1)] = 10 * _GIB
+    """Largest upload, bytes."""
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often a job is tried before it fails for good."""
+    worker_concurrency: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Jobs that one worker runs at once. Default: one a device."""
+    devices: Annotated[tuple[str, ...], NoDecode] = ()
+    """Devices of this worker, separated by `,`, such as `cuda:0,cuda:1` or `cpu`. Default: the best
+    one that torch finds."""
+    training_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """CPU threads of each training process. Default: torch's own choice."""
+    warm_spare: bool = True
+    """Keep one training process with everything imported, waiting for the next job."""
+    lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
+    """A worker that has not been heard of for so long has lost its job to another."""
+    cancel_grace_seconds: Annotated[float, Field(ge=0, le=600)] = 6
+    """From asking a cancelled training process to stop to killing it."""
+    drain_grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 60
+    """From asking a training process to save and stop to killing it, when its worker stops."""
+    sweep_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10
+    """How often lost bells and lost leases are looked for."""
+    heartbeat_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 15
+    """Longest silence on an event stream before a comment is sent."""
+
+    @field_validator("model_roots", mode="before")
+    @classmethod
+    def _split_paths(cls, value: object) -> object:
+        return [part for part in value.split(":") if part] if isinstance(value, str) else value
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _split_devices(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return [part.strip() for part in value.split(",") if part.strip()]
+
+    @field_validator("devices")
+    @classmethod
+    def _devices_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for device in value:
+            kind, _, index = device.partition(":")
+            if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
+                raise ValueError(f"'{device}' is not a device; write cpu, mps, cuda or cuda:N")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _with_driver(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        scheme, separator, rest = value.partition("://")
+        if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
+            raise ValueError("write postgresql://user:password@host:port/name")
+        return f"postgresql+psycopg://{rest}"
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://")):
+            raise ValueError("write redis://:password@host:port/0")
+        return value
+
+    @field_validator("storage_url")
+    @classmethod
+    def _is_storage(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("file:///", "s3://", "gs://", "az://")):
+            raise ValueError("write file:///folder, s3://bucket/prefix, gs://… or az://…")
+        return value
+
+    @model_validator(mode="after")
+    def _listens_on_loopback(self) -> Self:
+        if self.host != "localhost" and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} is not a loopback address, and this version has no API keys: "
+                "anyone who reaches it could run jobs. Use 127.0.0.1, and a proxy or an SSH tunnel"
+            )
+        return self
+
+    @property
+    def storage(self) -> str:
+        """The storage URL, with its default."""
+        return self.storage_url or (self.home / "storage").as_uri()
+
+    @property
+    def num_slots(self) -> int:
+        """Jobs that one worker runs at once."""
+        return self.worker_concurrency or max(1, len(self.devices))
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Return the settings of the environment, or raise InvalidSetting naming the variable.
+
+    Args:
+        overrides: values that take the place of the environment's, by field name.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        name = f"{PREFIX}{first['loc'][0]}".upper() if first["loc"] else f"{PREFIX}HOST"
+        shown = f", got {first['input']!r}" if isinstance(first["input"], str | int) else ""
+        secret = name.endswith("_URL")  # may hold a password
+        message = f"{name}: {reason}{'' if secret else shown}."
+        raise InvalidSetting(message, param=name) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,60 @@
+"""The states of a job and the legal moves between them.
+
+This is the one table; the updates in `jobs/store/` take their WHERE clauses from it.
+
+    queued ──> running ──> succeeded
+      ^ |        | | └───> failed
+      | |        | └─────> cancelling ──> cancelled
+      | |        └───────> pausing ──> paused ──> queued | cancelled
+      | └──> cancelled
+      └── running, pausing    (lease lost, or the worker drained)
+"""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a job is in its life."""
+
+    QUEUED = "queued"
+    """Accepted, waiting for a worker."""
+    RUNNING = "running"
+    """A worker holds its lease."""
+    PAUSING = "pausing"
+    """Running, asked to save and let go."""
+    PAUSED = "paused"
+    """Saved and off the device, until resumed."""
+    CANCELLING = "cancelling"
+    """Running, asked to end."""
+    SUCCEEDED = "succeeded"
+    """Its model is stored and verified. Final."""
+    FAILED = "failed"
+    """Ended by an error, which it keeps. Final."""
+    CANCELLED = "cancelled"
+    """Ended by request. Final."""
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED}),
+    State.RUNNING: frozenset(
+        {State.SUCCEEDED, State.FAILED, State.QUEUED, State.PAUSING, State.CANCELLING}
+    ),
+    State.PAUSING: frozenset(
+        # It may end by itself before it gets to pause.
+        {State.PAUSED, State.SUCCEEDED, State.FAILED, State.QUEUED, State.CANCELLING}
+    ),
+    State.PAUSED: frozenset({State.QUEUED, State.CANCELLED}),
+    State.CANCELLING: frozenset({State.CANCELLED}),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+}
+
+FINAL = frozenset(state for state, targets in TRANSITIONS.items() if not targets)
+LEASED = frozenset({State.RUNNING, State.PAUSING, State.CANCELLING})
+"""The states in which a worker holds the job."""
+
+
+def sources_of(target: State) -> frozenset[State]:
+    """Return the states from which a job may move to `target`."""
+    return frozenset(state for state, targets in TRANSITIONS.items() if target in targets)

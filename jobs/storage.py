@@ -1,0 +1,110 @@
+"""The storage of data sets and models: a folder or a bucket, behind one interface (obstore)."""
+
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, from_url
+
+from trainer_core.errors import ServiceUnavailable
+
+_CHUNK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What was written."""
+
+    size_bytes: int
+    sha256: str
+
+
+class Storage:
+    """Keeps files under keys that the service makes; a tenant never names one."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._root = Path(unquote(parts.path)) if parts.scheme == "file" else None
+        if self._root is not None:
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._store: Any = LocalStore(self._root)
+        else:
+            self._store = from_url(url)
+
+    def put(self, key: str, source: Path | Iterable[bytes]) -> Stored:
+        """Write a file, streamed; it is visible only once it is whole."""
+        digest = hashlib.sha256()
+        size = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal size
+            for chunk in _chunks(source):
+                digest.update(chunk)
+                size += len(chunk)
+                yield chunk
+
+        with _translated(key):
+            obstore.put(self._store, key, counted(), chunk_size=_CHUNK_BYTES, max_concurrency=2)
+        return Stored(size, digest.hexdigest())
+
+    def read(self, key: str, *, start: int, end: int) -> Iterator[bytes]:
+        """Yield the bytes of a file from `start` up to, not including, `end`."""
+        while start < end:
+            stop = min(start + _CHUNK_BYTES, end)
+            with _translated(key):
+                chunk = bytes(obstore.get_range(self._store, key, start=start, end=stop))
+            yield chunk
+            start = stop
+
+    @contextlib.contextmanager
+    def local(self, key: str) -> Iterator[Path]:
+        """Give a path at which the file can be read for a while; it must not be changed."""
+        if self._root is not None:
+            yield self._root / key
+            return
+        with tempfile.NamedTemporaryFile(suffix=Path(key).suffix) as copy:
+            self._download(key, Path(copy.name))
+            yield Path(copy.name)
+
+    def fetch(self, key: str, target: Path) -> None:
+        """Put a copy of a file at `target`."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._download(key, target)
+
+    def delete(self, *keys: str) -> None:
+        """Forget files; one that is not there is no error."""
+        for key in keys:
+            with _translated(key), contextlib.suppress(FileNotFoundError):
+                obstore.delete(self._store, key)
+
+    def _download(self, key: str, target: Path) -> None:
+        with _translated(key), target.open("wb") as file:
+            for chunk in obstore.get(self._store, key).stream(min_chunk_size=_CHUNK_BYTES):
+                file.write(chunk)
+
+
+def _chunks(source: Path | Iterable[bytes]) -> Iterator[bytes]:
+    if not isinstance(source, Path):
+        yield from source
+        return
+    with source.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
+
+
+@contextlib.contextmanager
+def _translated(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise ServiceUnavailable(
+            f"the storage failed on {key}: {first_line}", hint="Try again; see the service's log."
+        ) from error

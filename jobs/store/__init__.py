@@ -1,0 +1,9 @@
+"""Every query, as functions on an open transaction. The caller's edge commits, nobody else.
+
+jobs        create, get, list, queue position
+attempts    claim, renew, finish, requeue: what a worker or the sweeper does to a job
+events      number, keep and read events
+artifacts   the files that a job made
+datasets    uploads
+models      registered base models
+"""

@@ -1,0 +1,38 @@
+"""The files that a job made."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import insert, select
+
+from jobs.records import Artifact
+from jobs.tables import artifacts
+from jobs.transaction import Transaction
+from trainer_core.errors import FileNotFound
+
+
+def add(tx: Transaction, job_id: str, files: Sequence[dict[str, Any]]) -> None:
+    """Keep the files of a job: `path`, `key`, `size_bytes` and `sha256` of each."""
+    tx.connection.execute(insert(artifacts), [{"job_id": job_id, **file} for file in files])
+
+
+def of_job(tx: Transaction, job_id: str) -> list[Artifact]:
+    """Return the files of a job, by path."""
+    rows = tx.connection.execute(
+        select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.path)
+    )
+    return [Artifact(**row._mapping) for row in rows]
+
+
+def get(tx: Transaction, job_id: str, path: str) -> Artifact:
+    """Return one file of a job, or raise FileNotFound. The path is a key, never opened as one."""
+    row = tx.connection.execute(
+        select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.path == path)
+    ).one_or_none()
+    if row is None:
+        raise FileNotFound(
+            f"job {job_id} has no file '{path[:200]}'.",
+            hint=f"GET /jobs/{job_id} lists its files under `artifacts`.",
+            param="path",
+        )
+    return Artifact(**row._mapping)

@@ -1,0 +1,207 @@
+"""What a worker does to a job, each write fenced by its attempt number, and what the sweeper does.
+
+The database's clock rules the leases.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, insert, literal, select, update
+
+from jobs.records import Attempt, Job
+from jobs.states import FINAL, LEASED, State, sources_of
+from jobs.store.events import LeaseLost, storable
+from jobs.store.jobs import job_of, say_state
+from jobs.tables import attempts, jobs
+from jobs.transaction import Transaction
+from trainer_core.errors import WorkerLost
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The optimizer steps between which an attempt worked."""
+
+    first: int | None = None
+    last: int | None = None
+
+
+def claim(tx: Transaction, *, worker: str, lease_seconds: float) -> Job | None:
+    """Give the queued job whose turn it is to a worker, or return None.
+
+    A bell only says that there may be work: which job is next is decided here.
+    """
+    turn = (
+        select(jobs.c.id)
+        .where(jobs.c.state.in_(sources_of(State.RUNNING)))
+        .order_by(jobs.c.priority.desc(), jobs.c.queued_at, jobs.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    row = tx.connection.execute(
+        update(jobs)
+        .where(jobs.c.id == turn, jobs.c.state.in_(sources_of(State.RUNNING)))
+        .values(
+            state=State.RUNNING,
+            attempt=jobs.c.attempt + 1,
+            worker=worker,
+            lease_until=_in(lease_seconds),
+            started_at=func.coalesce(jobs.c.started_at, func.now()),
+            updated_at=func.now(),
+        )
+        .returning(jobs)
+    ).one_or_none()
+    if row is None:
+        return None
+    job = job_of(row._mapping)
+    tx.connection.execute(insert(attempts).values(job_id=job.id, number=job.attempt, worker=worker))
+    say_state(tx, job, reason=f"claimed by {worker}")
+    return job
+
+
+def renew(tx: Transaction, job_id: str, *, attempt: int, lease_seconds: float) -> State:
+    """Prolong a lease and return the job's state, by which the worker learns of requests.
+
+    Raises:
+        LeaseLost: the attempt no longer holds the job.
+    """
+    state = tx.connection.execute(
+        update(jobs)
+        .where(*_held(job_id, attempt))
+        .values(lease_until=_in(lease_seconds))
+        .returning(jobs.c.state)
+    ).scalar_one_or_none()
+    if state is None:
+        raise LeaseLost(f"attempt {attempt} no longer holds {job_id}")
+    return State(state)
+
+
+def note(tx: Transaction, job_id: str, *, attempt: int, values: Mapping[str, Any]) -> None:
+    """Keep what an attempt has to say of its job: phase, progress, metrics, resolved.
+
+    Raises:
+        LeaseLost: the attempt no longer holds the job.
+    """
+    changed = tx.connection.execute(
+        update(jobs)
+        .where(*_held(job_id, attempt))
+        .values(**{name: storable(value) for name, value in values.items()}, updated_at=func.now())
+        .returning(jobs.c.id)
+    ).one_or_none()
+    if changed is None:
+        raise LeaseLost(f"attempt {attempt} no longer holds {job_id}")
+
+
+def end(
+    tx: Transaction,
+    job_id: str,
+    target: State,
+    *,
+    attempt: int,
+    reason: str,
+    steps: Steps,
+    values: Mapping[str, Any] | None = None,
+) -> Job:
+    """End an attempt by moving its job on, and let the lease go.
+
+    Args:
+        tx: the transaction.
+        job_id: the job.
+        target: where to: a final state, paused, or queued again.
+        attempt: the attempt that ends.
+        reason: why, in a few words.
+        steps: between which steps it worked.
+        values: further columns of the job to set, such as `error` or `best`.
+
+    Raises:
+        LeaseLost: the attempt no longer holds the job, or the move is not legal from its state.
+    """
+    row = tx.connection.execute(
+        update(jobs)
+        .where(*_held(job_id, attempt), jobs.c.state.in_(sources_of(target)))
+        .values(
+            state=target,
+            phase=None,
+            worker=None,
+            lease_until=None,
+            finished_at=func.now() if target in FINAL else None,
+            queued_at=func.now() if target is State.QUEUED else jobs.c.queued_at,
+            updated_at=func.now(),
+            **{name: storable(value) for name, value in (values or {}).items()},
+        )
+        .returning(jobs)
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost(f"attempt {attempt} of {job_id} may not move it to {target}")
+    tx.connection.execute(
+        update(attempts)
+        .where(attempts.c.job_id == job_id, attempts.c.number == attempt)
+        .values(finished_at=func.now(), reason=reason, first_step=steps.first, last_step=steps.last)
+    )
+    job = job_of(row._mapping)
+    say_state(tx, job, reason=reason)
+    if target is State.QUEUED:
+        tx.bells.append(job_id)
+    return job
+
+
+def of_job(tx: Transaction, job_id: str) -> list[Attempt]:
+    """Return the attempts of a job, first to last."""
+    rows = tx.connection.execute(
+        select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.number)
+    )
+    return [Attempt(**row._mapping) for row in rows]
+
+
+def expired(tx: Transaction) -> list[Job]:
+    """Return the jobs whose lease has run out, locked; what another sweeper holds is left out."""
+    rows = tx.connection.execute(
+        select(jobs)
+        .where(jobs.c.state.in_(LEASED), jobs.c.lease_until < func.clock_timestamp())
+        .with_for_update(skip_locked=True)
+    )
+    return [job_of(row._mapping) for row in rows]
+
+
+def take_back(tx: Transaction, job: Job) -> Job:
+    """Move on a job whose lease has run out: cancelled if that was asked, else queued or failed."""
+    steps = Steps(last=(job.progress or {}).get("step"))
+    lost = WorkerLost(
+        f"worker {job.worker} was not heard of for the length of its lease, "
+        f"in attempt {job.attempt} of {job.max_attempts}.",
+        hint="See the worker's log; submit the job again once it is mended.",
+    )
+    values: dict[str, Any] = {}
+    if job.state is State.CANCELLING:
+        target = State.CANCELLED
+    elif job.attempt < job.max_attempts:
+        target = State.QUEUED
+    else:
+        target, values = State.FAILED, {"error": lost.to_typed().to_dict()}
+    return end(
+        tx, job.id, target, attempt=job.attempt, reason="lease lost", steps=steps, values=values
+    )
+
+
+def unanswered(tx: Transaction, *, older_than_seconds: float) -> list[str]:
+    """Return the queued jobs whose bell was rung so long ago that it may be lost, oldest first."""
+    rows = tx.connection.execute(
+        select(jobs.c.id)
+        .where(
+            jobs.c.state == State.QUEUED,
+            jobs.c.queued_at < func.now() - timedelta(seconds=older_than_seconds),
+        )
+        .order_by(jobs.c.priority.desc(), jobs.c.queued_at)
+        .limit(100)
+    )
+    return list(rows.scalars())
+
+
+def _held(job_id: str, attempt: int) -> tuple[Any, ...]:
+    return jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.state.in_(LEASED)
+
+
+def _in(seconds: float) -> Any:
+    return func.clock_timestamp() + literal(timedelta(seconds=seconds))

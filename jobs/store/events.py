@@ -1,0 +1,111 @@
+"""Events: numbered without a gap within their job, kept, read."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+
+from jobs.records import StoredEvent
+from jobs.states import LEASED
+from jobs.tables import events, jobs
+from jobs.transaction import Transaction
+
+
+class LeaseLost(Exception):
+    """The attempt no longer holds the job; nothing that it says counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event without its number."""
+
+    type: str
+    data: dict[str, Any]
+    at: datetime | None = None  # None for the database's now
+
+
+def append(
+    tx: Transaction, job_id: str, new: Sequence[NewEvent], *, attempt: int | None = None
+) -> list[StoredEvent]:
+    """Number and keep events; they are published after the commit.
+
+    Args:
+        tx: the transaction.
+        job_id: the job.
+        new: events in order.
+        attempt: the attempt that speaks, which must hold the job; None for the service itself.
+
+    Raises:
+        LeaseLost: the attempt no longer holds the job.
+    """
+    if not new:
+        return []
+    statement = (
+        update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(last_event_id=jobs.c.last_event_id + len(new))
+        .returning(jobs.c.last_event_id, func.now())
+    )
+    if attempt is not None:
+        statement = statement.where(jobs.c.attempt == attempt, jobs.c.state.in_(LEASED))
+    row = tx.connection.execute(statement).one_or_none()
+    if row is None:
+        raise LeaseLost(f"attempt {attempt} no longer holds {job_id}")
+    last, now = row
+    stored = [
+        StoredEvent(
+            job_id=job_id,
+            id=last - len(new) + offset,
+            attempt=attempt,
+            at=event.at or now,
+            type=str(event.type),
+            data=storable(event.data),
+        )
+        for offset, event in enumerate(new, start=1)
+    ]
+    tx.connection.execute(insert(events), [_values(event) for event in stored])
+    tx.events.extend(stored)
+    return stored
+
+
+def read(tx: Transaction, job_id: str, *, after: int, limit: int) -> list[StoredEvent]:
+    """Return the events with a number above `after`, oldest first."""
+    rows = tx.connection.execute(
+        select(events)
+        .where(events.c.job_id == job_id, events.c.id > after)
+        .order_by(events.c.id)
+        .limit(limit)
+    )
+    return [StoredEvent(**row._mapping) for row in rows]
+
+
+def read_metrics(tx: Transaction, job_id: str) -> list[StoredEvent]:
+    """Return every measurement of a job, oldest first."""
+    rows = tx.connection.execute(
+        select(events)
+        .where(events.c.job_id == job_id, events.c.type == "metrics")
+        .order_by(events.c.id)
+    )
+    return [StoredEvent(**row._mapping) for row in rows]
+
+
+def storable(value: Any) -> Any:
+    """Return a value that JSONB holds: no NUL in text, no NaN or infinity among numbers."""
+    match value:
+        case str():
+            return value.replace("\x00", "\ufffd")
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {storable(str(key)): storable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [storable(item) for item in value]
+        case _:
+            return value
+
+
+def _values(event: StoredEvent) -> dict[str, Any]:
+    return {name: getattr(event, name) for name in StoredEvent.__dataclass_fields__}

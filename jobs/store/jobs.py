@@ -1,0 +1,157 @@
+"""Jobs as their owners see them: create, get, list, cancel, place in the queue."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import RowMapping, and_, func, insert, or_, select, update
+
+from jobs.identifiers import new_id
+from jobs.records import Job
+from jobs.states import FINAL, State, sources_of
+from jobs.store import datasets, events
+from jobs.store.events import NewEvent
+from jobs.tables import jobs
+from jobs.transaction import Transaction
+from trainer_core.errors import IllegalTransition, JobNotFound
+from trainer_core.events import EventType
+from trainer_core.spec import JobSpec, Scheme, parse_data_reference
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs of a project to list; None takes any."""
+
+    project: str = "default"
+    state: State | None = None
+    task: str | None = None
+    labels: Mapping[str, str] | None = None
+
+
+def create(tx: Transaction, spec: JobSpec, *, max_attempts: int, project: str = "default") -> Job:
+    """Keep a new job, queued; its bell is rung after the commit."""
+    sources = [getattr(spec.data, split) for split in ("train", "eval", "test")]
+    references = [parse_data_reference(source) for source in sources if isinstance(source, str)]
+    dataset_ids = sorted({r.name for r in references if r.scheme is Scheme.DATASET})
+    datasets.hold(tx, dataset_ids)
+    row = tx.connection.execute(
+        insert(jobs)
+        .values(
+            id=new_id("job"),
+            project=project,
+            name=spec.name,
+            task=spec.task,
+            model=spec.model,
+            spec=spec.model_dump(mode="json"),
+            dataset_ids=dataset_ids,
+            labels=spec.labels,
+            priority=spec.resources.priority,
+            state=State.QUEUED,
+            max_attempts=max_attempts,
+        )
+        .returning(jobs)
+    ).one()
+    job = job_of(row._mapping)
+    say_state(tx, job, reason="submitted")
+    tx.bells.append(job.id)
+    return job
+
+
+def get(tx: Transaction, job_id: str, *, project: str = "default") -> Job:
+    """Return a job, or raise JobNotFound."""
+    row = tx.connection.execute(
+        select(jobs).where(jobs.c.id == job_id, jobs.c.project == project)
+    ).one_or_none()
+    if row is None:
+        raise JobNotFound(
+            f"there is no job '{job_id[:80]}'.", hint="GET /jobs lists them.", param="id"
+        )
+    return job_of(row._mapping)
+
+
+def page(tx: Transaction, wanted: Filter, *, after: str | None, limit: int) -> list[Job]:
+    """Return up to `limit` jobs, newest first, older than the job `after`."""
+    statement = select(jobs).where(jobs.c.project == wanted.project)
+    if wanted.state is not None:
+        statement = statement.where(jobs.c.state == wanted.state)
+    if wanted.task is not None:
+        statement = statement.where(jobs.c.task == wanted.task)
+    if wanted.labels:
+        statement = statement.where(jobs.c.labels.contains(dict(wanted.labels)))
+    if after is not None:
+        statement = statement.where(jobs.c.id < after)
+    rows = tx.connection.execute(statement.order_by(jobs.c.id.desc()).limit(limit))
+    return [job_of(row._mapping) for row in rows]
+
+
+def queue_positions(tx: Transaction, found: Sequence[Job]) -> dict[str, int]:
+    """Return the place in the queue, from 1, of each of these jobs that is queued."""
+    positions = {}
+    for job in found:
+        if job.state is not State.QUEUED:
+            continue
+        ahead = or_(
+            jobs.c.priority > job.priority,
+            and_(
+                jobs.c.priority == job.priority,
+                or_(
+                    jobs.c.queued_at < job.queued_at,
+                    and_(jobs.c.queued_at == job.queued_at, jobs.c.id < job.id),
+                ),
+            ),
+        )
+        count = select(func.count()).where(jobs.c.state == State.QUEUED, ahead)
+        positions[job.id] = tx.connection.execute(count).scalar_one() + 1
+    return positions
+
+
+def cancel(tx: Transaction, job_id: str, *, project: str = "default") -> Job:
+    """End a job that waits, or ask the worker of a running one to end it; again is no error.
+
+    Raises:
+        JobNotFound: no such job.
+        IllegalTransition: it has already ended another way.
+    """
+    job = get(tx, job_id, project=project)
+    if job.state in (State.CANCELLING, State.CANCELLED):
+        return job
+    for target in (State.CANCELLED, State.CANCELLING):
+        direct = sources_of(target) - {State.CANCELLING}
+        finished = func.now() if target is State.CANCELLED else None
+        row = tx.connection.execute(
+            update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.state.in_(direct))
+            .values(state=target, finished_at=finished, updated_at=func.now())
+            .returning(jobs)
+        ).one_or_none()
+        if row is not None:
+            moved = job_of(row._mapping)
+            say_state(tx, moved, reason="cancelled by request")
+            return moved
+    job = get(tx, job_id, project=project)
+    if job.state in (State.CANCELLING, State.CANCELLED):
+        return job
+    assert job.state in FINAL, f"{job_id} is {job.state} and could be cancelled"
+    raise IllegalTransition(
+        f"job {job_id} has already {job.state}.",
+        hint="Only queued, running and paused jobs can be cancelled.",
+        detail={"state": job.state},
+    )
+
+
+def count_by_state(tx: Transaction) -> dict[State, int]:
+    """Return how many jobs are in each state."""
+    rows = tx.connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
+    return {State(state): count for state, count in rows}
+
+
+def say_state(tx: Transaction, job: Job, *, reason: str) -> None:
+    """Append the event that a job has moved to the state that it is in."""
+    data: dict[str, object] = {"state": job.state, "attempt": job.attempt, "reason": reason}
+    if job.error and job.state is State.FAILED:
+        data["error"] = job.error
+    events.append(tx, job.id, [NewEvent(EventType.STATE, data)])
+
+
+def job_of(values: RowMapping) -> Job:
+    """Return a row of the table as a Job."""
+    return Job(**{**values, "state": State(values["state"])})

@@ -1,0 +1,46 @@
+"""Registered base models."""
+
+from sqlalchemy import insert, select
+from sqlalchemy.exc import IntegrityError
+
+from jobs.records import Model
+from jobs.tables import models
+from jobs.transaction import Transaction
+from trainer_core.errors import ModelNotFound, NameTaken
+
+
+def create(
+    tx: Transaction, name: str, *, path: str | None, hub: str | None, revision: str | None
+) -> Model:
+    """Keep a new model, from a folder or from a Hub repository, or raise NameTaken."""
+    try:
+        row = tx.connection.execute(
+            insert(models)
+            .values(name=name, path=path, hub=hub, revision=revision)
+            .returning(models)
+        ).one()
+    except IntegrityError as error:
+        raise NameTaken(
+            f"there already is a model '{name}'.", hint="Choose another name.", param="name"
+        ) from error
+    return Model(**row._mapping)
+
+
+def get(tx: Transaction, name: str) -> Model:
+    """Return a registered model, or raise ModelNotFound."""
+    row = tx.connection.execute(select(models).where(models.c.name == name)).one_or_none()
+    if row is None:
+        raise ModelNotFound(
+            f"there is no registered model '{name[:100]}'.",
+            hint="GET /models lists them; `luthier models add` registers one.",
+            param="model",
+        )
+    return Model(**row._mapping)
+
+
+def page(tx: Transaction, *, after: str | None, limit: int) -> list[Model]:
+    """Return up to `limit` models by name, after the model `after`."""
+    statement = select(models).order_by(models.c.name).limit(limit)
+    if after is not None:
+        statement = statement.where(models.c.name > after)
+    return [Model(**row._mapping) for row in tx.connection.execute(statement)]

@@ -1,0 +1,149 @@
+"""The tables. `migrations/` makes them; `alembic check` holds the two equal."""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from jobs.states import State
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _now(name: str) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False, server_default="default"),
+    Column("name", Text),
+    Column("task", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("spec", JSONB, nullable=False),
+    Column("resolved", JSONB(none_as_null=True)),
+    Column("dataset_ids", ARRAY(Text), nullable=False),
+    Column("labels", JSONB, nullable=False),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("state", Text, nullable=False),
+    Column("phase", Text),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("max_attempts", Integer, nullable=False),
+    Column("worker", Text),
+    Column("lease_until", DateTime(timezone=True)),
+    Column("progress", JSONB(none_as_null=True)),
+    Column("metrics", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("best", JSONB(none_as_null=True)),
+    Column("error", JSONB(none_as_null=True)),
+    Column("last_event_id", BigInteger, nullable=False, server_default="0"),
+    _now("created_at"),
+    _now("queued_at"),
+    Column("started_at", DateTime(timezone=True)),
+    Column("finished_at", DateTime(timezone=True)),
+    _now("updated_at"),
+    CheckConstraint(
+        "state IN ({})".format(", ".join(f"'{state}'" for state in State)), name="state_is_known"
+    ),
+    Index("ix_jobs_project_id", "project", text("id DESC")),
+    Index(
+        "ix_jobs_queue",
+        text("priority DESC"),
+        "queued_at",
+        "id",
+        postgresql_where=text("state = 'queued'"),
+    ),
+    Index("ix_jobs_lease_until", "lease_until", postgresql_where=text("lease_until IS NOT NULL")),
+    Index("ix_jobs_labels", "labels", postgresql_using="gin"),
+    Index("ix_jobs_dataset_ids", "dataset_ids", postgresql_using="gin"),
+)
+
+
+def _job_id() -> Column[str]:
+    return Column(
+        "job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, nullable=False
+    )
+
+
+attempts = Table(
+    "attempts",
+    metadata,
+    _job_id(),
+    Column("number", Integer, primary_key=True),
+    Column("worker", Text, nullable=False),
+    _now("started_at"),
+    Column("finished_at", DateTime(timezone=True)),
+    Column("reason", Text),
+    Column("first_step", Integer),
+    Column("last_step", Integer),
+)
+
+events = Table(
+    "events",
+    metadata,
+    _job_id(),
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempt", Integer),
+    _now("at"),
+    Column("type", Text, nullable=False),
+    Column("data", JSONB, nullable=False),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    _job_id(),
+    Column("path", Text, primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    _now("created_at"),
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False, server_default="default"),
+    Column("name", Text, nullable=False),
+    Column("has_header", Boolean, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("description", JSONB, nullable=False),
+    _now("created_at"),
+    Index("ix_datasets_project_id", "project", text("id DESC")),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("path", Text),
+    Column("hub", Text),
+    Column("revision", Text),
+    _now("created_at"),
+    CheckConstraint("(path IS NULL) <> (hub IS NULL)", name="one_source"),
+)
