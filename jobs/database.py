@@ -16,7 +16,11 @@ def make_engine(url: str) -> Engine:
         pool_size=10,
         max_overflow=20,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": 10, "application_name": "luthier"},
+        connect_args={
+            "connect_timeout": 5,
+            "tcp_user_timeout": 10_000,  # milliseconds: a peer that vanished is an error, soon
+            "application_name": "luthier",
+        },
     )
 
 

@@ -35,7 +35,7 @@ class Servers:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
-    with tempfile.TemporaryDirectory(prefix="luthier-tests-", dir="/tmp") as folder:  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="luthier-tests-", dir="/tmp") as folder:
         home = Path(folder)
         postgres = EmbeddedPostgres(home, durable=False)
         with postgres, EmbeddedValkey(home) as valkey:

@@ -375,7 +375,8 @@ def test_server_orphaned_by_its_supervisor_is_stopped_and_replaced(
         options={"port": str(free_port()), "unix_socket_directories": ""},
     )
     orphan.start()
-    assert wait_for((pair.folder / "data" / "postmaster.pid").exists, seconds=10)
+    pid_file = pair.folder / "data" / "postmaster.pid"
+    assert wait_for(lambda: pid_file.exists() and "ready" in pid_file.read_text(), seconds=10)
 
     url = pair.postgres.start()
 

@@ -2,6 +2,8 @@
 
     LuthierError
     |-- InvalidSpec             the request or job spec breaks a rule; carries one problem a field
+    |-- InvalidRequest          the request can't be taken, whatever it asks for
+    |   |-- InvalidJson, UnsupportedMediaType, CrossSiteRequest, UnknownHost
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
     |-- Conflict                the thing exists, and its state forbids the request
@@ -140,6 +142,33 @@ class InvalidSpec(LuthierError):
             param=first.pointer,
             detail={"errors": [asdict(problem) for problem in self.problems]},
         )
+
+
+class InvalidRequest(LuthierError):
+    """A request can't be taken, whatever it asks for."""
+
+    code = "invalid_request"
+    whose = Whose.USER
+
+
+class InvalidJson(InvalidRequest):
+    code = "invalid_json"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    code = "unsupported_media_type"
+
+
+class CrossSiteRequest(InvalidRequest):
+    """A browser sends it for a page of another site."""
+
+    code = "cross_site_request"
+
+
+class UnknownHost(InvalidRequest):
+    """It is addressed to a host that this service is not."""
+
+    code = "unknown_host"
 
 
 class NotFound(LuthierError):

@@ -28,6 +28,7 @@ from trainer_core.errors import ServerFailed
 
 _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 _PROBE_INTERVAL_SECONDS = 0.05
+_PID_WRITING_SECONDS = 1.0
 _LOG_TAIL_BYTES = 1500
 _LOG_ROTATION_BYTES = 5_000_000
 
@@ -215,11 +216,17 @@ def _signal_if_marked(pid: int, *, marker: str, signal_number: Signals) -> bool:
 
 
 def _read_pid(pid_file: Path) -> int | None:
-    try:
-        first_line = pid_file.read_text().partition("\n")[0].strip()
-    except FileNotFoundError:
-        return None
-    return int(first_line) if first_line.isdigit() and int(first_line) > 0 else None
+    deadline = time.monotonic() + _PID_WRITING_SECONDS
+    while True:
+        try:
+            first_line, newline, _ = pid_file.read_text().partition("\n")
+        except FileNotFoundError:
+            return None
+        if newline and first_line.strip().isdigit():
+            return int(first_line)
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(_PROBE_INTERVAL_SECONDS)  # an orphan that only just starts is writing it
 
 
 def _command_line(pid: int) -> str:

@@ -46,7 +46,7 @@ def upgrade() -> None:
         sa.Column(
             "resolved", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True
         ),
-        sa.Column("dataset_ids", sa.ARRAY(sa.Text()), nullable=False),
+        sa.Column("dataset_ids", postgresql.ARRAY(sa.Text()), nullable=False),
         sa.Column("labels", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("priority", sa.Integer(), server_default="0", nullable=False),
         sa.Column("state", sa.Text(), nullable=False),

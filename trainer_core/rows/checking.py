@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
-from trainer_core.rows.formats import sniff
-from trainer_core.rows.reading import Row as RawRow
-from trainer_core.rows.reading import read_rows
 
 from trainer_core.errors import (
     DataError,
@@ -24,6 +21,9 @@ from trainer_core.errors import (
     UnseenLabel,
 )
 from trainer_core.rows.files import InputFile
+from trainer_core.rows.formats import sniff
+from trainer_core.rows.reading import Row as RawRow
+from trainer_core.rows.reading import read_rows
 from trainer_core.rows.splitting import EVAL, TEST, TRAIN, assign_splits
 from trainer_core.spec import JobSpec, Row
 

@@ -65,7 +65,9 @@ def _kind_of_objects(
 ) -> Literal["jsonl", "json"] | None:
     """Return the kind of a text of JSON objects, None if it is something else."""
     objects = [value for value in map(_parse, lines) if isinstance(value, dict)]
-    if 2 * len(objects) >= len(lines) or isinstance(_parse(lines[0]), dict):
+    # In an array that breaks off, the last line alone may be an object.
+    has_most = 2 * len(objects) > len(lines) - (not start.startswith("["))
+    if has_most or isinstance(_parse(lines[0]), dict):
         is_document = len(lines) == 1 and named == "json" and _wraps_rows(objects[0])
         return "json" if is_document else "jsonl"
     if not start.startswith("{"):

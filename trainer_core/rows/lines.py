@@ -133,7 +133,7 @@ def _ascii_compatible_chunks(source: Source) -> Iterator[bytes]:
     )
     encoding = source.file_format.encoding
     if encoding.startswith("utf-16"):
-        return _utf16_to_utf8(chunks, encoding=encoding)
+        return _utf16_to_utf8(chunks, source)
     return _drop_mark(chunks) if encoding == "utf-8-sig" else chunks
 
 
@@ -143,10 +143,17 @@ def _drop_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield from chunks
 
 
-def _utf16_to_utf8(chunks: Iterator[bytes], *, encoding: str) -> Iterator[bytes]:
+def _utf16_to_utf8(chunks: Iterator[bytes], source: Source) -> Iterator[bytes]:
     # Lone surrogates pass, so that their line is reported and not the file refused.
-    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+    decoder = codecs.getincrementaldecoder(source.file_format.encoding)("surrogatepass")
     for chunk in chunks:
-        yield decoder.decode(chunk).encode("utf-8", "surrogatepass")
+        try:
+            text = decoder.decode(chunk)
+        except UnicodeError as error:
+            raise DataError(
+                f"{source.name} is not in {source.file_format.encoding.upper()}: {error}.",
+                hint="Save it as UTF-8.",
+            ) from error
+        yield text.encode("utf-8", "surrogatepass")
     if decoder.getstate()[0]:
         yield b"\xff"  # half a character at the end: makes the last line one that can't be decoded

@@ -121,9 +121,11 @@ def _zstd_pieces(path: Path, *, name: str) -> Iterator[bytes]:
             while compressed:
                 frame = frame or decompressor.decompressobj()
                 try:
-                    yield frame.decompress(compressed)
+                    decoded = frame.decompress(compressed)
                 except zstandard.ZstdError as error:
                     raise _damaged(name, "Zstandard", reason=str(error)) from error
+                for start in range(0, len(decoded), CHUNK_BYTES):
+                    yield decoded[start : start + CHUNK_BYTES]
                 compressed = frame.unused_data if frame.eof else b""
                 frame = None if frame.eof else frame
     if frame is not None:

@@ -1,0 +1,78 @@
+"""The FastAPI application: `uvicorn api.app:create_app --factory`, or `api.serving.run`."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+from fastapi.routing import APIRoute
+
+from api import problems, streams, sweeping, uploads
+from api.guard import DOCS_PATH, Guard
+from api.openapi import describe
+from api.routes import artifacts, datasets, events, health, jobs, models, tasks
+from jobs.backends import connect
+from jobs.settings import Settings, load_settings
+
+_DESCRIPTION = """Fine-tuning jobs on Hugging Face Transformers models.
+
+Upload rows with `POST /datasets`, start a job with `POST /jobs`, follow it at
+`GET /jobs/{id}/events`, and fetch the model from `GET /jobs/{id}/model`. `GET /tasks` says what can
+be trained. Every error is a problem (RFC 9457) with a stable `code` and a `hint`.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the application, on the given settings or on those of the environment."""
+    app = FastAPI(
+        title="Luthier",
+        version=version("luthier"),
+        description=_DESCRIPTION,
+        docs_url=DOCS_PATH,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+        generate_unique_id_function=_operation_id,
+        responses=problems.default_response(),
+    )
+    app.state.backends = connect(settings or load_settings())
+    app.state.stopping = asyncio.Event()
+    for routes in (jobs, events, artifacts, datasets, models, tasks, health):
+        app.include_router(routes.router)
+    app.add_api_route("/", _to_docs, include_in_schema=False)
+    problems.install(app)
+    app.add_middleware(Guard)
+    describe(app)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    backends = app.state.backends
+    settings = backends.settings
+    uploads.clear_stale(settings.uploads)
+    client = streams.redis_client(backends.redis_url)
+    app.state.hub = streams.Hub(
+        database=backends.database,
+        redis=client,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        stopping=app.state.stopping,
+    )
+    sweeper = asyncio.create_task(sweeping.sweep_for_ever(backends))
+    yield
+    sweeper.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await sweeper
+    await client.aclose()
+    backends.engine.dispose()
+
+
+async def _to_docs() -> RedirectResponse:
+    return RedirectResponse(DOCS_PATH)
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

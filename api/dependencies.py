@@ -1,0 +1,43 @@
+"""What routes are given, and the parameters that they share."""
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Query, Request
+from pydantic import BaseModel, ConfigDict
+
+from jobs.backends import Backends
+
+
+async def _backends(request: Request) -> Backends:
+    backends = request.app.state.backends
+    assert isinstance(backends, Backends)
+    return backends
+
+
+Service = Annotated[Backends, Depends(_backends)]
+JobId = Annotated[str, Path(description="Id of the job, such as `job_01k9…`.", max_length=100)]
+DatasetId = Annotated[
+    str, Path(description="Id of the data set, such as `ds_01k9…`.", max_length=100)
+]
+Cursor = Annotated[
+    str | None,
+    Query(
+        description="Id of the last one seen; those after it are listed.",
+        min_length=1,
+        max_length=100,
+    ),
+]
+Limit = Annotated[int, Query(description="How many to list, 1 to 100.", ge=1, le=100)]
+
+
+class Parameters(BaseModel):
+    """Query parameters; one that a route does not know is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PageParameters(Parameters):
+    """Parameters of a list."""
+
+    after: Cursor = None
+    limit: Limit = 20

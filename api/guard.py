@@ -1,0 +1,137 @@
+"""The outermost layer: who may speak to the service, an id a request, headers on every response.
+
+While there is no authentication the service is safe only because it listens on loopback. Two
+browser tricks get around that, and both are refused here: a page of another site that sends
+requests to localhost (CSRF), and a foreign name that resolves to 127.0.0.1 (DNS rebinding).
+"""
+
+import ipaddress
+import logging
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import problems
+from jobs.identifiers import new_id
+from trainer_core.errors import (
+    CrossSiteRequest,
+    InvalidRequest,
+    LuthierError,
+    NotFound,
+    UnknownHost,
+)
+
+DOCS_PATH = "/docs"
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_FRIENDLY_SITES = frozenset({"same-origin", "none"})
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_CSP = "default-src 'none'; frame-ancestors 'none'"
+_DOCS_CSP = (
+    # FastAPI's page loads Swagger UI from this CDN and starts it by an inline script.
+    "default-src 'none'; frame-ancestors 'none'; connect-src 'self'; "
+    "script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "style-src 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "img-src data: https://fastapi.tiangolo.com"
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Guard:
+    """ASGI middleware around everything else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = scope["request_id"] = new_id("req")
+        is_started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal is_started
+            if message["type"] == "http.response.start":
+                is_started = True
+                _add_headers(MutableHeaders(scope=message), request_id, path=scope["path"])
+            await send(message)
+
+        try:
+            check(scope)
+            await self._app(scope, receive, send_with_headers)
+        except LuthierError as error:
+            response = problems.answer(error, request_id=request_id)
+            await response(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            _log.info("the client went away", extra={"request_id": request_id})
+        except Exception:
+            request = Request(scope)
+            _log.exception(
+                "%s: %s %s failed", request_id, request.method, request.url.path,
+                extra={"action": "request_failed", "request_id": request_id},
+            )
+            if is_started:
+                raise  # the server cuts the connection, so that nobody takes a part for the whole
+            await problems.internal(request_id=request_id)(scope, receive, send_with_headers)
+
+
+def check(scope: Scope) -> None:
+    """Raise InvalidRequest or NotFound for a request that must not reach a route."""
+    headers = Headers(scope=scope)
+    host = _checked_host(headers)
+    if scope["method"] not in _SAFE_METHODS:
+        _check_same_site(headers, host=host)
+    if "\x00" in scope["path"]:
+        raise NotFound("there is nothing at a path with a NUL character.")
+    if b"%00" in scope["query_string"] or b"\x00" in scope["query_string"]:
+        raise InvalidRequest("a query parameter holds a NUL character.", hint="Leave it out.")
+
+
+def _checked_host(headers: Headers) -> str:
+    hosts = headers.getlist("host")
+    if len(hosts) == 1 and _is_loopback(hosts[0]):
+        return hosts[0]
+    raise UnknownHost(
+        f"this service is not host '{', '.join(hosts)[:100]}'.",
+        hint="It answers to localhost, 127.0.0.1 and [::1] only; reach it through an SSH tunnel.",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        parts = urlsplit(f"//{host}")
+        name = parts.hostname or ""
+        if parts.netloc != host or parts.username is not None or parts.port == 0:
+            return False
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_same_site(headers: Headers, *, host: str) -> None:
+    """Refuse what a browser sends for a page of another origin; programs send neither header."""
+    site = headers.get("sec-fetch-site", "none")
+    origins = headers.getlist("origin")
+    is_foreign = any(urlsplit(origin).netloc.lower() != host.lower() for origin in origins)
+    if site not in _FRIENDLY_SITES or is_foreign:
+        shown = ", ".join(origins)[:100] or site
+        raise CrossSiteRequest(
+            f"a page of another site ({shown}) may not change anything here.",
+            hint="Send the request from a program, or from a page of this service.",
+        )
+
+
+def _add_headers(headers: MutableHeaders, request_id: str, *, path: str) -> None:
+    headers["X-Request-ID"] = request_id
+    for name, value in _HEADERS.items():
+        headers[name] = value
+    headers.setdefault("Content-Security-Policy", _DOCS_CSP if path == DOCS_PATH else _CSP)
+    headers.setdefault("Cache-Control", "no-store")

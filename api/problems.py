@@ -1,0 +1,210 @@
+"""The one place that renders errors: RFC 9457 problem details with our code, hint and places."""
+
+import json
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from jobs.store.events import storable
+from trainer_core.errors import (
+    Conflict,
+    CrossSiteRequest,
+    DataError,
+    DiskFull,
+    InternalError,
+    InvalidRequest,
+    InvalidSpec,
+    LuthierError,
+    ModelError,
+    NotFound,
+    PayloadTooLarge,
+    ServiceUnavailable,
+    UnknownHost,
+    UnsupportedMediaType,
+)
+
+MEDIA_TYPE = "application/problem+json"
+
+_STATUSES: tuple[tuple[type[LuthierError], int], ...] = (
+    # The first class that fits counts.
+    (UnsupportedMediaType, 415),
+    (CrossSiteRequest, 403),
+    (UnknownHost, 421),
+    (InvalidRequest, 400),
+    (NotFound, 404),
+    (Conflict, 409),
+    (InvalidSpec, 422),
+    (DataError, 422),
+    (ModelError, 422),
+    (PayloadTooLarge, 413),
+    (DiskFull, 507),
+    (ServiceUnavailable, 503),
+)
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: PayloadTooLarge.code}
+_CLIENT_CLOSED_REQUEST = 499  # nobody is left to read it
+
+_log = logging.getLogger(__name__)
+
+
+def install(app: FastAPI) -> None:
+    """Let every error that a route raises be answered as a problem."""
+    app.add_exception_handler(LuthierError, _on_luthier_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid_parameters)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    for lost in (OperationalError, InterfaceError, PoolTimeout):
+        app.add_exception_handler(lost, _on_lost_database)
+
+
+def answer(
+    error: LuthierError, *, request_id: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return the response that tells an error of ours."""
+    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+    return _render(
+        status,
+        code=error.code,
+        message=error.message,
+        hint=error.hint,
+        param=error.param,
+        members=error.detail,
+        request_id=request_id,
+        headers=headers,
+    )
+
+
+def internal(*, request_id: str) -> Response:
+    """Return the response to what nobody foresaw; the trace is in the log alone."""
+    error = InternalError(
+        "the service failed in an unforeseen way.",
+        hint=f"The service's log has the cause, under {request_id}.",
+    )
+    return answer(error, request_id=request_id)
+
+
+def request_id_of(request: Request) -> str:
+    """Return the id that the guard gave the request."""
+    return str(request.scope.get("request_id", ""))
+
+
+async def _on_luthier_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LuthierError)
+    # The rest of a body that is refused half-way is not read: the connection ends.
+    headers = {"Connection": "close"} if isinstance(error, PayloadTooLarge) else None
+    return answer(error, request_id=request_id_of(request), headers=headers)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message, hint = str(error.detail), ""
+    if error.status_code == 404:
+        message, hint = f"there is nothing at {request.url.path[:200]}.", "GET /docs lists routes."
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        message = f"{request.method} is not allowed at {request.url.path[:200]}."
+        hint = f"Use {allowed}." if allowed else ""
+    return _render(
+        error.status_code,
+        code=_HTTP_CODES.get(error.status_code, InvalidRequest.code),
+        message=message,
+        hint=hint,
+        request_id=request_id_of(request),
+        headers=error.headers,
+    )
+
+
+async def _on_invalid_parameters(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = [_parameter_problem(item) for item in error.errors()]
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return _render(
+        422,
+        code=InvalidRequest.code,
+        message=f"{first['in']} parameter {first['pointer'][1:]}: {first['message']}{more}",
+        hint=first["hint"],
+        param=first["pointer"][1:],
+        members={"errors": errors},
+        request_id=request_id_of(request),
+    )
+
+
+def _parameter_problem(item: Mapping[str, Any]) -> dict[str, str]:
+    place, *path = item["loc"]
+    pointer = "".join(f"/{part}" for part in path)
+    if item["type"] == "extra_forbidden":
+        message, hint = "is not a parameter of this route", "GET /docs lists its parameters."
+    else:
+        given = item.get("input")
+        shown = f"; got {given!r}"[:120] if isinstance(given, str | int | float) else ""
+        message = f"{item['msg'].removeprefix('Value error, ').removeprefix('Input ')}{shown}"
+        hint = ""
+    return {"in": str(place), "pointer": pointer, "message": message, "hint": hint}
+
+
+async def _on_lost_database(request: Request, error: Exception) -> Response:
+    _log.error("the database failed: %s", error, extra={"action": "database_failed"})
+    unavailable = ServiceUnavailable("the database can't be reached.", hint="Try again soon.")
+    return answer(
+        unavailable, request_id=request_id_of(request), headers={"Retry-After": "2"}
+    )
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    return Response(status_code=_CLIENT_CLOSED_REQUEST)
+
+
+def _render(
+    status: int,
+    *,
+    code: str,
+    message: str,
+    request_id: str,
+    hint: str = "",
+    param: str | None = None,
+    members: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    body = {
+        **(members or {}),
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": message,
+        "code": code,
+        "hint": hint,
+        "param": param,
+        "request_id": request_id,
+    }
+    text = json.dumps(storable(body), ensure_ascii=False, default=str)
+    return Response(
+        text.encode("utf-8", "backslashreplace"),  # a lone surrogate becomes its JSON escape
+        status_code=status,
+        media_type=MEDIA_TYPE,
+        headers=dict(headers or {}),
+    )
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's description of the problems with which a route answers."""
+    return {status: _described(HTTPStatus(status).phrase) for status in statuses}
+
+
+def default_response() -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's description of any other problem."""
+    return {"default": _described("Any other problem")}
+
+
+def _described(text: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": text, "content": {MEDIA_TYPE: {"schema": schema}}}
+
+

@@ -1,0 +1,370 @@
+"""What the service answers, as OpenAPI tells it."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from jobs.records import Artifact as StoredArtifact
+from jobs.records import Attempt as StoredAttempt
+from jobs.records import Dataset as StoredDataset
+from jobs.records import Job as StoredJob
+from jobs.records import StoredEvent
+from jobs.states import State
+from trainer_core.events import EventType
+
+Timestamp = Annotated[datetime, AfterValidator(lambda value: value.astimezone(UTC))]
+Json = dict[str, Any]
+
+
+class Schema(BaseModel):
+    """What every answer shares."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True, use_attribute_docstrings=True)
+
+
+class Problem(Schema):
+    """An error (RFC 9457). Some codes add members, such as `rows` and `total` for bad rows."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    """The status in words."""
+    status: int
+    detail: str
+    """What happened, with the values, and what was expected."""
+    code: str
+    """Stable, for programs."""
+    hint: str
+    """What to do."""
+    param: str | None
+    """The field, column or parameter at fault."""
+    errors: list["FieldError"] = []
+    """Every field that is wrong."""
+    request_id: str
+
+
+class FieldError(BaseModel):
+    """One wrong field."""
+
+    pointer: str
+    """JSON pointer (RFC 6901) into the body; for a parameter, its name after a slash."""
+    message: str
+    hint: str
+
+
+class JobError(Schema):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    hint: str
+    whose: Literal["user", "data", "capacity", "system"]
+    retryable: bool
+    param: str | None
+    detail: Json
+
+
+class Progress(Schema):
+    """How far training has come."""
+
+    step: int
+    """Optimizer steps taken."""
+    max_steps: int
+    epoch: float
+    num_tokens: int
+    """Real, unpadded tokens seen."""
+    loss: float | None
+    """Loss of the latest step."""
+    eta_seconds: float | None
+    """Seconds to the end of training."""
+
+
+class Best(Schema):
+    """The checkpoint whose model is handed out."""
+
+    step: int | None
+    metrics: dict[str, float | None]
+
+
+class Resolved(Schema):
+    """What the service decided where the spec left it open."""
+
+    model_config = ConfigDict(extra="allow")
+
+    spec: Json
+    """The spec without an `auto`."""
+    choices: list[Json]
+    """What was chosen, and why."""
+
+
+class Job(Schema):
+    """A fine-tuning job."""
+
+    id: str
+    name: str | None
+    task: str
+    model: str
+    state: State
+    phase: str | None
+    """What a running job is busy with."""
+    queue_position: int | None
+    """From 1, while it is queued."""
+    attempt: int
+    """Number of the latest attempt; 0 before the first."""
+    max_attempts: int
+    priority: int
+    labels: dict[str, str]
+    spec: Json
+    """The spec as given, with its defaults filled in."""
+    resolved: Resolved | None
+    progress: Progress | None
+    metrics: dict[str, dict[str, Any]]
+    """The latest measurement of each split."""
+    best: Best | None
+    error: JobError | None
+    created_at: Timestamp
+    queued_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    updated_at: Timestamp
+
+    @classmethod
+    def of(cls, job: StoredJob, *, queue_position: int | None) -> "Job":
+        """Return a stored job as its owner sees it."""
+        return cls.model_validate(_visible(job, queue_position))
+
+
+class Attempt(Schema):
+    """One worker's try at a job."""
+
+    number: int
+    worker: str
+    started_at: Timestamp
+    finished_at: Timestamp | None
+    reason: str | None
+    """Why it ended."""
+    first_step: int | None
+    last_step: int | None
+
+
+class Artifact(Schema):
+    """A file of the finished model."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class JobDetail(Job):
+    """A fine-tuning job with its attempts and files."""
+
+    attempts: list[Attempt]
+    artifacts: list[Artifact]
+
+    @classmethod
+    def whole(
+        cls,
+        job: StoredJob,
+        *,
+        queue_position: int | None,
+        attempts: list[StoredAttempt],
+        artifacts: list[StoredArtifact],
+    ) -> "JobDetail":
+        """Return a stored job with all that belongs to it."""
+        values = _visible(job, queue_position) | {"attempts": attempts, "artifacts": artifacts}
+        return cls.model_validate(values)
+
+
+def _visible(job: StoredJob, queue_position: int | None) -> Json:
+    values = {name: getattr(job, name) for name in Job.model_fields if name != "queue_position"}
+    return values | {"queue_position": queue_position}
+
+
+class JobPage(Schema):
+    """Jobs, newest first."""
+
+    data: list[Job]
+    has_more: bool
+
+
+class Event(Schema):
+    """Something that happened to a job."""
+
+    id: int
+    """From 1, without a gap, within the job."""
+    job_id: str
+    attempt: int | None
+    at: Timestamp
+    type: EventType
+    data: Json
+
+    @classmethod
+    def of(cls, event: StoredEvent) -> "Event":
+        """Return a stored event."""
+        return cls.model_validate(event)
+
+
+class EventPage(Schema):
+    """Events, oldest first."""
+
+    data: list[Event]
+    has_more: bool
+
+
+class Measurement(Schema):
+    """Figures measured on a split."""
+
+    split: str
+    step: int
+    epoch: float | None
+    at: Timestamp
+    metrics: dict[str, float | None]
+
+
+class Measurements(Schema):
+    """Every measurement of a job, oldest first."""
+
+    data: list[Measurement]
+
+
+class Column(Schema):
+    """A column of a data set."""
+
+    name: str
+    type: str
+
+
+class BadRow(Schema):
+    """A row that can't be read."""
+
+    file: str
+    line: int
+    """Physical line, from 1; for Parquet the row."""
+    column: str | None
+    reason: str
+
+
+class Dataset(Schema):
+    """An uploaded file of rows."""
+
+    id: str
+    name: str
+    format: str
+    """jsonl, json, csv, tsv, parquet or text, as its content shows."""
+    encoding: str
+    compression: str
+    size_bytes: int
+    sha256: str
+    num_rows: int
+    """Rows that can be read."""
+    columns: list[Column]
+    num_bad_rows: int
+    bad_rows: list[BadRow]
+    """The first 100."""
+    notes: list[str]
+    """What was assumed, or is surprising."""
+    has_header: bool
+    created_at: Timestamp
+
+    @classmethod
+    def of(cls, dataset: StoredDataset) -> "Dataset":
+        """Return a stored data set."""
+        found = dataset.description
+        names = ("num_rows", "columns", "num_bad_rows", "bad_rows")
+        return cls(
+            id=dataset.id,
+            name=dataset.name,
+            format=found["format"]["kind"],
+            encoding=found["format"]["encoding"],
+            compression=found["format"]["compression"],
+            size_bytes=dataset.size_bytes,
+            sha256=dataset.sha256,
+            notes=found["format"]["notes"],
+            has_header=dataset.has_header,
+            created_at=dataset.created_at,
+            **{name: found[name] for name in names},
+        )
+
+
+class DatasetPage(Schema):
+    """Data sets, newest first."""
+
+    data: list[Dataset]
+    has_more: bool
+
+
+class Preview(Schema):
+    """The first rows of a data set, long values cut."""
+
+    columns: list[Column]
+    rows: list[Json]
+
+
+class Model(Schema):
+    """A registered base model."""
+
+    name: str
+    path: str | None
+    hub: str | None
+    revision: str | None
+    created_at: Timestamp
+
+
+class ModelPage(Schema):
+    """Models, by name."""
+
+    data: list[Model]
+    has_more: bool
+
+
+class TaskSummary(Schema):
+    """A task for which models can be trained."""
+
+    task: str
+    summary: str
+
+
+class TaskList(Schema):
+    """Every task."""
+
+    data: list[TaskSummary]
+
+
+class Task(TaskSummary):
+    """A task: what its specs may say."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    schema_: Annotated[Json, Field(alias="schema")]
+    """JSON schema of the spec."""
+    defaults: Json
+    """What a field has that the spec leaves out."""
+    example: Json
+    """A whole spec."""
+    metrics: list[str]
+    """What the example's evaluation measures; the first chooses the best model."""
+
+
+class Liveness(Schema):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Checks(Schema):
+    """What the service stands on, and whether it works."""
+
+    database: bool
+    migrations: bool
+    """The tables are those that this version expects."""
+    redis: bool
+    storage: bool
+
+
+class Readiness(Schema):
+    """Whether the service can do its work."""
+
+    status: Literal["ok", "unavailable"]
+    checks: Checks

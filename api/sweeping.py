@@ -1,0 +1,77 @@
+"""The sweeper: takes back leases that ran out, and rings again for jobs that nobody answered.
+
+Every API process has one; an advisory lock of the database lets one sweep at a time.
+"""
+
+import asyncio
+import logging
+
+import redis
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import text
+
+from jobs.backends import Backends
+from jobs.queue import QUEUE
+from jobs.records import Job
+from jobs.store import attempts
+from jobs.transaction import Transaction
+
+_LOCK = 4_817_023_552  # an arbitrary number that only sweepers lock
+
+_log = logging.getLogger(__name__)
+
+
+async def sweep_for_ever(backends: Backends) -> None:
+    """Sweep until cancelled; a sweep that fails is logged, and the next one comes."""
+    while True:
+        try:
+            await run_in_threadpool(sweep, backends)
+        except Exception:
+            _log.exception("a sweep failed", extra={"action": "sweep_failed"})
+        await asyncio.sleep(backends.settings.sweep_seconds)
+
+
+def sweep(backends: Backends) -> None:
+    """Sweep once, unless another process is at it."""
+    num_waiting = _num_messages(backends)
+    with backends.database.transaction() as tx:
+        if not tx.connection.execute(
+            text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _LOCK}
+        ).scalar_one():
+            return
+        for job in attempts.expired(tx):
+            _take_back(tx, job)
+        if num_waiting is not None:
+            seconds = backends.settings.sweep_seconds
+            unanswered = attempts.unanswered(tx, older_than_seconds=seconds)
+            # Any message makes a worker claim the next job, whichever it names. So those that
+            # still wait are enough, and a long queue does not fill Redis with repetitions.
+            tx.bells.extend(unanswered[: max(0, len(unanswered) - num_waiting)])
+
+
+def _take_back(tx: Transaction, job: Job) -> None:
+    """Move on a job that lost its worker; one that can't be moved does not stop the others."""
+    num_events, num_bells = len(tx.events), len(tx.bells)
+    try:
+        with tx.connection.begin_nested():
+            moved = attempts.take_back(tx, job)
+    except Exception:
+        del tx.events[num_events:], tx.bells[num_bells:]  # of what was rolled back
+        _log.exception("could not take back %s", job.id, extra={"action": "take_back_failed"})
+    else:
+        _log.warning(
+            "worker %s lost %s, which now is %s", job.worker, job.id, moved.state,
+            extra={"action": "lease_lost"},
+        )
+
+
+def _num_messages(backends: Backends) -> int | None:
+    """Return how many messages wait for a worker, or None if Redis can't be reached."""
+    try:
+        with redis.Redis.from_url(
+            backends.redis_url, socket_timeout=2, socket_connect_timeout=2
+        ) as client:
+            return int(client.llen(QUEUE))  # type: ignore[arg-type]
+    except redis.RedisError as error:
+        _log.warning("could not count messages: %s", error, extra={"action": "count_failed"})
+        return None

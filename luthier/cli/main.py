@@ -1,0 +1,91 @@
+"""The entry point: the group of all commands, and the last stop of every error."""
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from luthier.cli import datasets, jobs, models, service, submit, tasks, watch
+from luthier.cli.command import Group, write_exit_codes
+from luthier.cli.outcomes import ExitCode, code_of_error, end, report
+from luthier.cli.output import say
+from trainer_core.errors import LuthierError
+
+_ENVIRONMENT = (
+    ("LUTHIER_URL", "Where the service is. Default http://127.0.0.1:8750."),
+    ("LUTHIER_API_KEY", "Key that the service asks for. There is no option for it, on purpose."),
+    ("LUTHIER_TRACEBACK", "Set to 1 to see where an unforeseen error came from."),
+)
+_COMPLETION = (
+    ("bash", 'eval "$(_LUTHIER_COMPLETE=bash_source luthier)"'),
+    ("zsh", 'eval "$(_LUTHIER_COMPLETE=zsh_source luthier)"'),
+    ("fish", "_LUTHIER_COMPLETE=fish_source luthier | source"),
+)
+
+
+class _Luthier(Group):
+    """The group that turns every error into a message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click knows what to do
+        except LuthierError as error:
+            report(error)
+            end(code_of_error(error))
+        except OSError as error:
+            say(f"error: {error.filename or 'the system'}: {error.strerror or error}")
+            end(ExitCode.FAILED)
+        except KeyboardInterrupt:
+            say("interrupted.")
+            end(ExitCode.INTERRUPTED)
+        except Exception as error:  # noqa: BLE001 - a person at a terminal gets no traceback
+            if os.environ.get("LUTHIER_TRACEBACK"):
+                traceback.print_exception(error, file=sys.stderr)
+            say(f"error: unforeseen {type(error).__name__}: {error}")
+            say("hint: this is a defect of luthier; LUTHIER_TRACEBACK=1 shows where it arose.")
+            end(ExitCode.FAILED)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Environment"):
+            formatter.write_dl(_ENVIRONMENT)
+        write_exit_codes(formatter)
+        with formatter.section("Completion of commands, for your shell's start-up file"):
+            formatter.write_dl(_COMPLETION)
+
+
+@click.group(
+    cls=_Luthier,
+    examples=[
+        "luthier up",
+        "luthier submit job.json --train train.csv --follow",
+        "luthier ps --state running",
+        "luthier download job_01k9… --to model",
+    ],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="luthier", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Fine-tune Transformers models on a service of your own."""
+
+
+for _command in (
+    submit.submit,
+    jobs.ps,
+    jobs.show,
+    watch.watch,
+    watch.logs,
+    jobs.wait,
+    jobs.cancel,
+    jobs.download,
+    datasets.datasets,
+    models.models,
+    tasks.tasks,
+    service.up,
+    service.api,
+    service.worker,
+):
+    cli.add_command(_command)

@@ -1,0 +1,48 @@
+"""Lists that come in pages."""
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from luthier.client.errors import UnexpectedReply
+from luthier.client.transport import Transport
+from luthier.client.values import from_json
+
+LARGEST_PAGE = 100
+T = TypeVar("T")
+
+
+def pages(
+    transport: Transport,
+    path: str,
+    kind: type[T],
+    *,
+    cursor: str,
+    after: Any = None,
+    page_size: int = LARGEST_PAGE,
+    limit: int | None = None,
+    **params: Any,
+) -> Iterator[T]:
+    """Yield the items of a list, fetching the next page once it is needed.
+
+    Args:
+        transport: how to reach the service.
+        path: the list's path.
+        kind: type of an item.
+        cursor: the item's member that says where the next page starts.
+        after: where the first page starts.
+        page_size: items fetched at once.
+        limit: items in all; None for every one.
+        params: further parameters of the request.
+    """
+    num_left = limit
+    while num_left is None or num_left > 0:
+        size = page_size if num_left is None else min(page_size, num_left)
+        page = transport.get(path, after=after, limit=size, **params)
+        if not isinstance(page, dict) or "data" not in page:
+            raise UnexpectedReply(f"the answer to GET {path} is no list.", code="unexpected_reply")
+        for values in page["data"]:
+            yield from_json(kind, values)
+        if not page["data"] or not page.get("has_more"):
+            return
+        after = page["data"][-1][cursor]
+        num_left = None if num_left is None else num_left - len(page["data"])

@@ -1,0 +1,253 @@
+"""What the client's calls return: frozen values with the names of the HTTP API.
+
+A field that a newer service adds is ignored.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any, TypeVar
+
+from luthier.client.errors import UnexpectedReply
+
+FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """How far training has come."""
+
+    step: int
+    max_steps: int
+    epoch: float = 0.0
+    num_tokens: int = 0
+    loss: float | None = None
+    eta_seconds: float | None = None  # to the end of training
+
+
+@dataclass(frozen=True, slots=True)
+class BestModel:
+    """Where the model that is handed out comes from."""
+
+    step: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed."""
+
+    code: str
+    message: str
+    hint: str = ""
+    whose: str = "system"  # user, data, capacity or system: who can mend it
+    retryable: bool = False
+    param: str | None = None
+    detail: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobAttempt:
+    """One worker's try at a job."""
+
+    number: int
+    worker: str
+    started_at: datetime
+    finished_at: datetime | None = None
+    reason: str | None = None
+    first_step: int | None = None
+    last_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One file that a job made."""
+
+    path: str  # below the model directory
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A fine-tuning job."""
+
+    id: str
+    task: str
+    model: str
+    state: str
+    spec: Mapping[str, Any]
+    created_at: datetime
+    name: str | None = None
+    phase: str | None = None
+    queue_position: int | None = None  # from 1, while queued
+    attempt: int = 0
+    max_attempts: int = 1
+    priority: int = 0
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    resolved: Mapping[str, Any] | None = None
+    progress: JobProgress | None = None
+    metrics: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    best: BestModel | None = None
+    error: JobError | None = None
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    updated_at: datetime | None = None
+    attempts: tuple[JobAttempt, ...] = ()  # of `jobs.get` and `jobs.wait` only
+    artifacts: tuple[Artifact, ...] = ()  # of `jobs.get` and `jobs.wait` only
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended."""
+        return self.state in FINAL_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a job; `id` counts from 1 without a gap."""
+
+    id: int
+    job_id: str
+    at: datetime
+    type: str
+    data: Mapping[str, Any]
+    attempt: int | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended with this event."""
+        return self.type == "state" and self.data.get("state") in FINAL_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Figures measured on a split."""
+
+    split: str
+    step: int
+    epoch: float
+    at: datetime
+    metrics: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a data set."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that can't be read."""
+
+    file: str
+    line: int  # physical line, from 1
+    column: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """An uploaded file of rows."""
+
+    id: str
+    name: str
+    format: str
+    size_bytes: int
+    sha256: str
+    num_rows: int
+    created_at: datetime
+    encoding: str | None = None
+    compression: str | None = None
+    columns: tuple[Column, ...] = ()
+    num_bad_rows: int = 0
+    bad_rows: tuple[BadRow, ...] = ()  # the first 100
+    notes: tuple[str, ...] = ()
+    has_header: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """The first rows of a data set."""
+
+    columns: tuple[Any, ...]
+    rows: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A registered base model: a folder of the server, or a repository of the Hub."""
+
+    name: str
+    created_at: datetime
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something that can be trained."""
+
+    task: str
+    summary: str
+    schema: Mapping[str, Any] | None = None  # JSON schema of the spec; of `tasks.get` only
+    defaults: Mapping[str, Any] | None = None  # of `tasks.get` only
+    example: Mapping[str, Any] | None = None  # of `tasks.get` only
+    metrics: tuple[str, ...] = ()  # the one that chooses the best model first
+
+
+def from_json(kind: type[T], values: object) -> T:
+    """Return JSON values as a value of `kind`, or raise UnexpectedReply."""
+    try:
+        return typing.cast("T", _decoded(kind, values))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UnexpectedReply(
+            f"the service's answer is no {kind.__name__}: {error}.",
+            hint="Use a client of the service's version.",
+        ) from error
+
+
+def to_json(value: object) -> Any:
+    """Return a value as JSON-ready values, under the API's names."""
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    match value:
+        case datetime():
+            return value.isoformat()
+        case Mapping():
+            return {str(key): to_json(item) for key, item in value.items()}
+        case list() | tuple():
+            return [to_json(item) for item in value]
+        case _:
+            return value
+
+
+def _decoded(kind: Any, value: Any) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (types.UnionType, typing.Union):
+        some = [part for part in typing.get_args(kind) if part is not type(None)]
+        return None if value is None else _decoded(some[0], value)
+    if origin is tuple:
+        return tuple(_decoded(typing.get_args(kind)[0], item) for item in value or ())
+    if kind is datetime:
+        return datetime.fromisoformat(value)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = _hints(kind)
+        return kind(**{name: _decoded(hints[name], value[name]) for name in hints if name in value})
+    return value
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)

@@ -1,0 +1,224 @@
+"""`luthier up`: the whole service on this machine, supervised, stopped in order.
+
+PostgreSQL and Valkey, unless the settings name others; then the migrations; then the API and one
+worker, each a child process. The order of stopping is the reverse: the worker saves and hands back
+its jobs while there still is a database to hand them back to.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from signal import Signals
+from typing import Protocol
+
+from jobs.database import migrate
+from jobs.settings import PREFIX, Settings
+from luthier.embedded import EmbeddedPostgres, EmbeddedValkey, Home
+from luthier.embedded.child import Child
+from trainer_core.errors import ServerFailed
+
+_READY_SECONDS = 120
+_POLL_SECONDS = 0.2
+_API_STOP_SECONDS = 10
+_WORKER_MARGIN_SECONDS = 15  # beyond the grace that the worker gives its training processes
+_RESTART_SECONDS = (1, 2, 5, 10, 30)
+
+
+class _Server(Protocol):
+    def poll(self) -> int | None: ...
+
+
+@dataclass(slots=True)
+class _Service:
+    """A child that is started again when it ends by itself."""
+
+    name: str
+    argv: list[str]
+    environment: dict[str, str]
+    log: Path
+    stop_seconds: float
+    child: Child | None = None
+    num_restarts: int = 0
+    restart_at: float = 0.0
+
+    def start(self) -> None:
+        self.child = Child(self.argv, log=self.log, environment=self.environment)
+        self.child.start()
+
+    def stop(self) -> None:
+        if self.child is not None:
+            self.child.stop(timeout_seconds=self.stop_seconds)
+
+    def keep_up(self) -> None:
+        """Start it again if it has ended, later and later each time."""
+        if self.child is not None and self.child.poll() is not None:
+            pause = _RESTART_SECONDS[min(self.num_restarts, len(_RESTART_SECONDS) - 1)]
+            _say(f"the {self.name} ended by itself; starting it again in {pause} s. See {self.log}")
+            self.child = None
+            self.num_restarts += 1
+            self.restart_at = time.monotonic() + pause
+        elif self.child is None and time.monotonic() >= self.restart_at:
+            self.start()
+
+
+def run(settings: Settings) -> int:
+    """Run the whole service until SIGINT or SIGTERM and return the exit code.
+
+    Raises:
+        HomeInUse: another `luthier up` runs on the same home.
+        ServerFailed: a part did not start, or the database or the queue ended by itself.
+    """
+    asked = threading.Event()
+    with _signals_set(asked), ExitStack() as stack:
+        home = Home(settings.home)
+        home.create()
+        stack.enter_context(home.lock())
+        servers, environment = _start_servers(settings, stack)
+        port = settings.port or _free_port(settings.host)
+        _say("bringing the tables up to date")
+        migrate(environment[f"{PREFIX}DATABASE_URL"])
+        api, worker = _services(settings, environment, home.logs, port)
+        for service in (api, worker):
+            stack.callback(_stop, service)
+            service.start()
+        url = f"http://{settings.host}:{port}"
+        _wait_until_ready(url, api, asked)
+        if not asked.is_set():
+            _greet(url, home)
+        while not asked.wait(_POLL_SECONDS):
+            for name, server in servers.items():
+                if (status := server.poll()) is not None:
+                    raise ServerFailed(
+                        f"{name} ended by itself with status {status}.",
+                        hint=f"See {home.logs}; `luthier up` starts it again on its data.",
+                    )
+            api.keep_up()
+            worker.keep_up()
+        _say("stopping; running jobs are saved and go on at the next start")
+    _say("stopped")
+    return 0
+
+
+def _start_servers(
+    settings: Settings, stack: ExitStack
+) -> tuple[dict[str, _Server], dict[str, str]]:
+    """Start the servers that the settings do not name; return them and the children's settings."""
+    servers: dict[str, _Server] = {}
+    database_url, redis_url = settings.database_url, settings.redis_url
+    if database_url is None:
+        _say("starting PostgreSQL")
+        postgres = EmbeddedPostgres(settings.home)
+        database_url = stack.enter_context(postgres).url
+        servers["PostgreSQL"] = postgres
+    if redis_url is None:
+        _say("starting Valkey")
+        valkey = EmbeddedValkey(settings.home)
+        redis_url = stack.enter_context(valkey).url
+        servers["Valkey"] = valkey
+    environment = {
+        **os.environ,
+        f"{PREFIX}HOME": str(settings.home),
+        f"{PREFIX}DATABASE_URL": database_url,
+        f"{PREFIX}REDIS_URL": redis_url,
+        f"{PREFIX}STORAGE_URL": settings.storage,
+        f"{PREFIX}MODEL_ROOTS": ":".join(map(str, settings.model_roots)),
+        "PYTHONUNBUFFERED": "1",
+    }
+    return servers, environment
+
+
+def _services(
+    settings: Settings, environment: dict[str, str], logs: Path, port: int
+) -> tuple[_Service, _Service]:
+    python = [sys.executable, "-m", "luthier"]
+    api = _Service(
+        name="API",
+        argv=[*python, "api"],
+        environment={**environment, f"{PREFIX}PORT": str(port), f"{PREFIX}HOST": settings.host},
+        log=logs / "api.log",
+        stop_seconds=_API_STOP_SECONDS,
+    )
+    worker = _Service(
+        name="worker",
+        argv=[*python, "worker"],
+        environment=environment,
+        log=logs / "worker.log",
+        stop_seconds=settings.drain_grace_seconds + _WORKER_MARGIN_SECONDS,
+    )
+    return api, worker
+
+
+def _stop(service: _Service) -> None:
+    _say(f"stopping the {service.name}")
+    service.stop()
+
+
+@contextmanager
+def _signals_set(asked: threading.Event) -> Iterator[None]:
+    """Set the event on the first SIGINT or SIGTERM; later ones are told to be patient."""
+
+    def on_signal(_number: int, _frame: object) -> None:
+        if asked.is_set():
+            _say("already stopping: a running job is being saved")
+        asked.set()
+
+    before = {
+        number: signal.signal(number, on_signal) for number in (Signals.SIGINT, Signals.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait_until_ready(url: str, api: _Service, asked: threading.Event) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while not asked.is_set():
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310 - our own URL
+                return
+        except (urllib.error.URLError, OSError) as error:
+            last = error
+        assert api.child is not None, "the API was not started"
+        if (status := api.child.poll()) is not None:
+            raise ServerFailed(
+                f"the API ended with status {status} before it was ready.", hint=f"See {api.log}."
+            )
+        if time.monotonic() > deadline:
+            raise ServerFailed(
+                f"the API was not ready within {_READY_SECONDS} s: {last}.", hint=f"See {api.log}."
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _greet(url: str, home: Home) -> None:
+    _say(f"ready at {url}")
+    _say(f"  API documentation   {url}/docs")
+    _say(f"  everything is kept in {home.path}")
+    default = Settings.model_fields["port"].default
+    address = "" if url.endswith(f":{default}") else f"LUTHIER_URL={url} "
+    _say(f"  upload rows         {address}luthier datasets add train.csv")
+    _say(f"  submit a job        {address}luthier submit job.json --follow")
+    _say("  Ctrl-C stops it all")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the command's talk

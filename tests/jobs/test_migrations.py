@@ -1,0 +1,35 @@
+"""The migrations make the tables that the code expects, and take them away again."""
+
+import pytest
+from alembic import command
+from sqlalchemy import inspect, text
+
+from jobs.database import is_current, make_engine, migrate, migration_config
+
+pytestmark = pytest.mark.slow
+
+
+def test_migrations_and_tables_agree(database_url):
+    command.check(migration_config(database_url))  # raises if a new revision would not be empty
+
+
+def test_down_and_up_again(database_url):
+    config = migration_config(database_url)
+    engine = make_engine(database_url)
+    command.downgrade(config, "base")
+    assert inspect(engine).get_table_names() == ["alembic_version"]
+    assert not is_current(engine)
+    migrate(database_url)
+    assert is_current(engine)
+    assert "jobs" in inspect(engine).get_table_names()
+    engine.dispose()
+
+
+def test_migrations_wait_for_a_lock_only_a_while(database_url):
+    engine = make_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("LOCK TABLE jobs IN ACCESS SHARE MODE"))
+        with pytest.raises(Exception, match="lock timeout"):
+            command.downgrade(migration_config(database_url), "base")
+    assert "jobs" in inspect(engine).get_table_names()
+    engine.dispose()

@@ -1,0 +1,119 @@
+"""Which rows share a batch, in which order, and how they are padded.
+
+Rows of like length share a batch, so that little is padded: random batches of short texts are two
+thirds padding. The number of rows in an optimizer step stays what the spec says.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Sampler
+
+from trainer_core.training.tokens import Array
+
+Indexes = npt.NDArray[np.int64]
+
+_BATCHES_PER_GROUP = 100  # batches whose rows are sorted together; more means less padding
+
+
+class GroupedSampler(Sampler[int]):
+    """Each row once an epoch, in batches of like length.
+
+    The order is a function of the seed and the epoch alone, so that a resumed run can skip to
+    where it was.
+    """
+
+    def __init__(self, lengths: Indexes, *, batch_size: int, seed: int) -> None:
+        self._lengths = np.asarray(lengths)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next; accelerate calls it."""
+        self._epoch = epoch
+
+    def order(self, epoch: int) -> Indexes:
+        """Return the rows in the order of an epoch; the shorter batch, if any, comes last."""
+        chance = np.random.default_rng((self._seed, epoch))
+        rows = chance.permutation(len(self._lengths))
+        num_full = len(rows) // self._batch_size
+        whole, rest = np.split(rows, [num_full * self._batch_size])
+        batches = [
+            group[np.argsort(-self._lengths[group], kind="stable")].reshape(-1, self._batch_size)
+            for group in self._groups(whole)
+        ]
+        if not batches:
+            return rest
+        shuffled = chance.permutation(np.concatenate(batches))
+        if epoch == 0:
+            shuffled = self._longest_first(shuffled)
+        return np.concatenate([shuffled.reshape(-1), rest])
+
+    def _groups(self, rows: Indexes) -> list[Indexes]:
+        size = self._batch_size * _BATCHES_PER_GROUP
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def _longest_first(self, batches: Indexes) -> Indexes:
+        """Put the longest batch first: memory that does not suffice shows at once."""
+        longest = int(self._lengths[batches[:, 0]].argmax())
+        return np.concatenate([batches[longest : longest + 1], np.delete(batches, longest, axis=0)])
+
+    def num_tokens_until(self, step: int) -> int:
+        """Return how many tokens, padding not counted, the first `step` optimizer steps see."""
+        steps_per_epoch = -(-len(self._lengths) // self._batch_size)
+        epoch, steps = divmod(step, steps_per_epoch)
+        begun = self._lengths[self._order_of(epoch)[: steps * self._batch_size]].sum()
+        return int(epoch * self._lengths.sum() + begun)
+
+    def _order_of(self, epoch: int) -> Indexes:
+        if getattr(self, "_known_epoch", None) != epoch:
+            self._known_epoch, self._known_order = epoch, self.order(epoch)
+        return self._known_order
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._order_of(self._epoch).tolist())
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+
+class LongestFirstSampler(Sampler[int]):
+    """Each row once, the longest first: for measuring, where the order does not matter."""
+
+    def __init__(self, lengths: Indexes) -> None:
+        self._order = np.argsort(-np.asarray(lengths), kind="stable")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._order.tolist())
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+
+def padding_share(lengths: Indexes, *, order: Indexes, batch_size: int) -> float:
+    """Return the share of positions that are padding when rows are batched in this order."""
+    ordered = np.asarray(lengths)[order]
+    padded = sum(
+        int(batch.max()) * len(batch)
+        for start in range(0, len(ordered), batch_size)
+        for batch in [ordered[start : start + batch_size]]
+    )
+    return 1 - int(ordered.sum()) / padded if padded else 0.0
+
+
+def pad_rows(rows: Sequence[Array], *, value: int) -> torch.Tensor:
+    """Return rows as one (B, T) tensor of int64, filled up on the right."""
+    padded_BT = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
+    for number, row in enumerate(rows):
+        padded_BT[number, : len(row)] = row
+    return torch.from_numpy(padded_BT)
+
+
+def attention_mask(rows: Sequence[Array]) -> torch.Tensor:
+    """Return a (B, T) tensor with 1 where a row has a token and 0 where it is filled up."""
+    lengths_B1 = np.array([[len(row)] for row in rows])
+    positions_T = np.arange(lengths_B1.max())
+    return torch.from_numpy((positions_T < lengths_B1).astype(np.int64))

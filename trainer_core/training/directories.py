@@ -1,0 +1,49 @@
+"""Directories that are there whole and sealed, or not at all: checkpoints and the finished model."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainer_core.run_directory import fsync_directory, seal
+
+_PARTIAL = ".partial-"
+_DISCARDED = ".discarded-"
+
+
+@contextmanager
+def whole_or_absent(path: Path) -> Iterator[Path]:
+    """Yield an empty directory to fill; it becomes `path`, sealed, if the block ends well.
+
+    What was at `path` before stays until then.
+    """
+    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        seal(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+        raise
+    if path.exists():
+        discard(path)
+    partial.rename(path)
+    fsync_directory(path.parent)
+
+
+def discard(path: Path) -> None:
+    """Remove a directory so that no one ever sees half of it under its name."""
+    discarded = path.with_name(f"{_DISCARDED}{path.name}")
+    if discarded.exists():
+        shutil.rmtree(discarded)
+    path.rename(discarded)
+    shutil.rmtree(discarded)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed left half-written or half-removed in a folder."""
+    for pattern in (_PARTIAL, _DISCARDED):
+        for path in folder.glob(f"{pattern}*"):
+            shutil.rmtree(path)

@@ -1,0 +1,184 @@
+"""Opening a base model: its files checked first, its weights loaded in fp32, no code of its own."""
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from trainer_core.errors import FieldProblem, InvalidSpec, UnusableModel
+from trainer_core.training.safety import check_model_files, weight_files
+
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_MAX_SENSIBLE_LENGTH = 10_000_000  # tokenizers without a limit say 1e30
+_POSITION_TABLES = ("position_embeddings.weight", "embed_positions.weight", "wpe.weight")
+# These count positions from the padding token's id + 1, so that many of the table are not usable.
+_PADDED_POSITIONS = frozenset(
+    "camembert data2vec-text esm ibert longformer mpnet roberta roberta-prelayernorm xlm-roberta "
+    "xlm-roberta-xl xmod".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A base model that may be used; its weights are still on disk."""
+
+    path: Path
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    num_weights: int
+    max_positions: int | None  # tokens it can take; None for no limit
+    has_position_table: bool  # more than max_positions can't be computed at all
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory."""
+
+    model: PreTrainedModel
+    new_modules: tuple[str, ...]  # modules with weights that the files do not have
+
+
+def open_model(path: Path) -> BaseModel:
+    """Return a base model, without its weights.
+
+    Raises:
+        UnsafeModel: its files could run code or read other files.
+        UnusableModel: something is missing or not understood.
+    """
+    check_model_files(path)
+    shapes = _weight_shapes(path)
+    try:
+        config = AutoConfig.from_pretrained(path, **_LOCAL)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise _unusable("config.json", error) from error
+    if getattr(config, "quantization_config", None):
+        raise UnusableModel(
+            "the model's weights are quantized, which can't be trained.",
+            hint="Use the model's unquantized original.",
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, config=config, **_LOCAL)
+    except Exception as error:  # each tokenizer class raises its own kinds
+        raise _unusable("the tokenizer", error) from error
+    return BaseModel(
+        path=path,
+        config=config,
+        tokenizer=tokenizer,
+        num_weights=sum(torch.Size(shape).numel() for shape in shapes.values()),
+        max_positions=_max_positions(config, tokenizer),
+        has_position_table=any(name.endswith(_POSITION_TABLES) for name in shapes),
+    )
+
+
+def check_length(base: BaseModel, *, max_length: int) -> str | None:
+    """Return a warning, or None; raise InvalidSpec for more tokens than the model can take."""
+    if base.max_positions is None or max_length <= base.max_positions:
+        return None
+    message = f"{max_length} tokens are more than the {base.max_positions} of the model"
+    if base.has_position_table:
+        raise InvalidSpec(
+            [FieldProblem("/max_length", message, f"Set it to {base.max_positions} or 'auto'.")]
+        )
+    return f"max_length: {message}; it was never trained on so many."
+
+
+def check_architecture(base: BaseModel, known: Container[type[PreTrainedConfig]], *, task: str) -> None:
+    """Raise UnusableModel unless transformers has a class of this architecture for the task."""
+    if type(base.config) not in known:
+        raise UnusableModel(
+            f"a model of type '{base.config.model_type}' can't be used for {task}: transformers "
+            "has no class for it.",
+            hint=f"Use a model whose architecture suits {task}.",
+        )
+
+
+def load_model(
+    base: BaseModel,
+    auto_class: Any,
+    *,
+    changes: Mapping[str, Any],
+    seed: int,
+    is_head_new: bool,
+) -> LoadedModel:
+    """Return the model with its weights.
+
+    Args:
+        base: the model.
+        auto_class: transformers' Auto class for the task.
+        changes: what to set in the configuration.
+        seed: of weights that the files do not have.
+        is_head_new: the layers after the body may be new; else all weights must be there.
+    """
+    for name, value in changes.items():
+        setattr(base.config, name, value)
+    set_seed(seed)
+    try:
+        model, report = auto_class.from_pretrained(
+            base.path,
+            config=base.config,
+            dtype=torch.float32,  # master weights; bf16 is autocast
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # judged below
+            **_LOCAL,
+        )
+    except (ValueError, KeyError, OSError, SafetensorError, ImportError) as error:
+        raise _unusable("the weights", error) from error
+    changed = {name for name, *_ in report["mismatched_keys"]}
+    new = set(report["missing_keys"]) | changed
+    body = f"{model.base_model_prefix}."
+    absent = {n for n in new if not is_head_new or (n.startswith(body) and "pooler" not in n)}
+    if absent:
+        raise UnusableModel(
+            f"{len(absent)} tensors of {type(model).__name__} are not in the model's files or have "
+            f"another shape there, such as '{min(absent)}'.",
+            hint="Use a model whose config.json belongs to its weights.",
+        )
+    return LoadedModel(model, _modules_of(new, body=body))
+
+
+def _modules_of(tensors: set[str], *, body: str) -> tuple[str, ...]:
+    """Return the modules of new tensors: a head's outermost one, of the body the innermost."""
+    modules = {
+        name.rpartition(".")[0] if name.startswith(body) else name.partition(".")[0]
+        for name in tensors
+    }
+    return tuple(sorted(modules))
+
+
+def _weight_shapes(path: Path) -> dict[str, list[int]]:
+    shapes = {}
+    for file in weight_files(path):
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise UnusableModel(
+                f"{file.name} is damaged or incomplete: {error}.", hint="Copy the model again."
+            ) from error
+    return shapes
+
+
+def _max_positions(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> int | None:
+    limits = [tokenizer.model_max_length]
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        padding = config.pad_token_id or 0
+        limits.append(positions - (padding + 1 if config.model_type in _PADDED_POSITIONS else 0))
+    known = [limit for limit in limits if 0 < limit < _MAX_SENSIBLE_LENGTH]
+    return min(known) if known else None
+
+
+def _unusable(what: str, error: Exception) -> UnusableModel:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return UnusableModel(
+        f"{what} can't be used: {lines[0][:300]}",
+        hint="Use a model that this version of transformers knows.",
+    )

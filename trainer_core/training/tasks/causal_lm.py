@@ -1,0 +1,278 @@
+"""Causal language modelling: plain text to continue, or chats to answer.
+
+    {"text": "Once upon a time there was a fox."}
+    {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
+
+Plain text is learnt whole, with the tokenizer's end token after it. Of a chat the assistant's turns
+are learnt (`loss_on`). Shapes: B rows of a batch, T tokens, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+)
+from transformers.trainer_utils import EvalPrediction
+
+from trainer_core.errors import TooFewRows, UnusableModel
+from trainer_core.events import Warned
+from trainer_core.rows.checking import rows_of
+from trainer_core.spec import CausalLM
+from trainer_core.spec.tasks import MessagesRow, TextRow
+from trainer_core.training.batching import attention_mask, pad_rows
+from trainer_core.training.chats import chatml_template, encode_chat, render
+from trainer_core.training.models import BaseModel, LoadedModel, check_architecture, load_model
+from trainer_core.training.recipe import Recipe, Setup, count_labels
+from trainer_core.training.tokens import (
+    ROWS_PER_BATCH,
+    Array,
+    RowsWriter,
+    TokenizedRows,
+    TokenRow,
+    batched,
+    encode,
+)
+
+_NO_LIMIT = 2**31 - 1
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened to the rows of a split on the way to tokens."""
+
+    num_rows: int = 0
+    num_truncated: int = 0
+    num_dropped: int = 0
+    num_chats_with_lost_turns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    ids: Array
+    is_learnt: Array  # as long as ids
+    has_lost_turns: bool = False
+
+
+def tokenize(setup: Setup, spec: CausalLM, split: str) -> tuple[TokenizedRows, Tally]:
+    """Return the rows of a split that have something to learn, and what happened to the others."""
+    assert spec.max_length != "auto", "the spec is resolved before"
+    tally = Tally()
+    columns = {"input_ids": np.int32, "is_learnt": np.bool_}
+    with RowsWriter(setup.cache, split=split, columns=columns) as writer:
+        for tokens in _tokenized(setup, spec, split):
+            ids, is_learnt = tokens.ids[: spec.max_length], tokens.is_learnt[: spec.max_length]
+            tally.num_rows += 1
+            tally.num_truncated += len(tokens.ids) > spec.max_length
+            tally.num_chats_with_lost_turns += tokens.has_lost_turns
+            if is_learnt[1:].any():  # nothing comes before the first token to predict it from
+                writer.add({"input_ids": ids, "is_learnt": is_learnt})
+            else:
+                tally.num_dropped += 1
+    return writer.rows(), tally
+
+
+def _tokenized(setup: Setup, spec: CausalLM, split: str) -> Iterator[_Tokens]:
+    rows = rows_of(setup.found, split, setup.files)
+    for batch in batched(rows, size=ROWS_PER_BATCH):
+        texts = [row.text for row in batch if isinstance(row, TextRow)]
+        yield from _tokenized_texts(setup.base, texts)
+        for row in batch:
+            if isinstance(row, MessagesRow):
+                yield _tokenized_chat(setup.base, row, loss_on=spec.loss_on)
+
+
+def _tokenized_texts(base: BaseModel, texts: Sequence[str]) -> Iterator[_Tokens]:
+    end = base.tokenizer.eos_token_id
+    for encoded in encode(base.tokenizer, texts, max_length=_NO_LIMIT):
+        ids = np.asarray(encoded.ids)
+        if not len(ids) or ids[-1] != end:
+            ids = np.append(ids, end)
+        yield _Tokens(ids, np.ones(len(ids), dtype=np.bool_))
+
+
+def _tokenized_chat(base: BaseModel, row: MessagesRow, *, loss_on: str) -> _Tokens:
+    turns = [{"role": turn.role, "content": turn.content} for turn in row.messages]
+    chat = render(base.tokenizer, turns)
+    ids, is_learnt = encode_chat(base.tokenizer, chat)
+    if loss_on == "all":
+        is_learnt = np.ones(len(ids), dtype=np.bool_)
+    return _Tokens(ids, is_learnt, has_lost_turns=chat.num_lost > 0 and loss_on != "all")
+
+
+def prepare_tokenizer(base: BaseModel, spec: CausalLM) -> None:
+    """Give the tokenizer the padding token and the chat template that the job needs."""
+    tokenizer = base.tokenizer
+    if tokenizer.eos_token_id is None:
+        raise UnusableModel(
+            "the model's tokenizer has no end-of-sequence token, so texts could not end.",
+            hint="Set eos_token in its tokenizer_config.json.",
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if spec.columns.messages is None:
+        return
+    if spec.chat_template == "chatml":
+        tokenizer.chat_template = chatml_template(tokenizer)
+    elif not tokenizer.chat_template:
+        raise UnusableModel(
+            "the model's tokenizer has no chat template.", hint="Set chat_template to 'chatml'."
+        )
+
+
+def load(base: BaseModel, spec: CausalLM) -> LoadedModel:
+    """Return the model, whole: a new head could not speak."""
+    check_architecture(base, MODEL_FOR_CAUSAL_LM_MAPPING, task=spec.task)
+    is_encoder = type(base.config) in MODEL_FOR_MASKED_LM_MAPPING
+    if is_encoder and not getattr(base.config, "is_decoder", False):
+        raise UnusableModel(
+            f"a model of type '{base.config.model_type}' reads in both directions, so it can't "
+            "learn to continue text.",
+            hint="Use a decoder, such as a Llama, Qwen or GPT-2 model.",
+        )
+    changes = {"pad_token_id": base.tokenizer.pad_token_id}
+    return load_model(
+        base, AutoModelForCausalLM, changes=changes, seed=spec.training.seed, is_head_new=False
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CausalCollator:
+    """Pads the rows of a batch to its longest; what is not to be learnt has the label -100."""
+
+    pad_token_id: int
+
+    def __call__(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
+        ids = [row["input_ids"] for row in rows]
+        labels = [np.where(row["is_learnt"], row["input_ids"], -100) for row in rows]
+        labels_BT = pad_rows(labels, value=-100)
+        labels_BT[:, 0] = -100  # no token comes before it to predict it from
+        return {
+            "input_ids": pad_rows(ids, value=self.pad_token_id),
+            "attention_mask": attention_mask(ids),
+            "labels": labels_BT,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CausalLoss:
+    """The mean negative log-likelihood of the learnt tokens, in nats, over the optimizer step."""
+
+    smoothing: float = 0.0  # while training only
+
+    def __call__(
+        self, output: Any, labels_BT: torch.Tensor, num_tokens: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        targets_BT = labels_BT[:, 1:]
+        total = functional.cross_entropy(
+            output.logits[:, :-1].float().flatten(0, 1),
+            targets_BT.flatten(),
+            reduction="sum",
+            label_smoothing=self.smoothing if torch.is_grad_enabled() else 0.0,
+        )
+        return total / (num_tokens if num_tokens is not None else count_labels(targets_BT))
+
+
+def sums_of_rows(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
+    """Return of each row its loss, number of learnt tokens and number guessed right, (B, 3).
+
+    The logits of a whole evaluation set would fill any memory.
+    """
+    targets_BT = labels_BT[:, 1:]
+    logits_BTV = logits_BTV[:, :-1]
+    losses_BT = functional.cross_entropy(
+        logits_BTV.float().transpose(1, 2), targets_BT, reduction="none"
+    )
+    is_target_BT = targets_BT.ne(-100)
+    is_right_BT = logits_BTV.argmax(-1).eq(targets_BT)
+    per_row = [losses_BT.sum(1), is_target_BT.sum(1), (is_right_BT & is_target_BT).sum(1)]
+    return torch.stack([column.double() for column in per_row], dim=1)
+
+
+def token_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Return loss, perplexity and token accuracy over all tokens, not over batches."""
+    loss_sum, num_tokens, num_right = np.asarray(prediction.predictions).sum(axis=0)
+    loss = float(loss_sum / num_tokens)
+    perplexity = math.exp(loss) if loss < 700 else math.inf  # exp(710) overflows
+    return {"loss": loss, "perplexity": perplexity, "token_accuracy": float(num_right / num_tokens)}
+
+
+@dataclass(slots=True)
+class _Splits:
+    rows: dict[str, TokenizedRows] = field(default_factory=dict)
+    num_truncated: dict[str, int] = field(default_factory=dict)
+
+
+def build(setup: Setup) -> Recipe:
+    """Return the recipe of causal language modelling."""
+    spec = setup.spec
+    assert isinstance(spec, CausalLM), f"a spec of another task: {spec.task}"
+    prepare_tokenizer(setup.base, spec)
+    loaded = load(setup.base, spec)
+    splits = _Splits()
+    for split, count in setup.found.num_rows.items():
+        if count:
+            splits.rows[split], tally = tokenize(setup, spec, split)
+            splits.num_truncated[split] = tally.num_truncated
+            _tell(setup, spec, split=split, tally=tally)
+    assert isinstance(setup.base.tokenizer.pad_token_id, int), "set by prepare_tokenizer"
+    return Recipe(
+        model=loaded.model,
+        tokenizer=setup.base.tokenizer,
+        rows=splits.rows,
+        collate=CausalCollator(setup.base.tokenizer.pad_token_id),
+        loss=CausalLoss(spec.training.label_smoothing),
+        count_targets=count_labels,
+        compute_metrics=token_metrics,
+        reduce_logits=sums_of_rows,
+        adapter_task="CAUSAL_LM",
+        new_modules=loaded.new_modules,
+        num_truncated=splits.num_truncated,
+        pipeline="text-generation",
+        usage=_CHAT_USAGE if spec.columns.messages else _TEXT_USAGE,
+    )
+
+
+def _tell(setup: Setup, spec: CausalLM, *, split: str, tally: Tally) -> None:
+    """Report rows that are not learnt as they were given; raise if none is left."""
+    if tally.num_dropped == tally.num_rows:
+        raise TooFewRows(
+            f"no row of the {split} split has anything to learn in its first {spec.max_length} "
+            "tokens.",
+            hint="Raise max_length, or shorten what comes before the assistant's answers.",
+            param="/max_length",
+        )
+    if tally.num_dropped:
+        message = (
+            f"{tally.num_dropped} of {tally.num_rows} {split} rows are left out: nothing to learn "
+            f"is in their first {spec.max_length} tokens."
+        )
+        setup.reporter.report(Warned("rows_left_out", message, "Raise max_length."))
+    if tally.num_chats_with_lost_turns:
+        message = (
+            f"in {tally.num_chats_with_lost_turns} of {tally.num_rows} {split} chats the model's "
+            "chat template changes earlier turns, so that not all of the assistant's are learnt."
+        )
+        hint = "Set chat_template to 'chatml', or give one answer a row."
+        setup.reporter.report(Warned("turns_not_learnt", message, hint))
+
+
+_TEXT_USAGE = """\
+from transformers import pipeline
+
+generate = pipeline("text-generation", model="{folder}")
+print(generate("The beginning of a text"))
+"""
+_CHAT_USAGE = """\
+from transformers import pipeline
+
+generate = pipeline("text-generation", model="{folder}")
+print(generate([{"role": "user", "content": "A question"}]))
+"""

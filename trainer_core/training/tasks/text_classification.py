@@ -1,0 +1,285 @@
+"""Text classification: one class a text or pair of texts, several, or a number.
+
+    {"text": "My card was swallowed", "label": "card_lost"}             single-label
+    {"text": "Where is it? And cancel!", "label": ["order", "cancel"]}  multi-label
+    {"text": "A man sings", "text_pair": "Someone sings", "label": 4.2} regression
+
+Shapes: B rows of a batch, T tokens, C classes (1 for regression).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import pearsonr
+from sklearn.metrics import accuracy_score, f1_score
+from torch.nn import functional
+from transformers import AutoModelForSequenceClassification
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+from transformers.trainer_utils import EvalPrediction
+
+from trainer_core.errors import DataError, UnusableModel
+from trainer_core.events import Reporter, Warned
+from trainer_core.rows.checking import rows_of
+from trainer_core.spec import TextClassification
+from trainer_core.training.batching import attention_mask, pad_rows
+from trainer_core.training.models import LoadedModel, check_architecture, load_model
+from trainer_core.training.recipe import Collator, Recipe, Setup, count_labels
+from trainer_core.training.tokens import (
+    ROWS_PER_BATCH,
+    Array,
+    RowsWriter,
+    TokenizedRows,
+    TokenRow,
+    batched,
+    encode,
+)
+
+_PROBLEM_TYPES = {
+    "single-label": "single_label_classification",
+    "multi-label": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+def tokenize(setup: Setup, spec: TextClassification, split: str) -> tuple[TokenizedRows, int]:
+    """Return the rows of a split, and how many had to be cut."""
+    assert spec.max_length != "auto", "the spec is resolved before"
+    encode_label = _label_encoder(spec, setup.found.classes)
+    dtype = np.float32 if spec.problem != "single-label" else np.int64
+    columns = {"input_ids": np.int32, "token_type_ids": np.int8, "labels": dtype}
+    num_truncated = 0
+    with RowsWriter(setup.cache, split=split, columns=columns) as writer:
+        rows = rows_of(setup.found, split, setup.files)
+        for batch in batched(rows, size=ROWS_PER_BATCH):
+            texts = [_texts(row) for row in batch]
+            encoded = encode(setup.base.tokenizer, texts, max_length=spec.max_length)
+            for row, tokens in zip(batch, encoded, strict=True):
+                num_truncated += tokens.is_truncated
+                ids, types = np.asarray(tokens.ids), np.asarray(tokens.type_ids)
+                labels = encode_label(row)
+                writer.add({"input_ids": ids, "token_type_ids": types, "labels": labels})
+    return writer.rows(), num_truncated
+
+
+def _texts(row: Any) -> str | tuple[str, str]:
+    return row.text if row.text_pair is None else (row.text, row.text_pair)
+
+
+def _label_encoder(spec: TextClassification, classes: Sequence[str]) -> Callable[[Any], Array]:
+    """Return what turns a row's label into one class id, C zeros and ones, or one number."""
+    if spec.problem == "regression":
+        return lambda row: np.array([row.label])
+    number = {name: position for position, name in enumerate(classes)}
+    if spec.problem == "single-label":
+        return lambda row: np.array([number[row.label]])
+
+    def mark(row: Any) -> Array:
+        marks_C = np.zeros(len(classes))
+        marks_C[[number[name] for name in row.label]] = 1
+        return marks_C
+
+    return mark
+
+
+def load(setup: Setup, spec: TextClassification) -> LoadedModel:
+    """Return the model with a head for the classes; a head that the base lacks is new."""
+    check_architecture(setup.base, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, task=spec.task)
+    names = _class_names(setup, spec)
+    changes = {
+        "problem_type": _PROBLEM_TYPES[spec.problem],
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: number for number, name in enumerate(names)},
+    }
+    tokenizer = setup.base.tokenizer
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise UnusableModel("the model's tokenizer has neither a padding nor an end token.")
+        tokenizer.pad_token = tokenizer.eos_token
+    changes["pad_token_id"] = tokenizer.pad_token_id  # decoders pool the last token that is no pad
+    return load_model(
+        setup.base,
+        AutoModelForSequenceClassification,
+        changes=changes,
+        seed=spec.training.seed,
+        is_head_new=True,
+    )
+
+
+def _class_names(setup: Setup, spec: TextClassification) -> tuple[str, ...]:
+    if spec.problem == "regression":
+        return (spec.columns.label,)
+    if not setup.found.classes:
+        raise DataError(
+            "no row names a class.",
+            hint=f"Fill the column '{spec.columns.label}'.",
+            param=spec.columns.label,
+        )
+    return setup.found.classes
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationCollator:
+    """Pads the rows of a batch to its longest."""
+
+    pad_token_id: int
+    has_token_types: bool
+    is_multi_label: bool
+
+    def __call__(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
+        ids = [row["input_ids"] for row in rows]
+        labels = np.stack([row["labels"] for row in rows])  # (B, C) or (B, 1)
+        batch = {
+            "input_ids": pad_rows(ids, value=self.pad_token_id),
+            "attention_mask": attention_mask(ids),
+            "labels": torch.from_numpy(labels if self.is_multi_label else labels[:, 0]),
+        }
+        if self.has_token_types:
+            batch["token_type_ids"] = pad_rows([row["token_type_ids"] for row in rows], value=0)
+        return batch
+
+
+def single_label_loss(
+    output: Any, labels_B: torch.Tensor, num_rows: torch.Tensor | int | None, *, smoothing: float
+) -> torch.Tensor:
+    """Return the mean cross-entropy in nats; smoothed while training only."""
+    total = functional.cross_entropy(
+        output.logits.float(),
+        labels_B,
+        reduction="sum",
+        label_smoothing=smoothing if torch.is_grad_enabled() else 0.0,
+    )
+    return total / (num_rows if num_rows is not None else len(labels_B))
+
+
+def multi_label_loss(
+    output: Any, labels_BC: torch.Tensor, num_rows: torch.Tensor | int | None
+) -> torch.Tensor:
+    """Return the mean binary cross-entropy in nats, over rows and classes."""
+    total = functional.binary_cross_entropy_with_logits(
+        output.logits.float(), labels_BC, reduction="sum"
+    )
+    num_classes = labels_BC.shape[1]
+    return total / ((num_rows if num_rows is not None else len(labels_BC)) * num_classes)
+
+
+def regression_loss(
+    output: Any, labels_B: torch.Tensor, num_rows: torch.Tensor | int | None
+) -> torch.Tensor:
+    """Return the mean squared error."""
+    total = functional.mse_loss(output.logits[:, 0].float(), labels_B, reduction="sum")
+    return total / (num_rows if num_rows is not None else len(labels_B))
+
+
+def count_rows(labels: torch.Tensor) -> torch.Tensor:
+    """Return the number of rows: -100 is a fair target of a regression."""
+    return torch.tensor(len(labels))
+
+
+def single_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Return accuracy and the unweighted mean of the classes' F1."""
+    guesses_B = np.asarray(prediction.predictions).argmax(axis=-1)
+    truth_B = prediction.label_ids
+    return {
+        "accuracy": float(accuracy_score(truth_B, guesses_B)),
+        "macro_f1": float(f1_score(truth_B, guesses_B, average="macro", zero_division=0)),
+    }
+
+
+def multi_label_metrics(prediction: EvalPrediction, *, threshold: float) -> dict[str, float]:
+    """Return F1 over classes and over all decisions, and the share of rows that are all right."""
+    # The probability reaches the threshold where the logit reaches the threshold's own.
+    cut = math.log(threshold / (1 - threshold))
+    guesses_BC = (np.asarray(prediction.predictions) >= cut).astype(int)
+    truth_BC = np.asarray(prediction.label_ids).astype(int)
+    return {
+        "macro_f1": float(f1_score(truth_BC, guesses_BC, average="macro", zero_division=0)),
+        "micro_f1": float(f1_score(truth_BC, guesses_BC, average="micro", zero_division=0)),
+        "accuracy": float((guesses_BC == truth_BC).all(axis=1).mean()),
+    }
+
+
+def regression_metrics(prediction: EvalPrediction, *, reporter: Reporter) -> dict[str, float]:
+    """Return the mean squared error and Pearson's correlation, where that is defined."""
+    guesses_B = np.asarray(prediction.predictions)[:, 0].astype(np.float64)
+    truth_B = np.asarray(prediction.label_ids).astype(np.float64)
+    metrics = {"mse": float(np.square(guesses_B - truth_B).mean())}
+    if len(truth_B) < 2 or not guesses_B.std() > 0 or not truth_B.std() > 0:
+        reporter.report(
+            Warned(
+                "metric_undefined",
+                "pearson is left out: all predictions, or all labels, are the same number.",
+                "Give more rows to evaluate on.",
+            )
+        )
+        return metrics
+    return metrics | {"pearson": float(pearsonr(guesses_B, truth_B).statistic)}
+
+
+def build(setup: Setup) -> Recipe:
+    """Return the recipe of text classification."""
+    spec = setup.spec
+    assert isinstance(spec, TextClassification), f"a spec of another task: {spec.task}"
+    loaded = load(setup, spec)
+    tokenized = {
+        split: tokenize(setup, spec, split) for split, count in setup.found.num_rows.items() if count
+    }
+    _warn_of_unused(spec, setup.reporter)
+    return Recipe(
+        model=loaded.model,
+        tokenizer=setup.base.tokenizer,
+        rows={split: rows for split, (rows, _) in tokenized.items()},
+        collate=_collator(setup, spec),
+        adapter_task="SEQ_CLS",
+        new_modules=loaded.new_modules,
+        reduce_logits=None,
+        num_truncated={split: number for split, (_, number) in tokenized.items()},
+        pipeline="text-classification",
+        usage=_USAGE,
+        **_measures(setup, spec),
+    )
+
+
+def _collator(setup: Setup, spec: TextClassification) -> Collator:
+    tokenizer = setup.base.tokenizer
+    assert isinstance(tokenizer.pad_token_id, int), "set with the model"
+    return ClassificationCollator(
+        pad_token_id=tokenizer.pad_token_id,
+        has_token_types="token_type_ids" in tokenizer.model_input_names,
+        is_multi_label=spec.problem == "multi-label",
+    )
+
+
+def _measures(setup: Setup, spec: TextClassification) -> Mapping[str, Any]:
+    match spec.problem:
+        case "single-label":
+            loss = partial(single_label_loss, smoothing=spec.training.label_smoothing)
+            metrics: Any = single_label_metrics
+            count = count_labels
+        case "multi-label":
+            loss = partial(multi_label_loss)
+            metrics = partial(multi_label_metrics, threshold=spec.threshold)
+            count = count_rows
+        case "regression":
+            loss = partial(regression_loss)
+            metrics = partial(regression_metrics, reporter=setup.reporter)
+            count = count_rows
+    return {"loss": loss, "compute_metrics": metrics, "count_targets": count}
+
+
+def _warn_of_unused(spec: TextClassification, reporter: Reporter) -> None:
+    if spec.training.label_smoothing and spec.problem != "single-label":
+        message = f"training.label_smoothing is not used for {spec.problem} classification."
+        reporter.report(Warned("setting_unused", message, "Leave it out."))
+
+
+_USAGE = """\
+from transformers import pipeline
+
+classify = pipeline("text-classification", model="{folder}")
+print(classify("A text to classify"))
+"""

@@ -1,0 +1,172 @@
+"""Tokenized rows: encoded in batches, kept in flat memory-mapped files, one array a column.
+
+A list of dicts of lists costs about a hundred times the memory of the tokens in it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+Array = npt.NDArray[Any]
+TokenRow = dict[str, Array]
+
+ROWS_PER_BATCH = 1000  # rows tokenized at once: enough to keep the tokenizer's threads busy
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The tokens of one text or pair of texts."""
+
+    ids: Sequence[int]
+    type_ids: Sequence[int]  # which of the two texts a token is of
+    is_truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RaggedColumn:
+    """Rows of different length, end to end."""
+
+    values: Array
+    offsets: npt.NDArray[np.int64]  # where each row starts, and where the last one ends
+
+    def __getitem__(self, row: int) -> Array:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+
+class TokenizedRows(Dataset[TokenRow]):
+    """Rows ready to be collated. `input_ids` is always there, and its lengths are known."""
+
+    def __init__(self, columns: Mapping[str, RaggedColumn]) -> None:
+        self._columns = dict(columns)
+        self.lengths = np.diff(self._columns["input_ids"].offsets)  # tokens of each row
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, row: int) -> TokenRow:
+        return {name: column[row] for name, column in self._columns.items()}
+
+
+@dataclass(slots=True)
+class _ColumnFile:
+    path: Path
+    dtype: np.dtype[Any]
+    file: IO[bytes]
+    lengths: list[int] = field(default_factory=list)
+
+    def add(self, values: Array) -> None:
+        self.file.write(np.ascontiguousarray(values, dtype=self.dtype).tobytes())
+        self.lengths.append(len(values))
+
+    def column(self) -> RaggedColumn:
+        offsets = np.zeros(len(self.lengths) + 1, dtype=np.int64)
+        np.cumsum(self.lengths, out=offsets[1:])
+        if not offsets[-1]:  # an empty file can't be mapped
+            return RaggedColumn(np.empty(0, dtype=self.dtype), offsets)
+        return RaggedColumn(np.memmap(self.path, dtype=self.dtype, mode="r"), offsets)
+
+
+class RowsWriter:
+    """Writes tokenized rows to `folder/split.column.bin`, row by row."""
+
+    def __init__(self, folder: Path, *, split: str, columns: Mapping[str, type]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files = {
+            name: _ColumnFile(path, np.dtype(dtype), path.open("wb"))
+            for name, dtype in columns.items()
+            for path in [folder / f"{split}.{name}.bin"]
+        }
+
+    def add(self, row: Mapping[str, Array]) -> None:
+        """Append a row; it has exactly the columns announced."""
+        for name, file in self._files.items():
+            file.add(row[name])
+
+    def rows(self) -> TokenizedRows:
+        """Return what was written; the writer is closed."""
+        return TokenizedRows({name: file.column() for name, file in self._files.items()})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for file in self._files.values():
+            file.file.close()
+
+
+def batched(items: Iterable[T], *, size: int) -> Iterator[list[T]]:
+    """Yield lists of up to `size` items."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str | tuple[str, str]],
+    *,
+    max_length: int,
+) -> list[Encoded]:
+    """Return the tokens of texts, or of pairs of texts, with the tokenizer's special tokens.
+
+    The longer text of a pair is cut first.
+    """
+    encode_batch = _batch_encoder(tokenizer)
+    encoded = encode_batch(texts, None)
+    long_ones = [number for number, row in enumerate(encoded) if len(row.ids) > max_length]
+    cut_ones = encode_batch([texts[number] for number in long_ones], max_length)
+    for number, row in zip(long_ones, cut_ones, strict=True):
+        encoded[number] = Encoded(row.ids, row.type_ids, is_truncated=True)
+    return encoded
+
+
+_BatchEncoder = Callable[[Sequence[str | tuple[str, str]], int | None], list[Encoded]]
+
+
+def _batch_encoder(tokenizer: PreTrainedTokenizerBase) -> _BatchEncoder:
+    if not tokenizer.is_fast:
+        return lambda texts, max_length: [_encode_slowly(tokenizer, t, max_length) for t in texts]
+    backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+
+    def encode_batch(texts: Sequence[str | tuple[str, str]], max_length: int | None) -> list[Encoded]:
+        backend.no_padding()
+        if max_length is None:
+            backend.no_truncation()
+        else:
+            backend.enable_truncation(max_length, strategy="longest_first")
+        rows = backend.encode_batch(list(texts), add_special_tokens=True)
+        backend.no_truncation()
+        return [Encoded(row.ids, row.type_ids) for row in rows]
+
+    return encode_batch
+
+
+def _encode_slowly(
+    tokenizer: PreTrainedTokenizerBase, text: str | tuple[str, str], max_length: int | None
+) -> Encoded:
+    first, second = (text, None) if isinstance(text, str) else text
+    row = tokenizer(
+        first,
+        second,
+        truncation="longest_first" if max_length is not None else False,
+        max_length=max_length,
+        return_token_type_ids=True,
+        verbose=False,
+    )
+    ids = row["input_ids"]
+    return Encoded(ids, row.get("token_type_ids") or [0] * len(ids))

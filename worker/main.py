@@ -1,0 +1,110 @@
+"""`luthier worker`: a Celery worker whose one task takes jobs for as long as there are any.
+
+The parent only receives messages; each child of its pool has one slot, one device and one spare.
+"""
+
+import logging
+import mmap
+import os
+import socket
+from typing import Any
+
+from billiard import current_process
+from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
+
+from jobs.backends import Backends, connect
+from jobs.queue import TASK
+from jobs.settings import Settings
+from jobs.store import attempts
+from worker.attempt import Attempt
+from worker.spare import Spare
+
+_log = logging.getLogger(__name__)
+
+
+class Slot:
+    """What one child of the pool works with."""
+
+    def __init__(self, settings: Settings, drain_flag: mmap.mmap) -> None:
+        self._settings = settings
+        self._drain_flag = drain_flag  # one byte, shared with the parent
+        self._backends: Backends | None = None
+        self._spare = Spare(settings, is_draining=self.is_draining)
+
+    def is_draining(self) -> bool:
+        """Return whether the worker was asked to end."""
+        return self._drain_flag[0] != 0
+
+    def open(self) -> None:
+        """Connect and warm up, in the child: connections do not survive a fork."""
+        self._backends = connect(self._settings)
+        self._spare.refill()
+
+    def close(self) -> None:
+        """End the spare."""
+        self._spare.close()
+
+    def run_next(self) -> int:
+        """Carry out the jobs whose turn it is, until none is left; return how many that were."""
+        assert self._backends is not None, "the slot was not opened"
+        count = 0
+        while not self.is_draining():
+            with self._backends.database.transaction() as tx:
+                job = attempts.claim(tx, worker=_name(), lease_seconds=self._settings.lease_seconds)
+            if job is None:
+                break
+            Attempt(self._backends, job, self._spare, _device(self._settings)).carry_out()
+            count += 1
+        self._spare.refill()
+        return count
+
+
+def run(settings: Settings) -> int:
+    """Work until SIGTERM; then save, hand back and end. Returns the exit code."""
+    backends = connect(settings)
+    backends.engine.dispose()
+    app = backends.celery
+    drain_flag = mmap.mmap(-1, 1)
+    slot = Slot(settings, drain_flag)
+
+    def run_next(_job_id: str) -> int:
+        return slot.run_next()
+
+    app.task(name=TASK, ignore_result=True)(run_next)
+
+    def open_slot(**_: Any) -> None:
+        slot.open()
+
+    def close_slot(**_: Any) -> None:
+        slot.close()
+
+    def begin_draining(**_: Any) -> None:
+        drain_flag[0] = 1
+
+    worker_process_init.connect(open_slot, weak=False)
+    worker_process_shutdown.connect(close_slot, weak=False)
+    worker_shutting_down.connect(begin_draining, weak=False)
+    app.worker_main(
+        [
+            "worker",
+            "--pool=prefork",
+            f"--concurrency={settings.num_slots}",
+            f"--hostname={_name()}",
+            "--loglevel=INFO",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+        ]
+    )
+    return 0
+
+
+def _name() -> str:
+    return f"worker-{os.getpid()}@{socket.gethostname()}"
+
+
+def _device(settings: Settings) -> str | None:
+    if not settings.devices:
+        return None
+    index = getattr(current_process(), "index", 0)
+    return settings.devices[index % len(settings.devices)]

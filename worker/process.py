@@ -1,0 +1,98 @@
+"""One training process: started ahead of its job, in a process group of its own.
+
+The process imports everything, says `ready`, and waits for a line that names its run directory;
+so a spare one starts a job at once. Its standard input is the leash: when this side of the pipe
+closes, by design or by death, the process kills its group.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+_KEPT_VARIABLES = (
+    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
+    "VIRTUAL_ENV", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
+    "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_CORETYPE",
+)  # fmt: skip
+"""Nothing else of the worker's environment reaches a training process: no database, no secret."""
+
+
+class TrainingProcess:
+    """A child that trains one job and ends."""
+
+    def __init__(self, *, log: Path, num_threads: int | None) -> None:
+        """Start the process.
+
+        Args:
+            log: file for what it prints before its job; afterwards it prints to the run's log.
+            num_threads: CPU threads of its numeric libraries; None for their own choice.
+        """
+        self._is_group_killed = False
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "trainer_core.training", "--supervised"],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=_environment(num_threads),
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is its group's too."""
+        return self._child.pid
+
+    def start(self, run_directory: Path, *, environment: Mapping[str, str]) -> None:
+        """Give it its job."""
+        assert self._child.stdin is not None
+        line = json.dumps({"run_dir": str(run_directory), "environment": dict(environment)})
+        try:
+            self._child.stdin.write(line.encode() + b"\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            return  # it has died already; `poll` says how
+
+    def poll(self) -> int | None:
+        """Return its exit code, minus the signal if one killed it, or None while it runs."""
+        code = self._child.poll()
+        if code is not None:
+            self._kill_group()
+        return code
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM to the process itself; its data loaders are its own to stop."""
+        if self._child.poll() is None:
+            self._child.send_signal(signal.SIGTERM)
+
+    def kill(self) -> int:
+        """Kill the whole group and return the exit code. Safe to call at any time."""
+        self._kill_group()
+        assert self._child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # an unread job line goes nowhere
+            self._child.stdin.close()
+        return self._child.wait()
+
+    def _kill_group(self) -> None:
+        """Kill the group once: later its number may name a stranger's."""
+        if not self._is_group_killed:
+            self._is_group_killed = True
+            with contextlib.suppress(ProcessLookupError):  # nobody is left
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+def _environment(num_threads: int | None) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    if num_threads is not None:
+        kept |= {"OMP_NUM_THREADS": str(num_threads), "MKL_NUM_THREADS": str(num_threads)}
+    return kept | {
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }

@@ -1,0 +1,44 @@
+"""The warm spare: one training process that has imported everything and waits for a job."""
+
+import logging
+from collections.abc import Callable
+
+from jobs.settings import Settings
+from worker.process import TrainingProcess
+
+_log = logging.getLogger(__name__)
+
+
+class Spare:
+    """Keeps one process ready, if the settings want that."""
+
+    def __init__(self, settings: Settings, *, is_draining: Callable[[], bool]) -> None:
+        self._settings = settings
+        self._waiting: TrainingProcess | None = None
+        self.is_draining = is_draining
+
+    def refill(self) -> None:
+        """Start a process, unless one waits, or the worker is about to end."""
+        if self._waiting is None and self._settings.warm_spare and not self.is_draining():
+            self._waiting = self._start()
+
+    def take(self) -> TrainingProcess:
+        """Return the waiting process, or a new one."""
+        process, self._waiting = self._waiting, None
+        if process is not None and process.poll() is None:
+            return process
+        if process is not None:
+            _log.warning("the spare training process had died: exit code %s", process.kill())
+        return self._start()
+
+    def close(self) -> None:
+        """End the waiting process."""
+        if self._waiting is not None:
+            self._waiting.kill()
+            self._waiting = None
+
+    def _start(self) -> TrainingProcess:
+        return TrainingProcess(
+            log=self._settings.home / "logs" / "training.log",
+            num_threads=self._settings.training_threads,
+        )
