@@ -53,7 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     backends = app.state.backends
     settings = backends.settings
-    uploads.clear_stale(settings.uploads)
+    uploads.clear_stale(settings.home / uploads.FOLDER)
     client = streams.redis_client(backends.redis_url)
     app.state.hub = streams.Hub(
         database=backends.database,

@@ -14,7 +14,8 @@ MAX_DEPTH = 64
 
 _TOKEN = re.compile(
     # Possessive, and without need of a closing quote: no text takes more than one pass.
-    r'"(?:[^"\\]++|\\.)*+"?|(?P<open>[\[{])|(?P<close>[\]}])|(?P<constant>-?Infinity|NaN)', re.DOTALL
+    r'"(?:[^"\\]++|\\.)*+"?|(?P<open>[\[{])|(?P<close>[\]}])|(?P<constant>-?Infinity|NaN)',
+    re.DOTALL,
 )
 
 
@@ -109,9 +110,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _refuse(
-    what: str, text: str, position: int | None, cause: Exception | None = None
-) -> NoReturn:
+def _refuse(what: str, text: str, position: int | None, cause: Exception | None = None) -> NoReturn:
     if position is None:
         raise InvalidJson(f"{what}.", hint="Mend it.") from cause
     line = text.count("\n", 0, position) + 1

@@ -75,7 +75,10 @@ class Guard:
         except Exception:
             request = Request(scope)
             _log.exception(
-                "%s: %s %s failed", request_id, request.method, request.url.path,
+                "%s: %s %s failed",
+                request_id,
+                request.method,
+                request.url.path,
                 extra={"action": "request_failed", "request_id": request_id},
             )
             if is_started:

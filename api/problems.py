@@ -153,9 +153,7 @@ def _parameter_problem(item: Mapping[str, Any]) -> dict[str, str]:
 async def _on_lost_database(request: Request, error: Exception) -> Response:
     _log.error("the database failed: %s", error, extra={"action": "database_failed"})
     unavailable = ServiceUnavailable("the database can't be reached.", hint="Try again soon.")
-    return answer(
-        unavailable, request_id=request_id_of(request), headers={"Retry-After": "2"}
-    )
+    return answer(unavailable, request_id=request_id_of(request), headers={"Retry-After": "2"})
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:  # noqa: ARG001
@@ -206,5 +204,3 @@ def default_response() -> dict[int | str, dict[str, Any]]:
 def _described(text: str) -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/Problem"}
     return {"description": text, "content": {MEDIA_TYPE: {"schema": schema}}}
-
-

@@ -335,7 +335,7 @@ class TaskList(Schema):
 class Task(TaskSummary):
     """A task: what its specs may say."""
 
-    model_config = ConfigDict(serialize_by_alias=True)
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
 
     schema_: Annotated[Json, Field(alias="schema")]
     """JSON schema of the spec."""

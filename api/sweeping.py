@@ -26,7 +26,7 @@ async def sweep_for_ever(backends: Backends) -> None:
     while True:
         try:
             await run_in_threadpool(sweep, backends)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, jobs wait for the next sweep
             _log.exception("a sweep failed", extra={"action": "sweep_failed"})
         await asyncio.sleep(backends.settings.sweep_seconds)
 
@@ -55,12 +55,15 @@ def _take_back(tx: Transaction, job: Job) -> None:
     try:
         with tx.connection.begin_nested():
             moved = attempts.take_back(tx, job)
-    except Exception:
+    except Exception:  # noqa: BLE001 - the other jobs are not to blame
         del tx.events[num_events:], tx.bells[num_bells:]  # of what was rolled back
         _log.exception("could not take back %s", job.id, extra={"action": "take_back_failed"})
     else:
         _log.warning(
-            "worker %s lost %s, which now is %s", job.worker, job.id, moved.state,
+            "worker %s lost %s, which now is %s",
+            job.worker,
+            job.id,
+            moved.state,
             extra={"action": "lease_lost"},
         )
 
@@ -71,7 +74,7 @@ def _num_messages(backends: Backends) -> int | None:
         with redis.Redis.from_url(
             backends.redis_url, socket_timeout=2, socket_connect_timeout=2
         ) as client:
-            return int(client.llen(QUEUE))  # type: ignore[arg-type]
+            return int(client.llen(QUEUE))
     except redis.RedisError as error:
         _log.warning("could not count messages: %s", error, extra={"action": "count_failed"})
         return None

@@ -25,6 +25,7 @@ from trainer_core.errors import (
 )
 
 FIELD = "file"
+FOLDER = "uploads"  # below the home folder: /tmp may be memory
 MAX_NAME_CHARACTERS = 255
 
 _MAX_FORM_BYTES = 1 << 16  # of what surrounds the file: boundaries and headers
@@ -143,7 +144,7 @@ class _Part:
 
     def _on_header(self) -> None:
         if self._field.lower() == b"content-disposition":
-            self._disposition = self._value.decode("utf-8", "replace")
+            self._disposition = self._value.decode("latin-1")
         self._field.clear()
         self._value.clear()
 
@@ -154,7 +155,6 @@ class _Part:
             raise _field_problem(f"was expected; the body has '{given}'")
         if b"filename" not in options:
             raise _field_problem("has no file name, so it is no file")
-        # parse_options_header encodes as latin-1 what it can, and as UTF-8 what it can't.
         self.name = options[b"filename"].decode("utf-8", "replace")
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:

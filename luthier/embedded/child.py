@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import Signals
 
@@ -31,6 +31,7 @@ _PROBE_INTERVAL_SECONDS = 0.05
 _PID_WRITING_SECONDS = 1.0
 _LOG_TAIL_BYTES = 1500
 _LOG_ROTATION_BYTES = 5_000_000
+_CLEAN_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 class Child:
@@ -43,6 +44,7 @@ class Child:
         log: Path,
         stop_signals: Sequence[Signals] = (Signals.SIGTERM,),
         account: Account | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Describe the process; `start` runs it.
 
@@ -52,12 +54,15 @@ class Child:
             log: receives stdout and stderr, appended.
             stop_signals: sent in turn by `stop`; the first is also sent when this process dies.
             account: whom to run as, which takes root; None means as this process.
+            environment: its variables; None means a clean set, in which no PG* or locale variable
+                of the user changes a server.
         """
         self._argv = [str(part) for part in argv]
         assert Path(self._argv[0]).is_absolute(), self._argv[0]
         self.log = log
         self._stop_signals = tuple(stop_signals)
         self._account = account
+        self._environment = _CLEAN_ENVIRONMENT if environment is None else dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -82,7 +87,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env=_clean_environment(),
+                env=self._environment,
                 umask=0o077,
                 start_new_session=True,
                 preexec_fn=_die_with_parent(self._stop_signals[0]),  # noqa: PLW1509  one prctl call
@@ -243,11 +248,6 @@ def _command_line(pid: int) -> str:
         ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, check=False, text=True
     )
     return answer.stdout.strip() + " "
-
-
-def _clean_environment() -> dict[str, str]:
-    """Return an environment in which no PG* or locale variable of the user changes a server."""
-    return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 def _open_log(log: Path) -> int:

@@ -9,13 +9,13 @@ from typing import Any, BinaryIO
 
 from trainer_core.errors import DataError, RowProblem
 from trainer_core.rows.lines import Source
-from trainer_core.rows.streams import GIB, allowed_bytes, read_chunks, too_large
+from trainer_core.rows.streams import MIB, allowed_bytes, read_chunks, too_large
 from trainer_core.rows.values import Row, check_known, check_names, find_flaw
 
 MIN_BATCH_ROWS, MAX_BATCH_ROWS = 16, 1024
 # A dictionary page lets a few bytes stand for a long value in every row, so a batch has fewer rows
 # where a column is large enough to hold such a value.
-MAX_BATCH_BYTES = GIB
+MAX_BATCH_BYTES = 256 * MIB
 
 
 def read_parquet(source: Source, *, columns: Sequence[str] | None) -> Iterator[Row | RowProblem]:

@@ -1,0 +1,130 @@
+"""Uploading, listing, previewing and deleting data sets."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from api import openapi, problems, uploads
+from api.dependencies import DatasetId, PageParameters, Parameters, Service
+from api.schemas import Column, Dataset, DatasetPage, Preview
+from jobs.backends import Backends
+from jobs.identifiers import new_id
+from jobs.store import datasets
+from jobs.store.events import storable
+from trainer_core.errors import LuthierError
+from trainer_core.rows import describe
+
+router = APIRouter(tags=["datasets"])
+
+_UPLOAD = {
+    "schema": {
+        "type": "object",
+        "required": [uploads.FIELD],
+        "properties": {uploads.FIELD: {"type": "string", "format": "binary"}},
+    }
+}
+
+_log = logging.getLogger(__name__)
+
+
+class UploadParameters(Parameters):
+    """How to read the file."""
+
+    has_header: Annotated[
+        bool, Query(description="CSV and TSV: the first record names the columns.")
+    ] = True
+
+
+@router.post(
+    "/datasets",
+    status_code=201,
+    responses=problems.responses(400, 413, 415, 422, 503, 507),
+    openapi_extra=openapi.body(_UPLOAD, media_type="multipart/form-data"),
+)
+async def upload_dataset(
+    request: Request,
+    service: Service,
+    parameters: Annotated[UploadParameters, Query()],
+    response: Response,
+) -> Dataset:
+    """Upload a file of rows: JSONL, JSON, CSV, TSV, Parquet or text, also .gz or .zst.
+
+    What is in it shows from its content. Rows that can't be read are told with their places; the
+    file is kept nevertheless, and whether a job may leave them out is said in its spec.
+    """
+    settings = service.settings
+    folder = settings.home / uploads.FOLDER
+    async with uploads.received(
+        request, folder=folder, max_bytes=settings.max_upload_bytes
+    ) as upload:
+        kept = await run_in_threadpool(
+            _keep, service, upload.path, name=upload.name, has_header=parameters.has_header
+        )
+    response.headers["Location"] = f"/datasets/{kept.id}"
+    return kept
+
+
+@router.get("/datasets", responses=problems.responses(422))
+def list_datasets(service: Service, parameters: Annotated[PageParameters, Query()]) -> DatasetPage:
+    """List data sets, newest first."""
+    limit = parameters.limit
+    with service.database.transaction() as tx:
+        found = datasets.page(tx, after=parameters.after, limit=limit + 1)
+    return DatasetPage(
+        data=[Dataset.of(dataset) for dataset in found[:limit]], has_more=len(found) > limit
+    )
+
+
+@router.get("/datasets/{dataset_id}", responses=problems.responses(404))
+def get_dataset(service: Service, dataset_id: DatasetId) -> Dataset:
+    """Return what is in a data set."""
+    with service.database.transaction() as tx:
+        return Dataset.of(datasets.get(tx, dataset_id))
+
+
+@router.get("/datasets/{dataset_id}/preview", responses=problems.responses(404))
+def preview_dataset(service: Service, dataset_id: DatasetId) -> Preview:
+    """Return the first rows of a data set."""
+    with service.database.transaction() as tx:
+        found = datasets.get(tx, dataset_id).description
+    return Preview(
+        columns=[Column.model_validate(column) for column in found["columns"]],
+        rows=found["preview"],
+    )
+
+
+@router.delete("/datasets/{dataset_id}", status_code=204, responses=problems.responses(404, 409))
+def delete_dataset(service: Service, dataset_id: DatasetId) -> None:
+    """Delete a data set, unless a job that has not ended needs it."""
+    with service.database.transaction() as tx:
+        removed = datasets.remove(tx, dataset_id)
+    try:
+        service.storage.delete(removed.key)
+    except LuthierError as error:  # gone for every user, and the file only takes room
+        _log.warning("%s is left over: %s", removed.key, error, extra={"action": "file_left"})
+
+
+def _keep(service: Backends, path: Path, *, name: str, has_header: bool) -> Dataset:
+    """Describe a file and store it; nothing of it stays if that fails."""
+    description = describe(path, name=name, has_header=has_header)
+    dataset_id = new_id("ds")
+    key = f"datasets/{dataset_id}"
+    stored = service.storage.put(key, path)
+    values = {
+        "id": dataset_id,
+        "name": name,
+        "has_header": has_header,
+        "key": key,
+        "size_bytes": stored.size_bytes,
+        "sha256": stored.sha256,
+        "description": storable(description.to_dict()),
+    }
+    try:
+        with service.database.transaction() as tx:
+            return Dataset.of(datasets.create(tx, values))
+    except Exception:
+        service.storage.delete(key)
+        raise

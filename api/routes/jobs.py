@@ -1,0 +1,116 @@
+"""Submitting, listing, reading and cancelling jobs."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from api import openapi, problems
+from api.bodies import JsonBody
+from api.dependencies import JobId, PageParameters, Service
+from api.schemas import Job, JobDetail, JobPage
+from jobs import submission
+from jobs.records import Job as StoredJob
+from jobs.states import State
+from jobs.store import artifacts, attempts, jobs
+from jobs.transaction import Transaction
+from trainer_core.errors import FieldProblem, InvalidSpec
+from trainer_core.spec import TASKS, parse_spec
+
+router = APIRouter(tags=["jobs"])
+
+
+class JobParameters(PageParameters):
+    """Which jobs to list."""
+
+    state: Annotated[State | None, Query(description="Only jobs in this state.")] = None
+    task: Annotated[str | None, Query(description="Only jobs of this task.")] = None
+    label: Annotated[
+        list[str],
+        Query(description="Only jobs with this label, `key=value`; repeatable.", max_length=16),
+    ] = []  # noqa: RUF012 - pydantic copies it
+
+
+@router.post(
+    "/jobs",
+    status_code=201,
+    responses=problems.responses(400, 413, 415, 422, 503),
+    openapi_extra=openapi.spec_body(),
+)
+def create_job(service: Service, body: JsonBody, response: Response) -> Job:
+    """Submit a job: its spec is the body.
+
+    Everything that can be told beforehand is checked: every field, what the spec refers to, and
+    every row that it would train on. Then the job is queued.
+    """
+    spec = parse_spec(body)
+    submission.check(service.database, service.storage, spec)
+    with service.database.transaction() as tx:
+        job = jobs.create(tx, spec, max_attempts=service.settings.max_attempts)
+        shown = _shown(tx, job)
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return shown
+
+
+@router.get("/jobs", responses=problems.responses(422))
+def list_jobs(service: Service, parameters: Annotated[JobParameters, Query()]) -> JobPage:
+    """List jobs, newest first."""
+    wanted = jobs.Filter(
+        state=parameters.state,
+        task=_known_task(parameters.task),
+        labels=_labels(parameters.label),
+    )
+    limit = parameters.limit
+    with service.database.transaction() as tx:
+        found = jobs.page(tx, wanted, after=parameters.after, limit=limit + 1)
+        positions = jobs.queue_positions(tx, found[:limit])
+    return JobPage(
+        data=[Job.of(job, queue_position=positions.get(job.id)) for job in found[:limit]],
+        has_more=len(found) > limit,
+    )
+
+
+@router.get("/jobs/{job_id}", responses=problems.responses(404))
+def get_job(service: Service, job_id: JobId) -> JobDetail:
+    """Return a job with its attempts and the files of its model."""
+    with service.database.transaction() as tx:
+        job = jobs.get(tx, job_id)
+        return JobDetail.whole(
+            job,
+            queue_position=jobs.queue_positions(tx, [job]).get(job.id),
+            attempts=attempts.of_job(tx, job_id),
+            artifacts=artifacts.of_job(tx, job_id),
+        )
+
+
+@router.post("/jobs/{job_id}/cancel", responses=problems.responses(404, 409))
+def cancel_job(service: Service, job_id: JobId) -> Job:
+    """Cancel a job. A running one is first `cancelling`, until its worker has stopped it."""
+    with service.database.transaction() as tx:
+        return _shown(tx, jobs.cancel(tx, job_id))
+
+
+def _shown(tx: Transaction, job: StoredJob) -> Job:
+    return Job.of(job, queue_position=jobs.queue_positions(tx, [job]).get(job.id))
+
+
+def _known_task(task: str | None) -> str | None:
+    if task is not None and task not in TASKS:
+        raise InvalidSpec(
+            [FieldProblem("/task", f"there is no task '{task[:80]}'", _known_tasks())]
+        )
+    return task
+
+
+def _known_tasks() -> str:
+    return f"Known tasks: {', '.join(TASKS)}."
+
+
+def _labels(pairs: list[str]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not key or not separator:
+            problem = FieldProblem("/label", f"'{pair[:80]}' is no label", "Write key=value.")
+            raise InvalidSpec([problem])
+        labels[key] = value
+    return labels

@@ -1,0 +1,125 @@
+"""`luthier watch` and `luthier logs`: what a job does, as it does it."""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from luthier.cli.command import Command, open_client
+from luthier.cli.display import display_for, log_line, outcome_lines
+from luthier.cli.outcomes import ExitCode, code_of_job, end
+from luthier.cli.output import clean, print_json_line, say, suggest
+
+if TYPE_CHECKING:
+    from luthier.client import Client, Event, Job
+
+_LOG_TYPES = frozenset({"log", "warning", "error"})
+
+
+@click.command(
+    cls=Command,
+    has_outcome=True,
+    examples=["luthier watch job_01k9…", "luthier watch job_01k9… --json | jq -c .data"],
+    short_help="Follow a job to its end.",
+)
+@click.argument("job_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
+def watch(*, job_id: str, as_json: bool) -> None:
+    """Follow a job to its end: progress, metrics, warnings.
+
+    Ctrl-C stops the watching; the job goes on. The exit code is the job's outcome.
+    """
+    with open_client() as client:
+        job = client.jobs.get(job_id)
+        if as_json:
+            job = _stream(client, job)
+        else:
+            job = follow_to_end(client, job)
+    end(code_of_job(job))
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        "luthier logs job_01k9…",
+        "luthier logs job_01k9… --tail 20",
+        "luthier logs job_01k9… -f",
+    ],
+    short_help="Print a job's log.",
+)
+@click.argument("job_id", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
+@click.option("--tail", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print each entry as a line of JSON.")
+def logs(*, job_id: str, follow: bool, tail: int | None, as_json: bool) -> None:
+    """Print a job's log, warnings and errors, oldest first."""
+    with open_client() as client, _goes_on(job_id):
+        if not follow and not as_json:
+            for line in client.jobs.logs(job_id, tail=tail).splitlines():
+                click.echo(clean(line))
+            return
+        past: deque[Event] = deque(maxlen=tail)
+        last = 0
+        for event in client.jobs.history(job_id):
+            last = event.id
+            if event.type in _LOG_TYPES:
+                past.append(event)
+        for event in past:
+            _print_entry(event, as_json=as_json)
+        for event in client.jobs.events(job_id, after=last) if follow else ():
+            if event.type in _LOG_TYPES:
+                _print_entry(event, as_json=as_json)
+
+
+def follow_to_end(client: "Client", job: "Job") -> "Job":
+    """Show a job's events until it has ended, and return it then."""
+    if job.state == "queued":
+        say(f"{job.id} is queued, number {job.queue_position} in the queue.")
+    with _goes_on(job.id), display_for(job) as display:
+        for event in client.jobs.events(job.id):
+            display.show(event)
+    job = client.jobs.get(job.id)
+    for line in outcome_lines(job):
+        say(line)
+    if job.state == "succeeded":
+        suggest(f"luthier download {job.id}")
+    elif job.state == "failed":
+        suggest(f"luthier logs {job.id}")
+    return job
+
+
+def wait_for(client: "Client", job_id: str, *, timeout: float | None) -> "Job":
+    """Return a job once it has ended."""
+    with _goes_on(job_id):
+        return client.jobs.wait(job_id, timeout=timeout)
+
+
+def _stream(client: "Client", job: "Job") -> "Job":
+    from luthier.client.values import to_json
+
+    with _goes_on(job.id):
+        for event in client.jobs.events(job.id):
+            print_json_line(to_json(event))
+    return client.jobs.get(job.id)
+
+
+@contextmanager
+def _goes_on(job_id: str) -> Iterator[None]:
+    """On Ctrl-C say that only the watching ends."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"\nNo longer watching. {job_id} goes on.")
+        suggest(f"luthier watch {job_id}", f"luthier cancel {job_id}")
+        end(ExitCode.INTERRUPTED)
+
+
+def _print_entry(event: "Event", *, as_json: bool) -> None:
+    from luthier.client.values import to_json
+
+    if as_json:
+        print_json_line(to_json(event))
+    else:
+        click.echo(log_line(event))

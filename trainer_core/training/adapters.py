@@ -1,0 +1,59 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021; DoRA, Liu et al. 2024) through peft.
+
+peft is imported here alone, and only for jobs that ask for an adapter: importing it takes seconds.
+"""
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from transformers import PreTrainedModel
+
+from trainer_core.errors import FieldProblem, InvalidSpec
+from trainer_core.spec.parts import AdapterSpec
+from trainer_core.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def add_adapter(recipe: Recipe, adapter: AdapterSpec) -> "PeftModel":
+    """Return the recipe's model with a new adapter, its own weights frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    names = adapter.target_modules
+    settings = LoraConfig(
+        task_type=recipe.adapter_task,
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=names if isinstance(names, str) else list(names),
+        use_dora=adapter.type == "dora",
+        # Without this the random start of a new head would be lost with the base model.
+        modules_to_save=list(recipe.new_modules) or None,
+    )
+    if not isinstance(names, str):
+        _check_names(recipe.model, names)
+    return cast("PeftModel", get_peft_model(recipe.model, settings))
+
+
+def merge_adapter(model: Any) -> PreTrainedModel:
+    """Return the model with its adapter worked into the weights."""
+    return cast(PreTrainedModel, model.merge_and_unload(safe_merge=True))
+
+
+def _check_names(model: PreTrainedModel, names: tuple[str, ...]) -> None:
+    """Raise InvalidSpec for a name that no linear layer has; peft asks only that one of all has."""
+    linear = sorted(
+        {
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
+        }
+    )
+    for name in names:
+        if not any(full == name or full.endswith(f".{name}") for full in linear):
+            known = ", ".join(sorted({full.rpartition(".")[2] for full in linear}))
+            problem = f"the model has no linear layer '{name}'; it has: {known}"
+            raise InvalidSpec(
+                [FieldProblem("/adapter/target_modules", problem, "Name some, or 'all-linear'.")]
+            )

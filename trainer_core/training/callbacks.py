@@ -1,0 +1,95 @@
+"""What the training loop is asked after each step and evaluation: to stop, or to stop early."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer_core.spec.parts import EarlyStopping
+from trainer_core.training.stopping import Stopping
+
+
+class StoppingCallback(TrainerCallback):
+    """Ends training after the step in hand when the run is asked to stop.
+
+    An evaluation that would be due is not begun; the resumed run makes up for it.
+    """
+
+    def __init__(self, stopping: Stopping) -> None:
+        self._stopping = stopping
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._end(control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        # A stop after a step comes here too, with its checkpoint saved.
+        if control.should_training_stop and self._stopping.is_asked:
+            control.should_evaluate = control.should_save = False
+        self._end(control)
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._stopping.check()
+
+    def _end(self, control: TrainerControl) -> None:
+        if self._stopping.is_asked and not control.should_training_stop:
+            control.should_training_stop = True
+            control.should_evaluate = control.should_log = False
+            control.should_save = self._stopping.request.is_saving
+
+
+class EarlyStoppingCallback(TrainerCallback):
+    """Stops when the metric no longer improves.
+
+    transformers' own counts in memory, so that a resumed run starts counting anew; this one reads
+    the history that every checkpoint carries.
+    """
+
+    def __init__(self, rule: EarlyStopping, *, metric: str, is_greater_better: bool) -> None:
+        self._rule = rule
+        self._metric = metric
+        self._is_greater_better = is_greater_better
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._look(state, control)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._look(state, control)
+
+    def _look(self, state: TrainerState, control: TrainerControl) -> None:
+        values = [e[f"eval_{self._metric}"] for e in evaluations(state.log_history, self._metric)]
+        idle = num_without_gain(
+            values, min_delta=self._rule.min_delta, is_greater_better=self._is_greater_better
+        )
+        if idle >= self._rule.patience:
+            control.should_training_stop = True
+
+
+def evaluations(
+    history: Iterable[Mapping[str, Any]], metric: str = "loss"
+) -> list[Mapping[str, Any]]:
+    """Return the records of a Trainer's history that have an evaluation metric."""
+    return [entry for entry in history if f"eval_{metric}" in entry]
+
+
+def num_without_gain(
+    values: Iterable[float], *, min_delta: float, is_greater_better: bool
+) -> int:
+    """Return how many values came after the last one that beat the best by more than min_delta."""
+    best, idle = None, 0
+    for value in values:
+        gain = None if best is None else (value - best if is_greater_better else best - value)
+        if gain is None or gain > min_delta:
+            best, idle = value, 0
+        else:
+            idle += 1
+    return idle
