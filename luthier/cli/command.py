@@ -1,5 +1,6 @@
 """Commands whose help starts with examples, and options that several of them share."""
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ def confirm(question: str, *, yes: bool) -> None:
     """Ask before something is ended or lost; where nobody can answer, `-y` is needed."""
     if yes:
         return
-    if not click.get_text_stream("stdin").isatty():
+    if not sys.stdin.isatty():
         raise click.UsageError(f"{question} Nobody is here to answer: add -y.")
     if not click.confirm(question, err=True):
         raise click.Abort

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-import click
-
 from luthier.cli.outcomes import described
 from luthier.cli.output import clean, duration, number, pairs, say
 
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
     from luthier.client import Event, Job
 
 _SHARES = 10  # plain lines tell progress so many times a run
+_BAR_METRICS = 2  # figures beside the bar; all of them are in the line above it
 
 
 class Display(Protocol):
@@ -58,7 +57,6 @@ class LiveBar:
 
     def __init__(self, progress: "Progress", job: "Job") -> None:
         self._progress = progress
-        self._metrics = ""
         self._bar: TaskID = progress.add_task(
             job.phase or job.state, total=None, loss="", metrics="", eta=""
         )
@@ -73,7 +71,8 @@ class LiveBar:
             case "progress":
                 self._advance(data)
             case "metrics" if data.get("split") != "train":
-                self._progress.update(self._bar, metrics=clean(pairs(data.get("metrics"))))
+                first = dict(list((data.get("metrics") or {}).items())[:_BAR_METRICS])
+                self._progress.update(self._bar, metrics=clean(pairs(first)))
                 self._print(event)
             case "log" | "warning" | "error" | "checkpoint":
                 self._print(event)
@@ -97,19 +96,16 @@ class LiveBar:
 
 def _bar() -> "Progress":
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     return Progress(
         TextColumn("{task.description:<11}", markup=False),
-        BarColumn(bar_width=28),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}", markup=False)
-        if False
-        else _StepColumn(),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
         TextColumn("{task.fields[loss]}", markup=False),
         TextColumn("{task.fields[metrics]}", markup=False, style="cyan"),
         TextColumn("{task.fields[eta]}", markup=False, style="dim"),
         console=Console(stderr=True),
-        transient=False,
     )
 
 

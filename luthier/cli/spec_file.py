@@ -30,7 +30,7 @@ def read_spec(source: str) -> Json:
     except ValueError as error:
         raise click.UsageError(f"{name}: {error}") from error
     if not isinstance(values, dict):
-        raise click.UsageError(f"{name}: a job spec is a JSON object, as in {{\"task\": …}}")
+        raise click.UsageError(f'{name}: a job spec is a JSON object, as in {{"task": …}}')
     return values
 
 
@@ -46,7 +46,7 @@ def with_settings(spec: Json, settings: Iterable[str]) -> Json:
         path, separator, value = setting.partition("=")
         names = _names(path)
         if not separator or not all(names):
-            raise click.UsageError(f"--set {setting}: write it as path=value, as in training.epochs=5")
+            raise click.UsageError(f"--set {setting}: write PATH=VALUE, as in training.epochs=5")
         _put(result, names, parse_value(value))
     return result
 

@@ -74,10 +74,7 @@ def submit(
             _print(job, as_json=as_json)
             suggest(f"luthier watch {job.id}")
             return
-        if follow:
-            job = follow_to_end(client, job)
-        else:
-            job = wait_for(client, job.id, timeout=timeout)
+        job = follow_to_end(client, job) if follow else wait_for(client, job.id, timeout=timeout)
     _print(job, as_json=as_json)
     end(code_of_job(job))
 

@@ -33,10 +33,7 @@ def watch(*, job_id: str, as_json: bool) -> None:
     """
     with open_client() as client:
         job = client.jobs.get(job_id)
-        if as_json:
-            job = _stream(client, job)
-        else:
-            job = follow_to_end(client, job)
+        job = _stream(client, job) if as_json else follow_to_end(client, job)
     end(code_of_job(job))
 
 

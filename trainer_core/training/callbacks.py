@@ -17,30 +17,30 @@ class StoppingCallback(TrainerCallback):
 
     def __init__(self, stopping: Stopping) -> None:
         self._stopping = stopping
+        self._has_ended = False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._end(control)
+        self._look(control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        # A stop after a step comes here too, with its checkpoint saved.
-        if control.should_training_stop and self._stopping.is_asked:
-            control.should_evaluate = control.should_save = False
-        self._end(control)
+        self._look(control)
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self._stopping.check()
 
-    def _end(self, control: TrainerControl) -> None:
-        if self._stopping.is_asked and not control.should_training_stop:
+    def _look(self, control: TrainerControl) -> None:
+        if self._stopping.is_asked:
             control.should_training_stop = True
-            control.should_evaluate = control.should_log = False
-            control.should_save = self._stopping.request.is_saving
+            control.should_evaluate = False
+            # The loop comes to the epoch's end too after a stop within it; one save is enough.
+            control.should_save = self._stopping.request.is_saving and not self._has_ended
+            self._has_ended = True
 
 
 class EarlyStoppingCallback(TrainerCallback):
