@@ -49,9 +49,7 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture
 def database_url(servers: Servers) -> Iterator[str]:
     name = f"test_{secrets.token_hex(6)}"
-    _execute(
-        servers.database_url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY wal_log"
-    )
+    _execute(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY wal_log")
     yield _database(servers.database_url, name)
     _execute(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -29,6 +29,7 @@ def datasets() -> None:
 @datasets.command(
     cls=Command,
     examples=["luthier datasets add train.csv", "luthier datasets add --no-header train.tsv"],
+    short_help="Upload files of rows.",
 )
 @click.argument(
     "paths",

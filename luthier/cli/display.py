@@ -111,8 +111,10 @@ def _bar() -> "Progress":
 
 def log_line(event: "Event") -> str:
     """Return a log entry as the service's own log route writes it."""
-    message = str(event.data.get("message", ""))
-    return clean(f"{event.at.isoformat()} {event.type.upper()} {message}")
+    words = (str(event.data.get(name) or "") for name in ("message", "hint"))
+    message = " ".join(word for word in words if word)
+    line = clean(f"{event.at.isoformat()} {event.type.upper()} {message}")
+    return line.replace("\n", "\\x0a")
 
 
 def outcome_lines(job: "Job") -> Iterator[str]:

@@ -32,8 +32,8 @@ def suggest(*commands: str) -> None:
 
 
 def clean(text: str) -> str:
-    """Return text of elsewhere without characters that steer a terminal."""
-    return _CONTROL.sub("\ufffd", text)
+    """Return text of elsewhere with what would steer a terminal made visible."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -102,21 +102,16 @@ def _serve(run: "Callable[[Settings], int]", **given: object) -> NoReturn:
 def _run_api(settings: "Settings") -> int:
     import logging
 
-    import uvicorn
-
     from api.app import create_app
-    from jobs.backends import connect
+    from api.serving import Server
     from jobs.database import migrate
 
-    connect(settings).engine.dispose()  # says which URL is missing
-    assert settings.database_url is not None, "connect lets no missing URL pass"
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    server = Server(create_app(settings), settings, access_log=True)
+    assert settings.database_url is not None, "create_app lets no missing URL pass"
     migrate(settings.database_url)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,  # to stderr, with everything else
-        timeout_graceful_shutdown=5,  # event streams have no end of their own
-    )
+    try:
+        server.run()
+    except KeyboardInterrupt:  # uvicorn raises it anew once it has stopped in order
+        return 0
     return 0

@@ -34,8 +34,8 @@ class JobProgress:
 class BestModel:
     """Where the model that is handed out comes from."""
 
-    step: int
-    metrics: Mapping[str, float]
+    step: int | None
+    metrics: Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Measurement:
 
     split: str
     step: int
-    epoch: float
+    epoch: float | None
     at: datetime
     metrics: Mapping[str, float | None]
 

@@ -135,7 +135,9 @@ def test_cancelling_a_succeeded_job_is_a_conflict(client: httpx.Client, backends
     assert problem["state"] == "succeeded"
 
 
-@pytest.mark.parametrize("job_id", ["job_0123456789", "nonsense", "a%2Fb", "%00", "'; --", "x" * 99])
+@pytest.mark.parametrize(
+    "job_id", ["job_0123456789", "nonsense", "a%2Fb", "%00", "'; --", "x" * 99]
+)
 def test_unknown_job_is_not_found(client: httpx.Client, job_id: str) -> None:
     response = client.get(f"/jobs/{job_id}")
 
@@ -271,7 +273,9 @@ def test_bad_rows_come_with_their_total(client: httpx.Client) -> None:
     assert problem["rows"][0]["line"] == 2
 
 
-def _post(client: httpx.Client, body: bytes, media_type: str = "application/json") -> httpx.Response:
+def _post(
+    client: httpx.Client, body: bytes, media_type: str = "application/json"
+) -> httpx.Response:
     return client.post("/jobs", content=body, headers={"Content-Type": media_type})
 
 
@@ -305,7 +309,9 @@ def test_malformed_json_is_a_400_with_its_place(
     assert message in problem["detail"]
 
 
-@pytest.mark.parametrize("body", [b"null", b"[]", b'"text"', b"3", b"1e999", b"{}", b'{"task": []}'])
+@pytest.mark.parametrize(
+    "body", [b"null", b"[]", b'"text"', b"3", b"1e999", b"{}", b'{"task": []}']
+)
 def test_json_that_is_no_spec_is_a_422(client: httpx.Client, body: bytes) -> None:
     response = _post(client, body)
 

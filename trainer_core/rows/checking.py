@@ -211,7 +211,7 @@ def _reason(item: Any) -> str:
         return f"{prefix}is missing"
     if item["input"] is None:
         return f"{prefix}is null"
-    if item["type"] in ("string_pattern_mismatch", "string_too_short"):
+    if item["type"] in ("string_pattern_mismatch", "string_too_short", "too_short"):
         return f"{prefix}is empty"
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
     shown = item["input"]

@@ -30,9 +30,10 @@ def assign_splits(
     for labels in sorted(groups):
         rows = groups[labels]
         chance.shuffle(rows)
-        free = len(rows) - 1 if labels else len(rows)
+        num_rows = len(rows)
+        free = num_rows - 1 if labels else num_rows
         for split, share in ((EVAL, eval_share), (TEST, test_share)):
-            owed = len(rows) * share + carried[split]
+            owed = num_rows * share + carried[split]
             taken = min(free, round(owed))
             carried[split] = owed - taken
             for _ in range(taken):

@@ -1,7 +1,6 @@
 """`transformers.Trainer`, changed where a run needs what it does not have; each change says why."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SaveStrategy, seed_worker
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, seed_worker
 
 from trainer_core.events import CheckpointSaved, Phase, PhaseEntered, Reporter, Warned
 from trainer_core.run_directory import verified_manifest
@@ -22,7 +21,7 @@ from trainer_core.training.callbacks import (
     StoppingCallback,
     evaluations,
 )
-from trainer_core.training.checkpoints import checkpoint_path, rotate, steps_saved
+from trainer_core.training.checkpoints import checkpoint_path, rotate
 from trainer_core.training.directories import whole_or_absent
 from trainer_core.training.recipe import Recipe
 from trainer_core.training.reporting import ReportingCallback, check_finite, without_timings
@@ -67,7 +66,7 @@ class RunTrainer(Trainer):
             processing_class=recipe.tokenizer,
             compute_loss_func=recipe.loss,
             compute_metrics=recipe.compute_metrics,
-            preprocess_logits_for_metrics=recipe.reduce_logits,
+            preprocess_logits_for_metrics=partial(_reduced, reduce=recipe.reduce_logits),
             callbacks=[self.progress, *_early_stopping(spec), StoppingCallback(stopping)],
         )
         self.remove_callback(PrinterCallback)
@@ -171,15 +170,6 @@ class RunTrainer(Trainer):
             self._reporter.report(PhaseEntered(Phase.TRAINING, fraction=done))
         return metrics
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        # The stock one overwrites a metric called loss by the mean of the batches' means, which
-        # weighs the tokens of short batches more.
-        output = super().evaluation_loop(*args, **kwargs)
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        if (loss := self._exact_loss) is not None:
-            output.metrics[f"{prefix}_loss"] = loss
-        return output
-
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         if f"eval_{self.args.metric_for_best_model}" not in metrics:
             return False  # undefined on these rows; a warning said so
@@ -255,6 +245,12 @@ class RunTrainer(Trainer):
         # The stock one takes a step before it looks whether there is one left to take.
         if not (self.control.should_training_stop or self.state.global_step >= self.state.max_steps):
             super()._run_epoch(**kwargs)
+
+
+def _reduced(logits: Any, labels: torch.Tensor, *, reduce: Any) -> torch.Tensor:
+    """Return what is kept of a model's output; encoder-decoders give more than logits."""
+    first: torch.Tensor = logits[0] if isinstance(logits, tuple) else logits
+    return first if reduce is None else reduce(first, labels)  # type: ignore[no-any-return]
 
 
 def _early_stopping(spec: JobSpec) -> list[EarlyStoppingCallback]:

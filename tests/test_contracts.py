@@ -1,0 +1,108 @@
+"""The import contracts of pyproject.toml: the tree keeps them, and each one catches a breach."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LINTER = Path(sys.executable).with_name("lint-imports")
+
+with (ROOT / "pyproject.toml").open("rb") as _file:
+    CONFIGURATION = tomllib.load(_file)["tool"]["importlinter"]
+
+HOUSE = "The house: arrows point down; api and worker do not know each other"
+TRAINER_CORE = "trainer_core: training stands on rows, rows on the spec"
+JOBS = "jobs: from the backends down to the states"
+WORKER = "worker: from the command down to the process"
+TORCH = "torch and its libraries are imported in trainer_core.training alone"
+TRAINING = "training knows no web, SQL or Redis"
+
+# (the contract, the file that gets a line, the line). A file that is not there is an undeclared
+# module.
+BREACHES = [
+    (HOUSE, "api/app.py", "import worker.main"),
+    (HOUSE, "worker/main.py", "import api.app"),
+    (HOUSE, "jobs/queue.py", "import luthier"),
+    (HOUSE, "jobs/queue.py", "import api.app"),
+    (HOUSE, "trainer_core/errors.py", "import jobs.states"),
+    (TRAINER_CORE, "trainer_core/spec/base.py", "import trainer_core.rows"),
+    (TRAINER_CORE, "trainer_core/rows/files.py", "import trainer_core.training"),
+    (TRAINER_CORE, "trainer_core/undeclared.py", ""),
+    (JOBS, "jobs/states.py", "import jobs.settings"),
+    (JOBS, "jobs/queue.py", "import jobs.feed"),
+    (JOBS, "jobs/undeclared.py", ""),
+    (WORKER, "worker/process.py", "import worker.main"),
+    (WORKER, "worker/undeclared.py", ""),
+    (TORCH, "api/app.py", "import torch"),
+    (TORCH, "worker/process.py", "def late():\n    import transformers"),
+    (TORCH, "jobs/submission.py", "import trainer_core.training.devices"),
+    (TORCH, "trainer_core/rows/reading.py", "import datasets"),
+    (TRAINING, "trainer_core/training/models.py", "import httpx"),
+    (TRAINING, "trainer_core/rows/reading.py", "import redis"),
+    (TRAINING, "trainer_core/spec/base.py", "import sqlalchemy"),
+]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The packages, copied to where they may be spoilt."""
+
+    path: Path
+    cache: Path
+
+    def lint(self) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [LINTER, "--no-logo", "--cache-dir", self.cache],
+            cwd=self.path,
+            env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Tree:
+    path = tmp_path_factory.mktemp("tree")
+    for package in CONFIGURATION["root_packages"]:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, path / package, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", path)
+    copied = Tree(path, tmp_path_factory.mktemp("cache"))
+    answer = copied.lint()
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return copied
+
+
+def test_every_contract_is_kept(tree):
+    answer = tree.lint()
+    assert answer.returncode == 0
+    assert f"Contracts: {len(CONFIGURATION['contracts'])} kept, 0 broken." in answer.stdout
+
+
+def test_every_contract_has_a_breach_here():
+    assert {contract for contract, _, _ in BREACHES} == {
+        contract["name"] for contract in CONFIGURATION["contracts"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("contract", "file", "line"), BREACHES, ids=[f"{file}: {line}" for _, file, line in BREACHES]
+)
+def test_breach_is_caught_by_its_contract(tree, contract, file, line):
+    path = tree.path / file
+    before = path.read_bytes() if path.exists() else None
+    path.write_bytes((before or b"") + f"\n{line}\n".encode())
+    try:
+        answer = tree.lint()
+    finally:
+        path.unlink() if before is None else path.write_bytes(before)
+    assert answer.returncode == 1, answer.stdout + answer.stderr
+    assert contract in re.findall(r"^(.+) BROKEN$", answer.stdout, re.MULTILINE)

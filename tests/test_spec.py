@@ -1,0 +1,200 @@
+"""The spec: what parses, what is said when it does not, and what `auto` becomes."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer_core.errors import InvalidSpec
+from trainer_core.spec import TASKS, Facts, check_built, parse_spec, resolve, spec_schema
+from trainer_core.spec.references import parse_data_reference, parse_model_reference
+from trainer_core.spec.resolving import auto_pointers
+
+STORED = Path(__file__).parent / "snapshots" / "specs"
+MINIMAL = {
+    "task": "text-classification",
+    "model": "model:tiny",
+    "data": {"train": "dataset:ds_0123456789ab"},
+}
+CPU = Facts(
+    num_train_rows=1000,
+    num_weights=22_000_000,
+    max_positions=512,
+    has_chat_template=False,
+    device="cpu",
+    device_memory_bytes=None,
+    has_fast_bf16=False,
+)
+
+
+def problems_of(values):
+    with pytest.raises(InvalidSpec) as caught:
+        check_built(parse_spec(values))
+    return {
+        problem.pointer: f"{problem.message} {problem.hint}" for problem in caught.value.problems
+    }
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_example_of_every_task_parses_and_fits_its_schema(task):
+    import jsonschema
+
+    spec = parse_spec(TASKS[task].example)
+    assert spec.task == task
+    jsonschema.validate(TASKS[task].example, spec_schema(task))
+
+
+@pytest.mark.parametrize("file", sorted(STORED.glob("*.json")), ids=lambda path: path.stem)
+def test_specs_stored_by_earlier_versions_parse_for_ever(file):
+    stored = json.loads(file.read_text())
+    assert json.loads(parse_spec(stored).model_dump_json()).items() >= stored.items()
+
+
+def test_there_is_a_stored_spec_of_every_task():
+    stored = {json.loads(file.read_text())["task"] for file in STORED.glob("*.json")}
+    assert stored == set(TASKS)
+
+
+def test_every_wrong_field_is_told_at_once_with_its_place():
+    found = problems_of(
+        {
+            **MINIMAL,
+            "training": {"learning_rate": "fast", "epoch": 2, "batch_size": 0},
+            "data": {"train": "/etc/passwd"},
+            "labels": {"team": "a\x00"},
+        }
+    )
+    assert set(found) == {
+        "/training/learning_rate",
+        "/training/epoch",
+        "/training/batch_size",
+        "/data/train",
+        "/labels/team",
+    }
+    assert "number" in found["/training/learning_rate"]
+    assert "'fast'" in found["/training/learning_rate"]
+    assert "Did you mean 'epochs'?" in found["/training/epoch"]
+
+
+def test_field_of_another_task_is_named_as_such():
+    found = problems_of({**MINIMAL, "loss_on": "all"})
+    assert "field of causal-lm, not of text-classification" in found["/loss_on"]
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("text-clasification", "Did you mean 'text-classification'?"),
+        ("cooking", "Known tasks: text-classification, causal-lm."),
+        (None, "required"),
+        (["text-classification"], "there is no task"),
+    ],
+)
+def test_unknown_task_names_the_known_ones(task, words):
+    assert words in problems_of({**MINIMAL, "task": task})["/task"]
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"output": {"push": {"repo": "me/m"}}}, "/output/push"),
+        ({"tracking": ["wandb"]}, "/tracking"),
+        ({"resources": {"on_oom": "shrink"}}, "/resources/on_oom"),
+        ({"resources": {"gpus": 2}}, "/resources/gpus"),
+        ({"adapter": {"quantization": "4bit"}}, "/adapter/quantization"),
+        ({"data": {"train": "hub:org/rows"}}, "/data/train"),
+    ],
+)
+def test_option_that_is_not_built_is_refused_never_ignored(change, pointer):
+    found = problems_of({**MINIMAL, **change})
+    assert "not available in this version" in found[pointer]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training": {"early_stopping": {}}, "evaluation": {"strategy": "no"}},
+        {"training": {"batch_size": 8, "micro_batch_size": 3}},
+        {"evaluation": {"strategy": "steps"}},
+        {"evaluation": {"metric": "bleu"}},
+        {"data": {**MINIMAL["data"], "eval": 0.5, "test": 0.5}},
+        {"data": {**MINIMAL["data"], "eval": 1.5}},
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(change):
+    assert problems_of({**MINIMAL, **change})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hub:a/b",
+        "hub:bert-base",
+        "hub:a/b@main",
+        "model:m",
+        "job:job_0123456789/checkpoint-20",
+        "a/b",
+    ],
+)
+def test_model_references_of_every_form_parse(text):
+    assert parse_model_reference(text).name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/srv/models/a", "../a/b", "a/../b", "file:///x", "hub:a/b/c", "hub:a/..", "model:../x",
+        "model:a/b", "job:1", "dataset:ds_0123456789ab", "~/m", "hub:a/b@../x", "a b/c", "", "\x00",
+    ],
+)  # fmt: skip
+def test_paths_and_other_nonsense_are_no_model_references(text):
+    with pytest.raises(ValueError, match="not a reference"):
+        parse_model_reference(text)
+
+
+def test_data_reference_may_name_configuration_and_revision():
+    found = parse_data_reference("hub:org/rows:plain@v1")
+    assert (found.name, found.config, found.revision) == ("org/rows", "plain", "v1")
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists))
+def test_any_value_is_a_spec_or_an_invalid_spec(value):
+    for body in (value, {**MINIMAL, "training": value}, {**MINIMAL, "data": {"train": value}}):
+        with contextlib.suppress(InvalidSpec):  # anything else fails the test
+            assert parse_spec(body).task == "text-classification"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_resolving_leaves_no_auto_and_says_why(task):
+    result = resolve(parse_spec(TASKS[task].example), CPU)
+    assert "auto" not in json.dumps(result.spec.model_dump(mode="json"))
+    assert all(choice.why for choice in result.choices)
+    assert {choice.pointer for choice in result.choices} <= set(auto_pointers())
+    assert resolve(result.spec, CPU).choices == ()  # nothing is left to choose
+
+
+def test_what_the_user_chose_is_not_touched():
+    spec = parse_spec({**MINIMAL, "training": {"learning_rate": 1e-3, "micro_batch_size": 4}})
+    resolved = resolve(spec, CPU)
+    assert resolved.spec.training.learning_rate == 1e-3
+    assert resolved.spec.training.micro_batch_size == 4
+    assert "/training/learning_rate" not in {choice.pointer for choice in resolved.choices}
+
+
+def test_small_device_gets_a_micro_batch_that_divides_the_batch():
+    small = Facts(
+        num_train_rows=1000,
+        num_weights=110_000_000,
+        max_positions=512,
+        has_chat_template=False,
+        device="cuda",
+        device_memory_bytes=4 << 30,
+        has_fast_bf16=True,
+    )
+    training = resolve(parse_spec({**MINIMAL, "training": {"batch_size": 24}}), small).spec.training
+    assert training.micro_batch_size < 24
+    assert 24 % training.micro_batch_size == 0
+    assert training.precision == "bf16"

@@ -1,0 +1,89 @@
+"""What a repetition of a run needs to know: `run.json`, and a copy of its core in checkpoints."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from trainer_core.errors import DataChanged
+from trainer_core.rows.checking import Survey
+from trainer_core.rows.files import InputFile
+from trainer_core.run_directory import Inputs, file_sha256
+from trainer_core.spec import JobSpec, Resolution
+from trainer_core.training.devices import Device
+
+_PACKAGES = ("luthier", "torch", "transformers", "accelerate", "tokenizers", "peft", "numpy")
+
+
+def data_hashes(files: Mapping[str, InputFile]) -> dict[str, str]:
+    """Return the SHA-256 of each split's file.
+
+    Raises:
+        DataChanged: a file is not the one that the job was given.
+    """
+    hashes = {}
+    for split, file in files.items():
+        hashes[split] = file_sha256(file.path)
+        if file.sha256 is not None and file.sha256 != hashes[split]:
+            raise DataChanged(
+                f"{file.name} has SHA-256 {hashes[split][:12]}..., expected {file.sha256[:12]}...: "
+                "its bytes are not those of the upload.",
+                hint="Upload the file again.",
+                param=f"data.{split}",
+            )
+    return hashes
+
+
+def spec_hash(spec: JobSpec) -> str:
+    """Return the SHA-256 of what of a spec decides the result."""
+    values = spec.model_dump(mode="json", exclude={"name", "labels", "tracking", "output"})
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def describe_run(
+    given: JobSpec,
+    *,
+    resolution: Resolution,
+    found: Survey,
+    inputs: Inputs,
+    hashes: Mapping[str, str],
+    device: Device,
+) -> dict[str, Any]:
+    """Return the lineage of a run as JSON-ready values."""
+    return {
+        "spec_sha256": spec_hash(given),
+        "resolved_spec_sha256": spec_hash(resolution.spec),
+        "seed": given.training.seed,
+        "data_sha256": dict(hashes),
+        "num_rows": dict(found.num_rows),
+        "num_rows_skipped": found.num_skipped,
+        "base_model": given.model,
+        "base_model_revision": inputs.model_revision,
+        "device": device.name,
+        "num_threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "versions": dict(_versions()),
+        "cuda": torch.version.cuda,
+    }
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = []
+    for name in _PACKAGES:
+        try:
+            found.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            continue  # an optional one, or a checkout that is not installed
+    return found
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what keeps a resumed run from equalling an uninterrupted one bit for bit."""
+    names = ("num_threads", "device", "machine", "versions")
+    return [name for name in names if before.get(name) != now.get(name)]

@@ -1,0 +1,57 @@
+"""The finished model: safetensors, tokenizer, label names and card, whole or absent."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trainer_core.run_directory import write_json
+from trainer_core.training.directories import whole_or_absent
+
+_ADAPTER_CONFIG = "adapter_config.json"
+
+
+def save_model(
+    model: PreTrainedModel,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    card: str,
+    use_cache: bool,
+) -> None:
+    """Write a model that plain `from_pretrained` loads.
+
+    Args:
+        model: what to save, in memory.
+        tokenizer: goes with it, chat template and all.
+        folder: where; it appears whole and sealed.
+        card: text of README.md.
+        use_cache: the base model's setting, which training turns off.
+    """
+    model.config.use_cache = use_cache
+    with whole_or_absent(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+
+
+def save_adapter(
+    model: Any, *, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str, base_model: str
+) -> None:
+    """Write an adapter alone.
+
+    Args:
+        model: a peft model.
+        tokenizer: goes with it.
+        folder: where; it appears whole and sealed.
+        card: text of README.md.
+        base_model: name of the model that the adapter belongs to; never a path of this machine.
+    """
+    with whole_or_absent(folder) as partial:
+        model.save_pretrained(partial, save_embedding_layers=False)
+        tokenizer.save_pretrained(partial)
+        config = json.loads((partial / _ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        write_json(partial / _ADAPTER_CONFIG, config | {"base_model_name_or_path": base_model})
+        write_json(partial / "labels.json", {"id2label": model.config.id2label})
+        (partial / "README.md").write_text(card, encoding="utf-8")
