@@ -56,17 +56,27 @@ class Guard:
             return
         request_id = scope["request_id"] = new_id("req")
         is_started = False
+        is_read = not _has_body(scope)
+
+        async def receive_noted() -> Message:
+            nonlocal is_read
+            message = await receive()
+            is_read = is_read or not message.get("more_body", False)
+            return message
 
         async def send_with_headers(message: Message) -> None:
             nonlocal is_started
             if message["type"] == "http.response.start":
                 is_started = True
-                _add_headers(MutableHeaders(scope=message), request_id, path=scope["path"])
+                headers = MutableHeaders(scope=message)
+                _add_headers(headers, request_id, path=scope["path"])
+                if not is_read:
+                    headers["Connection"] = "close"  # what is left of a refused body stays unread
             await send(message)
 
         try:
             check(scope)
-            await self._app(scope, receive, send_with_headers)
+            await self._app(scope, receive_noted, send_with_headers)
         except LuthierError as error:
             response = problems.answer(error, request_id=request_id)
             await response(scope, receive, send_with_headers)
@@ -130,6 +140,11 @@ def _check_same_site(headers: Headers, *, host: str) -> None:
             f"a page of another site ({shown}) may not change anything here.",
             hint="Send the request from a program, or from a page of this service.",
         )
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 def _add_headers(headers: MutableHeaders, request_id: str, *, path: str) -> None:

@@ -97,9 +97,7 @@ def request_id_of(request: Request) -> str:
 
 async def _on_luthier_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LuthierError)
-    # The rest of a body that is refused half-way is not read: the connection ends.
-    headers = {"Connection": "close"} if isinstance(error, PayloadTooLarge) else None
-    return answer(error, request_id=request_id_of(request), headers=headers)
+    return answer(error, request_id=request_id_of(request))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

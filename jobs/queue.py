@@ -14,6 +14,9 @@ from kombu.exceptions import OperationalError
 TASK = "luthier.run_next"
 QUEUE = "luthier"
 
+# Without a policy kombu retries to connect for six seconds, in the midst of a request.
+_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+
 _log = logging.getLogger(__name__)
 
 
@@ -55,7 +58,9 @@ class Bell:
     def ring(self, job_id: str) -> None:
         """Tell the workers that a job may be waiting."""
         try:
-            self._app.send_task(TASK, args=[job_id], ignore_result=True)
+            self._app.send_task(
+                TASK, args=[job_id], ignore_result=True, retry=True, retry_policy=_RETRY_POLICY
+            )
         except (OperationalError, OSError) as error:
             _log.warning(
                 "could not ring for %s: %s", job_id, error, extra={"action": "ring_failed"}

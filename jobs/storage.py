@@ -67,7 +67,9 @@ class Storage:
     def local(self, key: str) -> Iterator[Path]:
         """Give a path at which the file can be read for a while; it must not be changed."""
         if self._root is not None:
-            yield self._root / key
+            if not (path := self._root / key).is_file():
+                raise ServiceUnavailable(f"the storage has lost {key}.", hint="Upload it again.")
+            yield path
             return
         with tempfile.NamedTemporaryFile(suffix=Path(key).suffix) as copy:
             self._download(key, Path(copy.name))

@@ -7,7 +7,6 @@ its jobs while there still is a database to hand them back to.
 
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from jobs.database import migrate
 from jobs.settings import PREFIX, Settings
 from luthier.embedded import EmbeddedPostgres, EmbeddedValkey, Home
 from luthier.embedded.child import Child
+from luthier.embedded.ports import free_port
 from trainer_core.errors import ServerFailed
 
 _READY_SECONDS = 120
@@ -83,7 +83,7 @@ def run(settings: Settings) -> int:
         home.create()
         stack.enter_context(home.lock())
         servers, environment = _start_servers(settings, stack)
-        port = settings.port or _free_port(settings.host)
+        port = settings.port or free_port()
         _say("bringing the tables up to date")
         migrate(environment[f"{PREFIX}DATABASE_URL"])
         api, worker = _services(settings, environment, home.logs, port)
@@ -199,14 +199,6 @@ def _wait_until_ready(url: str, api: _Service, asked: threading.Event) -> None:
                 f"the API was not ready within {_READY_SECONDS} s: {last}.", hint=f"See {api.log}."
             )
         time.sleep(_POLL_SECONDS)
-
-
-def _free_port(host: str) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _greet(url: str, home: Home) -> None:

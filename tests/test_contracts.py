@@ -93,6 +93,7 @@ def test_every_contract_has_a_breach_here():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("contract", "file", "line"), BREACHES, ids=[f"{file}: {line}" for _, file, line in BREACHES]
 )

@@ -1,5 +1,6 @@
 """Registering base models: a folder of the server below an allowed root, or a Hub repository."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
@@ -99,8 +100,8 @@ def _registration(values: object) -> Registration:
 
 def _checked_folder(given: str, roots: Sequence[Path]) -> Path:
     """Return the real folder, or raise InvalidSpec; what lies outside the roots stays unknown."""
-    folder = Path(given).resolve()
-    inside = [root.resolve() for root in roots if folder.is_relative_to(root.resolve())]
+    folder = _real(given)
+    inside = [real for real in map(_real, roots) if folder.is_relative_to(real)]
     if not Path(given).is_absolute() or not inside:
         allowed = ", ".join(map(str, roots)) or "none; set LUTHIER_MODEL_ROOTS"
         raise _path_problem(
@@ -117,8 +118,15 @@ def _checked_folder(given: str, roots: Sequence[Path]) -> Path:
 
 def _has_file(folder: Path, pattern: str, roots: Sequence[Path]) -> bool:
     """Return whether a file is there, and is no link that leads out of the roots."""
-    real = [path.resolve() for path in folder.glob(pattern)]
-    return any(path.is_file() and any(map(path.is_relative_to, roots)) for path in real)
+    try:
+        real = [_real(path) for path in folder.glob(pattern)]
+        return any(path.is_file() and any(map(path.is_relative_to, roots)) for path in real)
+    except OSError:  # a name too long, a folder that may not be read
+        return False
+
+
+def _real(path: str | Path) -> Path:
+    return Path(os.path.realpath(path))  # unlike Path.resolve it bears a loop of links
 
 
 def _path_problem(message: str, hint: str) -> InvalidSpec:

@@ -8,7 +8,7 @@ import click
 
 from luthier.cli.command import Command, Group, confirm, json_option, open_client, yes_option
 from luthier.cli.outcomes import bad_rows
-from luthier.cli.output import age, clean, print_json, print_table, say, size, suggest
+from luthier.cli.output import age, clean, count, print_json, print_table, say, size, suggest
 from luthier.cli.transfer import transfer
 
 if TYPE_CHECKING:
@@ -112,11 +112,11 @@ def upload(client: "Client", path: Path, *, has_header: bool) -> "Dataset":
     with transfer(f"uploading {path.name}") as progress:
         dataset = client.datasets.upload(path, has_header=has_header, progress=progress)
     columns = ", ".join(column.name for column in dataset.columns)
-    say(clean(f"{path}: {dataset.num_rows} rows of {dataset.format}, columns {columns}"))
+    say(clean(f"{path}: {count(dataset.num_rows, 'row')} of {dataset.format}, columns {columns}"))
     for note in dataset.notes:
         say(clean(f"  note: {note}"))
     if dataset.num_bad_rows:
-        say(f"  {dataset.num_bad_rows} bad rows:")
+        say(f"  {count(dataset.num_bad_rows, 'bad row')}:")
         for line in bad_rows(to_json(dataset.bad_rows), total=dataset.num_bad_rows):
             say(line)
     return dataset

@@ -65,14 +65,13 @@ class LiveBar:
         data = event.data
         match event.type:
             case "state":
-                self._progress.update(self._bar, description=clean(str(data.get("state"))))
+                self._progress.update(self._bar, description=clean(str(data.get("state"))), eta="")
             case "phase":
                 self._progress.update(self._bar, description=clean(str(data.get("phase"))))
             case "progress":
                 self._advance(data)
             case "metrics" if data.get("split") != "train":
-                first = dict(list((data.get("metrics") or {}).items())[:_BAR_METRICS])
-                self._progress.update(self._bar, metrics=clean(pairs(first)))
+                self._progress.update(self._bar, metrics=clean(_first_figures(data)))
                 self._print(event)
             case "log" | "warning" | "error" | "checkpoint":
                 self._print(event)
@@ -92,6 +91,11 @@ class LiveBar:
 
         if line := _sentence(event.type, event.data):
             self._progress.console.print(Text(line), soft_wrap=True)
+
+
+def _first_figures(data: Mapping[str, Any]) -> str:
+    figures = pairs(data.get("metrics")).split(", ")[:_BAR_METRICS]
+    return f"{data.get('split')} {', '.join(figures)}"
 
 
 def _bar() -> "Progress":

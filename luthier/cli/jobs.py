@@ -19,6 +19,7 @@ from luthier.cli.display import outcome_lines
 from luthier.cli.outcomes import code_of_jobs, end
 from luthier.cli.output import (
     age,
+    count,
     moment,
     number,
     pairs,
@@ -183,7 +184,7 @@ def download(*, job_id: str, to: Path | None, as_json: bool) -> None:
         print_json({"job_id": job_id, "folder": str(folder), "files": files})
         return
     total = sum(path.stat().st_size for path in paths)
-    say(f"{len(paths)} files, {size(total)}, every SHA-256 as it should be.")
+    say(f"{count(len(paths), 'file')}, {size(total)}, every SHA-256 as it should be.")
     click.echo(folder)
 
 

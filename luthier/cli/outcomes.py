@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from luthier.cli.output import clean, say
+from luthier.cli.output import clean, count, say
 from trainer_core.errors import FieldProblem, LuthierError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def described(
     rows = [row for row in detail.get("rows") or () if isinstance(row, Mapping)]
     if rows:
         total = detail.get("total", len(rows))
-        yield click.style("error: ", fg="red") + f"{total} bad row{'s' * (total != 1)}"
+        yield click.style("error: ", fg="red") + count(total, "bad row")
         yield from bad_rows(rows, total=total)
     elif len(errors) > 1:
         yield click.style("error: ", fg="red") + f"{len(errors)} fields are wrong"

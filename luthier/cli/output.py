@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,9 +53,15 @@ def print_fields(fields: Sequence[tuple[str, object]]) -> None:
         click.echo(f"{name.ljust(width)}  {clean(_cell(value))}")
 
 
-def pairs(values: Any) -> str:
-    """Return a mapping as `key value` pairs; figures with four digits."""
-    return ", ".join(f"{name} {number(value)}" for name, value in (values or {}).items())
+def pairs(metrics: Mapping[str, Any] | None) -> str:
+    """Return metrics as `name value` pairs, the loss last; the database keeps no order."""
+    ordered = sorted((metrics or {}).items(), key=lambda item: item[0] == "loss")
+    return ", ".join(f"{name} {number(value)}" for name, value in ordered)
+
+
+def count(amount: int, noun: str) -> str:
+    """Return a number of things."""
+    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
 
 
 def number(value: object) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
-from luthier.client.errors import BadDownload, ServiceUnreachable
+from luthier.client.errors import BadDownload, LuthierAPIError
 from luthier.client.patience import OUTAGE_SECONDS, Patience
 from luthier.client.transport import Call, Transport, path_of
 from luthier.client.values import Artifact
@@ -110,7 +110,7 @@ def _filled(
             try:
                 for _ in growing.append(transport, path, patience=patience):
                     tally.at(growing.size)
-            except ServiceUnreachable as error:
+            except LuthierAPIError as error:
                 if growing.size > before:
                     patience.progressed()
                 patience.failed(error)
@@ -153,10 +153,10 @@ class _Growing:
             }
         call = Call("GET", path, headers=headers)
         with transport.stream(call) as response, transport.translated(call):
-            patience.answered()
+            patience.reached()
             if self.size and response.status_code != httpx.codes.PARTIAL_CONTENT:
                 self._empty()  # it sends the file from its first byte
-            for chunk in response.iter_raw(_CHUNK_BYTES):
+            for chunk in response.iter_raw():  # as it comes: what waits for more is lost in a cut
                 self._add(chunk)
                 yield
 

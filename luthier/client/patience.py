@@ -19,6 +19,11 @@ class Patience:
         self._last_answer: float | None = None
         self._num_failures = 0
 
+    def reached(self) -> None:
+        """Note that there is such a service; being there is not yet an answer."""
+        if self._last_answer is None:
+            self.answered()
+
     def answered(self) -> None:
         """Note that the service was there."""
         self._last_answer = time.monotonic()

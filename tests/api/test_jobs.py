@@ -342,7 +342,7 @@ def test_body_that_does_not_say_json_is_refused(client: httpx.Client, media_type
     assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
 
 
-def test_unreachable_database_is_503_and_back_without_a_restart(
+def test_connections_that_the_database_closed_are_replaced(
     client: httpx.Client, backends: Backends
 ) -> None:
     engine = backends.engine

@@ -3,6 +3,7 @@
 peft is imported here alone, and only for jobs that ask for an adapter: importing it takes seconds.
 """
 
+import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -33,12 +34,15 @@ def add_adapter(recipe: Recipe, adapter: AdapterSpec) -> "PeftModel":
     )
     if not isinstance(names, str):
         _check_names(recipe.model, names)
-    return cast("PeftModel", get_peft_model(recipe.model, settings))
+    with warnings.catch_warnings():
+        # peft 0.21 asks models by a name that transformers 5.23 calls deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        return cast("PeftModel", get_peft_model(recipe.model, settings))
 
 
 def merge_adapter(model: Any) -> PreTrainedModel:
     """Return the model with its adapter worked into the weights."""
-    return cast(PreTrainedModel, model.merge_and_unload(safe_merge=True))
+    return cast("PreTrainedModel", model.merge_and_unload(safe_merge=True))
 
 
 def _check_names(model: PreTrainedModel, names: tuple[str, ...]) -> None:

@@ -81,9 +81,7 @@ def evaluations(
     return [entry for entry in history if f"eval_{metric}" in entry]
 
 
-def num_without_gain(
-    values: Iterable[float], *, min_delta: float, is_greater_better: bool
-) -> int:
+def num_without_gain(values: Iterable[float], *, min_delta: float, is_greater_better: bool) -> int:
     """Return how many values came after the last one that beat the best by more than min_delta."""
     best, idle = None, 0
     for value in values:

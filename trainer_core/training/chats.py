@@ -1,6 +1,6 @@
-"""Chats as text, and which part of it the assistant wrote.
+r"""Chats as text, and which part of it the assistant wrote.
 
-    <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nHello!<|im_end|>\\n
+    <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n
                                                          ^^^^^^^^^^^^^^^^
 Learnt are the assistant's words and the token that ends its turn: what it is to say by itself.
 Templates with `{% generation %}` blocks tell; for all others the chat is rendered up to each turn
@@ -106,13 +106,15 @@ def _render(
     is_prompt: bool = False,
     marks: bool = False,
 ) -> tuple[str, tuple[Span, ...]]:
+    names: Any = tokenizer.special_tokens_map
     try:
-        texts, spans = render_jinja_template(
-            conversations=[list(turns)],
+        # It says it returns a string and returns two lists: texts, and spans of each text.
+        rendered: Any = render_jinja_template(
+            conversations=[[dict(turn) for turn in turns]],
             chat_template=tokenizer.get_chat_template(),
             add_generation_prompt=is_prompt,
             return_assistant_tokens_mask=marks,
-            **tokenizer.special_tokens_map,
+            **names,
         )
     except (TemplateError, TypeError, ValueError, OverflowError) as error:
         roles = ", ".join(turn["role"] for turn in turns)
@@ -121,7 +123,8 @@ def _render(
             hint="Mend the rows, or set chat_template to 'chatml'.",
             param="/chat_template",
         ) from error
-    return texts[0], tuple(tuple(span) for span in spans[0]) if marks else ()
+    (text,), (spans,) = rendered[0], rendered[1] or [()]
+    return text, tuple((start, end) for start, end in spans) if marks else ()
 
 
 def encode_chat(
@@ -129,7 +132,7 @@ def encode_chat(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
     """Return the token ids of a chat, and which of them the assistant wrote."""
     if tokenizer.is_fast:
-        backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+        backend: Any = tokenizer.backend_tokenizer
         row = backend.encode(chat.text, add_special_tokens=False)
         starts = np.array([start for start, _ in row.offsets], dtype=np.int64)
         return np.array(row.ids, dtype=np.int32), _within(starts, chat.spans)
@@ -151,7 +154,11 @@ def _encode_pieces(
     ids: list[int] = []
     mask: list[bool] = []
     position = 0
-    cuts = [(edge, is_end) for span in chat.spans for edge, is_end in zip(span, (False, True))]
+    cuts = [
+        (edge, is_end)
+        for span in chat.spans
+        for edge, is_end in zip(span, (False, True), strict=True)
+    ]
     for edge, is_end in [*cuts, (len(chat.text), False)]:
         piece = tokenizer.encode(chat.text[position:edge], add_special_tokens=False)
         ids += piece

@@ -7,6 +7,7 @@ from trainer_core.events import Reporter, Warned
 from trainer_core.run_directory import verified_manifest
 from trainer_core.training.directories import discard
 
+LINEAGE = "lineage.json"  # what a resumed run compares itself with
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 

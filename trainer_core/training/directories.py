@@ -1,4 +1,4 @@
-"""Directories that are there whole and sealed, or not at all: checkpoints and the finished model."""
+"""Directories that are there whole and sealed, or not at all: checkpoints, the finished model."""
 
 import shutil
 from collections.abc import Iterator
@@ -23,6 +23,8 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        for file in (path for path in partial.rglob("*") if path.is_file()):
+            file.chmod(0o644)  # safetensors writes for the owner alone
         seal(partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room

@@ -78,7 +78,9 @@ def _smaller_setting(spec: JobSpec | None) -> str:
     if spec is None:
         return "Choose a smaller model, or a worker with more memory."
     training = spec.training
-    micro = training.batch_size if training.micro_batch_size == "auto" else training.micro_batch_size
+    micro = (
+        training.batch_size if training.micro_batch_size == "auto" else training.micro_batch_size
+    )
     if micro > 1:
         half = next(size for size in range(micro // 2, 0, -1) if training.batch_size % size == 0)
         return f"Set training.micro_batch_size to {half}; the result stays the same."

@@ -1,5 +1,6 @@
 """Opening a base model: its files checked first, its weights loaded in fp32, no code of its own."""
 
+import copy
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
 from trainer_core.errors import FieldProblem, InvalidSpec, UnusableModel
 from trainer_core.training.safety import check_model_files, weight_files
@@ -17,10 +25,19 @@ _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _MAX_SENSIBLE_LENGTH = 10_000_000  # tokenizers without a limit say 1e30
 _POSITION_TABLES = ("position_embeddings.weight", "embed_positions.weight", "wpe.weight")
 # These count positions from the padding token's id + 1, so that many of the table are not usable.
-_PADDED_POSITIONS = frozenset(
-    "camembert data2vec-text esm ibert longformer mpnet roberta roberta-prelayernorm xlm-roberta "
-    "xlm-roberta-xl xmod".split()
-)
+_PADDED_POSITIONS = {
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +104,9 @@ def check_length(base: BaseModel, *, max_length: int) -> str | None:
     return f"max_length: {message}; it was never trained on so many."
 
 
-def check_architecture(base: BaseModel, known: Container[type[PreTrainedConfig]], *, task: str) -> None:
+def check_architecture(
+    base: BaseModel, known: Container[type[PreTrainedConfig]], *, task: str
+) -> None:
     """Raise UnusableModel unless transformers has a class of this architecture for the task."""
     if type(base.config) not in known:
         raise UnusableModel(
@@ -142,6 +161,31 @@ def load_model(
     return LoadedModel(model, _modules_of(new, body=body))
 
 
+def mend_generation(model: Any) -> str | None:
+    """Make the generation settings savable; return a warning if they had to be replaced.
+
+    Settings that contradict each other are common, and would fail the first checkpoint.
+    """
+    if not model.can_generate():
+        return None
+    for attempt in (model.generation_config, _sampling(model.generation_config)):
+        try:
+            attempt.validate(strict=True)
+        except ValueError:
+            continue
+        model.generation_config = attempt
+        return None
+    model.generation_config = GenerationConfig.from_model_config(model.config)
+    return "the model's generation settings contradict each other and were replaced by the default."
+
+
+def _sampling(settings: GenerationConfig) -> GenerationConfig:
+    """Return settings that mean it: most that fail set a temperature and forget to sample."""
+    changed = copy.deepcopy(settings)
+    changed.do_sample = True
+    return changed
+
+
 def _modules_of(tensors: set[str], *, body: str) -> tuple[str, ...]:
     """Return the modules of new tensors: a head's outermost one, of the body the innermost."""
     modules = {
@@ -152,7 +196,7 @@ def _modules_of(tensors: set[str], *, body: str) -> tuple[str, ...]:
 
 
 def _weight_shapes(path: Path) -> dict[str, list[int]]:
-    shapes = {}
+    shapes: dict[str, list[int]] = {}
     for file in weight_files(path):
         try:
             with safe_open(file, framework="numpy") as tensors:
@@ -164,9 +208,7 @@ def _weight_shapes(path: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def _max_positions(
-    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
-) -> int | None:
+def _max_positions(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
     limits = [tokenizer.model_max_length]
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:

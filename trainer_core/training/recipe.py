@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalPrediction
 
-from trainer_core.events import Reporter
+from trainer_core.events import Phase, Reporter
 from trainer_core.rows.checking import Survey
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import JobSpec
@@ -17,7 +17,7 @@ from trainer_core.training.models import BaseModel
 from trainer_core.training.tokens import TokenizedRows, TokenRow
 
 Collator = Callable[[Sequence[TokenRow]], dict[str, torch.Tensor]]
-Loss = Callable[[Any, torch.Tensor, torch.Tensor | int | None], torch.Tensor]
+Loss = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Setup:
     base: BaseModel
     cache: Path  # a directory for tokenized rows
     reporter: Reporter
+    enter: Callable[[Phase], None]  # say what the task is busy with: loading comes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,14 @@ class Recipe:
     tokenizer: PreTrainedTokenizerBase
     rows: Mapping[str, TokenizedRows]  # by split; `train` always
     collate: Collator
-    loss: Loss  # of the model's output, the labels and the number of targets over the step
+    loss: Loss  # of the model's output, the labels and the number of targets in the step
     count_targets: Callable[[torch.Tensor], torch.Tensor]  # in labels; what the loss is a mean over
     compute_metrics: Callable[[EvalPrediction], dict[str, float]]
     reduce_logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None  # before keeping
     adapter_task: str  # peft's name for the task
     new_modules: tuple[str, ...]  # parts that the base model does not have: an adapter saves them
     num_truncated: Mapping[str, int]  # rows cut, a split
+    classes: tuple[str, ...]  # label names in the order of the model's outputs; empty without
     pipeline: str  # transformers' name for the task
     usage: str  # lines of Python that load and use the model, with `{folder}`
 

@@ -70,7 +70,9 @@ class ReportingCallback(TrainerCallback):
             self._measured("train", found, state)
         elif "train_loss" in logs:
             # The end: steps since the last record have not been looked at.
-            check_finite(float(logs["train_loss"]), what="the training loss", step=state.global_step)
+            check_finite(
+                float(logs["train_loss"]), what="the training loss", step=state.global_step
+            )
 
     def on_evaluate(
         self,

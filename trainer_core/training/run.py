@@ -1,49 +1,320 @@
 """A run from its directory to its outcome: the standard workflow, top to bottom."""
 
+import os
 import sys
-import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import transformers
+from transformers.utils import logging
 
+from trainer_core.errors import InvalidSetting
 from trainer_core.events import (
     JsonlReporter,
     Logged,
     Phase,
-    PhaseEntered,
     Reporter,
     Reporters,
     Warned,
 )
 from trainer_core.rows.checking import Survey, survey
 from trainer_core.rows.files import InputFile
-from trainer_core.run_directory import (
-    Inputs,
-    Outcome,
-    Result,
-    RunDirectory,
-    read_json,
-    write_json,
-)
+from trainer_core.run_directory import Inputs, Outcome, Result, RunDirectory, read_json, write_json
 from trainer_core.spec import Facts, JobSpec, Resolution, check_built, parse_spec, resolve
 from trainer_core.spec.resolving import num_optimizer_steps
 from trainer_core.training.adapters import add_adapter, merge_adapter
 from trainer_core.training.arguments import training_arguments
+from trainer_core.training.batching import padding_share
 from trainer_core.training.cards import hub_name, model_card
-from trainer_core.training.checkpoints import newest_whole, steps_saved
+from trainer_core.training.checkpoints import steps_saved
+from trainer_core.training.clock import PhaseClock
 from trainer_core.training.devices import Device, choose_device
 from trainer_core.training.directories import clear_leftovers
 from trainer_core.training.failures import typed_error
-from trainer_core.training.lineage import data_hashes, describe_run, differences
+from trainer_core.training.lineage import data_hashes, describe_run
 from trainer_core.training.models import BaseModel, check_length, open_model
 from trainer_core.training.narrating import LineReporter
 from trainer_core.training.recipe import Recipe, Setup
+from trainer_core.training.resuming import resumable
 from trainer_core.training.saving import save_adapter, save_model
 from trainer_core.training.stopping import StopAsked, Stopping
 from trainer_core.training.tasks import find_task
 from trainer_core.training.trainer import RunTrainer
+
+
+def run(
+    directory: RunDirectory, *, stopping: Stopping, watchers: Sequence[Reporter] = ()
+) -> Outcome:
+    """Carry out a run and return how it ended; `outcome.json` is written last of all."""
+    _clear_earlier_end(directory)
+    with JsonlReporter(directory.events) as events:
+        reporter = Reporters([events, LineReporter(sys.stdout), *watchers])
+        attempt = Attempt(directory, reporter, stopping)
+        try:
+            outcome = attempt.carry_out()
+        except StopAsked:
+            outcome = attempt.stopped()
+        except Exception as error:  # noqa: BLE001 - the one place where all end: as a typed error
+            outcome = attempt.failed(error)
+    write_json(directory.outcome, outcome.to_dict())
+    return outcome
+
+
+def _clear_earlier_end(directory: RunDirectory) -> None:
+    """Forget how an earlier attempt ended, and the request that ended it."""
+    if directory.outcome.exists():
+        directory.outcome.unlink()
+        directory.stop.unlink(missing_ok=True)
+    directory.checkpoints.mkdir(exist_ok=True)
+    clear_leftovers(directory.path)
+    clear_leftovers(directory.checkpoints)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a run starts from."""
+
+    spec: JobSpec  # as given
+    inputs: Inputs
+    files: Mapping[str, InputFile]  # by split
+    found: Survey
+    device: Device
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What is settled before the first row is tokenized."""
+
+    spec: JobSpec  # resolved
+    base: BaseModel
+    lineage: dict[str, Any]
+
+
+class Attempt:
+    """One attempt at a run, and how far it came."""
+
+    def __init__(self, directory: RunDirectory, reporter: Reporter, stopping: Stopping) -> None:
+        self._directory = directory
+        self._reporter = reporter
+        self._stopping = stopping
+        self._clock = PhaseClock(reporter)
+        self._spec: JobSpec | None = None  # as far as it is known
+        self._trainer: RunTrainer | None = None
+
+    def carry_out(self) -> Outcome:
+        """Read, decide, build, train, measure, save."""
+        with self._stopping.droppable():
+            given = self._read()
+            decided = self._decide(given)
+            recipe = self._build(given, decided)
+            trainer = self._trainer = self._make_trainer(recipe, given, decided)
+            resume_from = resumable(
+                self._directory.checkpoints, lineage=decided.lineage, reporter=self._reporter
+            )
+        self._clock.enter(Phase.TRAINING)
+        trainer.fit(resume_from=resume_from)
+        best_step = trainer.load_best()
+        metrics = self._measure(trainer, recipe, best_step=best_step)
+        self._save(trainer, recipe, decided, metrics=metrics)
+        return Outcome(
+            Result.SUCCEEDED, step=trainer.state.global_step, best_step=best_step, metrics=metrics
+        )
+
+    def stopped(self) -> Outcome:
+        """Return the outcome of an attempt that was asked to stop."""
+        return self._unfinished(Outcome(Result.STOPPED))
+
+    def failed(self, error: Exception) -> Outcome:
+        """Return the outcome of an attempt that an exception ended; the log gets its traceback."""
+        with self._directory.log.open("a", encoding="utf-8") as log:
+            traceback.print_exception(error, file=log)
+        typed = typed_error(error, spec=self._spec, folder=self._directory.path)
+        return self._unfinished(Outcome(Result.FAILED, error=typed))
+
+    def _read(self) -> _Given:
+        self._clock.enter(Phase.PREPARING)
+        for path in (self._directory.spec, self._directory.inputs):
+            if not path.exists():
+                raise InvalidSetting(
+                    f"there is no {path.name} in '{self._directory.path}'.",
+                    hint="Give a run directory with spec.json and inputs.json.",
+                )
+        spec = self._spec = parse_spec(read_json(self._directory.spec))
+        check_built(spec)
+        inputs = self._directory.read_inputs()
+        _use_threads(inputs.num_threads)
+        splits = {"train": inputs.train, "eval": inputs.eval, "test": inputs.test}
+        files = {split: file for split, file in splits.items() if file is not None}
+        found = survey(spec, files)
+        if found.num_skipped:
+            message = f"{found.num_skipped} bad rows are left out, as data.invalid_rows says."
+            self._reporter.report(Warned("rows_skipped", message))
+        return _Given(spec, inputs, files, found, choose_device(inputs, spec))
+
+    def _decide(self, given: _Given) -> _Decided:
+        hashes = data_hashes(given.files)
+        self._clock.enter(Phase.LOADING)
+        base = open_model(given.inputs.model)
+        resolution = resolve(given.found.spec, _facts(given, base))
+        self._spec = resolution.spec
+        assert resolution.spec.max_length != "auto", "just resolved"
+        if warning := check_length(base, max_length=resolution.spec.max_length):
+            self._reporter.report(Warned("max_length_large", warning, "Set it to 'auto'."))
+        self._tell(resolution)
+        lineage = describe_run(
+            given.spec,
+            resolution=resolution,
+            found=given.found,
+            inputs=given.inputs,
+            hashes=hashes,
+            device=given.device,
+        )
+        write_json(self._directory.lineage, lineage)
+        return _Decided(resolution.spec, base, lineage)
+
+    def _tell(self, resolution: Resolution) -> None:
+        spec = resolution.spec.model_dump(mode="json")
+        choices = [asdict(choice) for choice in resolution.choices]
+        write_json(self._directory.resolved, {"spec": spec, "choices": choices})
+        for choice in resolution.choices:
+            message = f"{choice.pointer.strip('/').replace('/', '.')}: {choice.value}, {choice.why}"
+            self._reporter.report(Logged(message, asdict(choice)))
+
+    def _build(self, given: _Given, decided: _Decided) -> Recipe:
+        setup = Setup(
+            spec=decided.spec,
+            found=given.found,
+            files=given.files,
+            base=decided.base,
+            cache=self._directory.path / "cache",
+            reporter=self._reporter,
+            enter=self._clock.enter,
+        )
+        recipe = find_task(decided.spec.task).build(setup)
+        for split, number in recipe.num_truncated.items():
+            if number:
+                total = given.found.num_rows[split]
+                message = (
+                    f"{number} of {total} {split} rows ({number / total:.1%}) have more than "
+                    f"{decided.spec.max_length} tokens and were cut."
+                )
+                self._reporter.report(Warned("rows_truncated", message, "Raise max_length."))
+        return recipe
+
+    def _make_trainer(self, recipe: Recipe, given: _Given, decided: _Decided) -> RunTrainer:
+        spec = decided.spec
+        model = add_adapter(recipe, spec.adapter) if spec.adapter else recipe.model
+        arguments = training_arguments(
+            spec,
+            folder=self._directory.checkpoints,
+            device=given.device,
+            num_steps=num_optimizer_steps(spec, num_train_rows=len(recipe.rows["train"])),
+            has_evaluation="eval" in recipe.rows,
+        )
+        trainer = RunTrainer(
+            recipe,
+            model=model,
+            spec=spec,
+            arguments=arguments,
+            lineage=decided.lineage,
+            reporter=self._reporter,
+            stopping=self._stopping,
+        )
+        self._reporter.report(_batches_described(trainer, spec))
+        return trainer
+
+    def _measure(
+        self, trainer: RunTrainer, recipe: Recipe, *, best_step: int | None
+    ) -> dict[str, float]:
+        """Return the figures of the model that is handed out."""
+        step = trainer.state.global_step if best_step is None else best_step
+        metrics = trainer.metrics_at(step)
+        if "test" in recipe.rows:
+            self._clock.enter(Phase.EVALUATING)
+            trainer.evaluate(recipe.rows["test"], metric_key_prefix="test")
+            tested = trainer.progress.metrics["test"]
+            metrics |= {f"test_{name}": value for name, value in tested.items()}
+        return metrics
+
+    def _save(
+        self,
+        trainer: RunTrainer,
+        recipe: Recipe,
+        decided: _Decided,
+        *,
+        metrics: Mapping[str, float],
+    ) -> None:
+        self._clock.enter(Phase.SAVING)
+        spec, folder = decided.spec, self._directory.model
+        card = model_card(spec, recipe=recipe, lineage=decided.lineage, metrics=metrics)
+        if spec.adapter and spec.adapter.output == "adapter":
+            save_adapter(
+                trainer.model,
+                tokenizer=recipe.tokenizer,
+                folder=folder,
+                card=card,
+                base_model=hub_name(spec) or spec.model,
+                classes=recipe.classes,
+            )
+        else:
+            model = merge_adapter(trainer.model) if spec.adapter else recipe.model
+            use_cache = getattr(decided.base.config, "use_cache", None)
+            save_model(
+                model,
+                tokenizer=recipe.tokenizer,
+                folder=folder,
+                card=card,
+                use_cache=use_cache,
+            )
+        self._clock.stop()
+        lineage = decided.lineage | {"seconds": self._clock.seconds}
+        write_json(self._directory.lineage, lineage)
+
+    def _unfinished(self, outcome: Outcome) -> Outcome:
+        """Return an outcome with how far the attempt came."""
+        saved = steps_saved(self._directory.checkpoints)
+        state = self._trainer.state if self._trainer else None
+        return Outcome(
+            outcome.result,
+            step=state.global_step if state else 0,
+            best_step=state.best_global_step if state else None,
+            error=outcome.error,
+            checkpoint=f"checkpoints/checkpoint-{saved[-1]}" if saved else None,
+        )
+
+
+def _use_threads(number: int | None) -> None:
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if number is not None:
+        torch.set_num_threads(number)
+        os.environ["RAYON_NUM_THREADS"] = str(number)  # the tokenizers' threads
+    # Said aloud, the tokenizers do not warn of data loader workers.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if number == 1 else "true")
+
+
+def _facts(given: _Given, base: BaseModel) -> Facts:
+    return Facts(
+        num_train_rows=given.found.num_rows["train"],
+        num_weights=base.num_weights,
+        max_positions=base.max_positions,
+        has_chat_template=bool(base.tokenizer.chat_template),
+        device=given.device.kind,
+        device_memory_bytes=given.device.memory_bytes,
+        has_fast_bf16=given.device.has_fast_bf16,
+    )
+
+
+def _batches_described(trainer: RunTrainer, spec: JobSpec) -> Logged:
+    assert spec.training.micro_batch_size != "auto", "the spec is resolved before"
+    sampler = trainer.sampler
+    share = padding_share(
+        sampler.lengths, order=sampler.order(0), batch_size=spec.training.micro_batch_size
+    )
+    num_tokens = int(sampler.lengths.sum())
+    return Logged(
+        f"{len(sampler)} rows of {num_tokens} tokens; {share:.1%} of the positions are padding",
+        {"num_rows": len(sampler), "num_tokens": num_tokens, "padding_share": round(share, 4)},
+    )

@@ -38,6 +38,7 @@ _CODE_FIELDS = {
     "tokenizer_kwargs",
     "trust_remote_code",
 }
+_HARMLESS = {"megatron_core": "megatron.core"}  # peft always writes it
 _LOADER_FIELDS = {"distributed_config", "fusion_config", "kernel_config", "transformers_weights"}
 _IMPLEMENTATIONS = {"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"}
 # Strings that old versions wrote under private names; the loader overwrites or ignores them.
@@ -174,7 +175,7 @@ def _walk(file: str, pointer: str, name: str, value: Any) -> Iterator[_Field]:
 
 def _check_field(field: _Field) -> None:
     name, value = field.name, field.value
-    if name in _CODE_FIELDS and value:
+    if name in _CODE_FIELDS and value and value != _HARMLESS.get(name):
         raise field.refuse("models may not bring code")
     if (name in _LOADER_FIELDS or name.endswith("_internal")) and value:
         raise field.refuse("a model may not steer its loader")
@@ -182,9 +183,12 @@ def _check_field(field: _Field) -> None:
         values = value.values() if isinstance(value, dict) else [value]
         if any(part is not None and part not in _IMPLEMENTATIONS for part in values):
             raise field.refuse(f"expected one of {', '.join(sorted(_IMPLEMENTATIONS))}")
-    elif name.startswith("_") and name not in _PRIVATE_TEXT_FIELDS:
-        if not isinstance(value, bool | int | float | None):
-            raise field.refuse("private fields may hold numbers only")
+    elif (
+        name.startswith("_")
+        and name not in _PRIVATE_TEXT_FIELDS
+        and not isinstance(value, bool | int | float | None)
+    ):
+        raise field.refuse("private fields may hold numbers only")
     if isinstance(value, str):
         _check_text(field, value)
 

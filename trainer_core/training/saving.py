@@ -1,6 +1,7 @@
 """The finished model: safetensors, tokenizer, label names and card, whole or absent."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     card: str,
-    use_cache: bool,
+    use_cache: bool | None,
 ) -> None:
     """Write a model that plain `from_pretrained` loads.
 
@@ -27,9 +28,12 @@ def save_model(
         tokenizer: goes with it, chat template and all.
         folder: where; it appears whole and sealed.
         card: text of README.md.
-        use_cache: the base model's setting, which training turns off.
+        use_cache: the base model's setting, which training turns off; None if it had none.
     """
-    model.config.use_cache = use_cache
+    if use_cache is not None:
+        model.config.use_cache = use_cache
+    elif hasattr(model.config, "use_cache"):
+        del model.config.use_cache
     with whole_or_absent(folder) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
@@ -37,7 +41,13 @@ def save_model(
 
 
 def save_adapter(
-    model: Any, *, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str, base_model: str
+    model: Any,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    card: str,
+    base_model: str,
+    classes: Sequence[str],
 ) -> None:
     """Write an adapter alone.
 
@@ -46,6 +56,7 @@ def save_adapter(
         tokenizer: goes with it.
         folder: where; it appears whole and sealed.
         card: text of README.md.
+        classes: label names, if the task has any.
         base_model: name of the model that the adapter belongs to; never a path of this machine.
     """
     with whole_or_absent(folder) as partial:
@@ -53,5 +64,6 @@ def save_adapter(
         tokenizer.save_pretrained(partial)
         config = json.loads((partial / _ADAPTER_CONFIG).read_text(encoding="utf-8"))
         write_json(partial / _ADAPTER_CONFIG, config | {"base_model_name_or_path": base_model})
-        write_json(partial / "labels.json", {"id2label": model.config.id2label})
+        if classes:  # an adapter has no config.json to hold them
+            write_json(partial / "labels.json", {"id2label": dict(enumerate(classes))})
         (partial / "README.md").write_text(card, encoding="utf-8")

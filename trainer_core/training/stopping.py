@@ -1,6 +1,6 @@
 """Being asked to stop: SIGTERM or Ctrl-C, with the reason in the run directory's `stop.json`.
 
-Steps are finished first; anything else (reading, tokenizing, loading) is dropped where it is.
+Reading, tokenizing and loading are dropped where they are; steps and saves are finished first.
 """
 
 import signal
@@ -12,7 +12,7 @@ from trainer_core.run_directory import RunDirectory, StopRequest
 
 
 class StopAsked(BaseException):
-    """The run is to end, and no step is in hand; like KeyboardInterrupt no `except Exception`."""
+    """The run is to end here; like KeyboardInterrupt no `except Exception`."""
 
 
 class Stopping:
@@ -20,7 +20,7 @@ class Stopping:
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
-        self._is_finishing_steps = False
+        self._is_droppable = False
         self.is_asked = False
 
     @property
@@ -29,9 +29,9 @@ class Stopping:
         return self._run.read_stop() or StopRequest("the process was asked to end", is_saving=True)
 
     def ask(self) -> None:
-        """Stop as soon as no step is in hand."""
+        """Take note, and drop the work in hand if it may be dropped."""
         self.is_asked = True
-        if not self._is_finishing_steps:
+        if self._is_droppable:
             raise StopAsked
 
     def check(self) -> None:
@@ -40,13 +40,14 @@ class Stopping:
             raise StopAsked
 
     @contextmanager
-    def finishing_steps(self) -> Iterator[None]:
-        """While in the block only note that someone asks: the block looks for itself."""
-        self._is_finishing_steps = True
+    def droppable(self) -> Iterator[None]:
+        """Let a request to stop raise StopAsked wherever the block is: nothing in it is kept."""
+        self.check()
+        self._is_droppable = True
         try:
             yield
         finally:
-            self._is_finishing_steps = False
+            self._is_droppable = False
 
     def listen(self, signals: Sequence[signal.Signals], *, is_patient: bool) -> None:
         """Obey these signals from now on.

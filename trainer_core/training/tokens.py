@@ -141,9 +141,11 @@ _BatchEncoder = Callable[[Sequence[str | tuple[str, str]], int | None], list[Enc
 def _batch_encoder(tokenizer: PreTrainedTokenizerBase) -> _BatchEncoder:
     if not tokenizer.is_fast:
         return lambda texts, max_length: [_encode_slowly(tokenizer, t, max_length) for t in texts]
-    backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    backend: Any = tokenizer.backend_tokenizer
 
-    def encode_batch(texts: Sequence[str | tuple[str, str]], max_length: int | None) -> list[Encoded]:
+    def encode_batch(
+        texts: Sequence[str | tuple[str, str]], max_length: int | None
+    ) -> list[Encoded]:
         backend.no_padding()
         if max_length is None:
             backend.no_truncation()

@@ -12,7 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, seed_worker
 
 from trainer_core.events import CheckpointSaved, Phase, PhaseEntered, Reporter, Warned
-from trainer_core.run_directory import verified_manifest
+from trainer_core.run_directory import verified_manifest, write_json
 from trainer_core.spec import JobSpec
 from trainer_core.training.arguments import is_greater_better
 from trainer_core.training.batching import GroupedSampler, LongestFirstSampler
@@ -21,12 +21,11 @@ from trainer_core.training.callbacks import (
     StoppingCallback,
     evaluations,
 )
-from trainer_core.training.checkpoints import checkpoint_path, rotate
+from trainer_core.training.checkpoints import LINEAGE, checkpoint_path, rotate
 from trainer_core.training.directories import whole_or_absent
 from trainer_core.training.recipe import Recipe
 from trainer_core.training.reporting import ReportingCallback, check_finite, without_timings
 from trainer_core.training.stopping import StopAsked, Stopping
-from trainer_core.training.tokens import TokenizedRows
 
 
 class RunTrainer(Trainer):
@@ -42,11 +41,13 @@ class RunTrainer(Trainer):
         model: Any,
         spec: JobSpec,
         arguments: TrainingArguments,
+        lineage: Mapping[str, Any],
         reporter: Reporter,
         stopping: Stopping,
     ) -> None:
         self._recipe = recipe
         self._spec = spec
+        self._lineage = lineage
         self._reporter = reporter
         self._stopping = stopping
         self.sampler = GroupedSampler(
@@ -54,9 +55,7 @@ class RunTrainer(Trainer):
             batch_size=spec.training.batch_size,
             seed=spec.training.seed,
         )
-        self.progress = ReportingCallback(
-            reporter, num_tokens_until=self.sampler.num_tokens_until
-        )
+        self.progress = ReportingCallback(reporter, num_tokens_until=self.sampler.num_tokens_until)
         super().__init__(
             model=model,
             args=arguments,
@@ -64,7 +63,7 @@ class RunTrainer(Trainer):
             train_dataset=recipe.rows["train"],
             eval_dataset=recipe.rows.get("eval"),
             processing_class=recipe.tokenizer,
-            compute_loss_func=recipe.loss,
+            compute_loss_func=self._mean_loss,
             compute_metrics=recipe.compute_metrics,
             preprocess_logits_for_metrics=partial(_reduced, reduce=recipe.reduce_logits),
             callbacks=[self.progress, *_early_stopping(spec), StoppingCallback(stopping)],
@@ -73,13 +72,13 @@ class RunTrainer(Trainer):
 
     def fit(self, *, resume_from: Path | None) -> None:
         """Train to the end, or raise StopAsked with a checkpoint saved if one was asked for."""
-        with self._stopping.finishing_steps():
-            try:
-                self.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-            except StopAsked:  # while evaluating; the step before it is done
-                if self._stopping.request.is_saving and not self._is_saved():
-                    self._save_checkpoint(self.model, None)
-                raise
+        self._stopping.check()
+        try:
+            self.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        except StopAsked:  # while evaluating; the step before it is done
+            if self._stopping.request.is_saving and not self._is_saved():
+                self._save_checkpoint(self.model, None)
+            raise
         self._stopping.check()
 
     def load_best(self) -> int | None:
@@ -111,20 +110,25 @@ class RunTrainer(Trainer):
     def _is_saved(self) -> bool:
         return checkpoint_path(self._folder, step=self.state.global_step).exists()
 
+    def _mean_loss(
+        self, output: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor
+    ) -> torch.Tensor:
+        return self._recipe.loss(output, labels, num_items_in_batch)
+
     # The stock samplers shuffle with the global generator, so that the order can't be had again.
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self.sampler
 
-    def _get_eval_sampler(self, eval_dataset: TokenizedRows) -> Sampler[int]:
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
         return LongestFirstSampler(eval_dataset.lengths)
 
-    def _get_dataloader(
+    def _get_dataloader(  # noqa: PLR0917
         self,
         dataset: Any,
         description: str,
         batch_size: int,
         sampler_fn: Any = None,
-        is_training: bool = False,  # noqa: FBT001, FBT002 - the Trainer's signature
+        is_training: bool = False,
         dataloader_key: str | None = None,
     ) -> DataLoader[Any]:
         # The stock loader draws from the global generator whenever it is iterated: an evaluation
@@ -163,7 +167,8 @@ class RunTrainer(Trainer):
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        self._reporter.report(PhaseEntered(Phase.EVALUATING))
+        if self.is_in_train:
+            self._reporter.report(PhaseEntered(Phase.EVALUATING))
         metrics = super().evaluate(*args, **kwargs)
         if self.is_in_train:
             done = self.state.global_step / max(1, self.state.max_steps)
@@ -193,8 +198,11 @@ class RunTrainer(Trainer):
             self._save_optimizer_and_scheduler(folder)
             self._save_scaler(folder)
             self._save_rng_state(folder)
+            write_json(partial_path / LINEAGE, self._lineage)
             self.state.save_to_json(str(partial_path / TRAINER_STATE_NAME))
-        rotate(self._folder, keep=self._spec.checkpoints.keep, best_step=self.state.best_global_step)
+        rotate(
+            self._folder, keep=self._spec.checkpoints.keep, best_step=self.state.best_global_step
+        )
         self._reporter.report(
             CheckpointSaved(
                 step=step,
@@ -211,14 +219,16 @@ class RunTrainer(Trainer):
         best = self.state.best_global_step
         if best and verified_manifest(checkpoint_path(self._folder, step=best)) is None:
             self.state.best_global_step = self.state.best_metric = None
-            message = f"the best model so far, of step {best}, is lost; the best from here on counts."
+            message = (
+                f"the best model so far, of step {best}, is lost; the best from here on counts."
+            )
             self._reporter.report(Warned("best_checkpoint_lost", message))
         return begun
 
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
     ) -> Any:
-        prepared = super()._prepare_for_training(
+        prepared = super()._prepare_for_training(  # type: ignore[no-untyped-call]
             max_steps, train_dataloader, resume_from_checkpoint
         )
         if resume_from_checkpoint and self._is_evaluation_owed():
@@ -241,16 +251,18 @@ class RunTrainer(Trainer):
         is_due = step % every == 0 or step >= max(1, self.state.max_steps)
         return is_due and step > 0 and not self.metrics_at(step)
 
-    def _run_epoch(self, **kwargs: Any) -> None:
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # The stock one takes a step before it looks whether there is one left to take.
-        if not (self.control.should_training_stop or self.state.global_step >= self.state.max_steps):
-            super()._run_epoch(**kwargs)
+        if not (
+            self.control.should_training_stop or self.state.global_step >= self.state.max_steps
+        ):
+            super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 def _reduced(logits: Any, labels: torch.Tensor, *, reduce: Any) -> torch.Tensor:
     """Return what is kept of a model's output; encoder-decoders give more than logits."""
     first: torch.Tensor = logits[0] if isinstance(logits, tuple) else logits
-    return first if reduce is None else reduce(first, labels)  # type: ignore[no-any-return]
+    return first if reduce is None else reduce(first, labels)
 
 
 def _early_stopping(spec: JobSpec) -> list[EarlyStoppingCallback]:

@@ -16,4 +16,4 @@ class Task(Protocol):
 def find_task(name: str) -> Task:
     """Return the module of a task of the spec."""
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    return cast(Task, module)
+    return cast("Task", module)

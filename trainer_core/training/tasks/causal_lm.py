@@ -23,13 +23,19 @@ from transformers.models.auto.modeling_auto import (
 from transformers.trainer_utils import EvalPrediction
 
 from trainer_core.errors import TooFewRows, UnusableModel
-from trainer_core.events import Warned
+from trainer_core.events import Phase, Warned
 from trainer_core.rows.checking import rows_of
 from trainer_core.spec import CausalLM
 from trainer_core.spec.tasks import MessagesRow, TextRow
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.chats import chatml_template, encode_chat, render
-from trainer_core.training.models import BaseModel, LoadedModel, check_architecture, load_model
+from trainer_core.training.models import (
+    BaseModel,
+    LoadedModel,
+    check_architecture,
+    load_model,
+    mend_generation,
+)
 from trainer_core.training.recipe import Recipe, Setup, count_labels
 from trainer_core.training.tokens import (
     ROWS_PER_BATCH,
@@ -168,7 +174,7 @@ class CausalLoss:
     smoothing: float = 0.0  # while training only
 
     def __call__(
-        self, output: Any, labels_BT: torch.Tensor, num_tokens: torch.Tensor | int | None
+        self, output: Any, labels_BT: torch.Tensor, num_tokens: torch.Tensor
     ) -> torch.Tensor:
         targets_BT = labels_BT[:, 1:]
         total = functional.cross_entropy(
@@ -177,7 +183,7 @@ class CausalLoss:
             reduction="sum",
             label_smoothing=self.smoothing if torch.is_grad_enabled() else 0.0,
         )
-        return total / (num_tokens if num_tokens is not None else count_labels(targets_BT))
+        return total / num_tokens
 
 
 def sums_of_rows(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
@@ -216,6 +222,9 @@ def build(setup: Setup) -> Recipe:
     assert isinstance(spec, CausalLM), f"a spec of another task: {spec.task}"
     prepare_tokenizer(setup.base, spec)
     loaded = load(setup.base, spec)
+    if warning := mend_generation(loaded.model):
+        setup.reporter.report(Warned("generation_settings_replaced", warning))
+    setup.enter(Phase.TOKENIZING)
     splits = _Splits()
     for split, count in setup.found.num_rows.items():
         if count:
@@ -235,6 +244,7 @@ def build(setup: Setup) -> Recipe:
         adapter_task="CAUSAL_LM",
         new_modules=loaded.new_modules,
         num_truncated=splits.num_truncated,
+        classes=(),
         pipeline="text-generation",
         usage=_CHAT_USAGE if spec.columns.messages else _TEXT_USAGE,
     )

@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from transformers.trainer_utils import EvalPrediction
 
 from trainer_core.errors import DataError, UnusableModel
-from trainer_core.events import Reporter, Warned
+from trainer_core.events import Phase, Reporter, Warned
 from trainer_core.rows.checking import rows_of
 from trainer_core.spec import TextClassification
 from trainer_core.training.batching import attention_mask, pad_rows
@@ -144,7 +144,7 @@ class ClassificationCollator:
 
 
 def single_label_loss(
-    output: Any, labels_B: torch.Tensor, num_rows: torch.Tensor | int | None, *, smoothing: float
+    output: Any, labels_B: torch.Tensor, num_rows: torch.Tensor, *, smoothing: float
 ) -> torch.Tensor:
     """Return the mean cross-entropy in nats; smoothed while training only."""
     total = functional.cross_entropy(
@@ -153,26 +153,21 @@ def single_label_loss(
         reduction="sum",
         label_smoothing=smoothing if torch.is_grad_enabled() else 0.0,
     )
-    return total / (num_rows if num_rows is not None else len(labels_B))
+    return total / num_rows
 
 
-def multi_label_loss(
-    output: Any, labels_BC: torch.Tensor, num_rows: torch.Tensor | int | None
-) -> torch.Tensor:
+def multi_label_loss(output: Any, labels_BC: torch.Tensor, num_rows: torch.Tensor) -> torch.Tensor:
     """Return the mean binary cross-entropy in nats, over rows and classes."""
     total = functional.binary_cross_entropy_with_logits(
         output.logits.float(), labels_BC, reduction="sum"
     )
-    num_classes = labels_BC.shape[1]
-    return total / ((num_rows if num_rows is not None else len(labels_BC)) * num_classes)
+    return total / (num_rows * labels_BC.shape[1])
 
 
-def regression_loss(
-    output: Any, labels_B: torch.Tensor, num_rows: torch.Tensor | int | None
-) -> torch.Tensor:
+def regression_loss(output: Any, labels_B: torch.Tensor, num_rows: torch.Tensor) -> torch.Tensor:
     """Return the mean squared error."""
     total = functional.mse_loss(output.logits[:, 0].float(), labels_B, reduction="sum")
-    return total / (num_rows if num_rows is not None else len(labels_B))
+    return total / num_rows
 
 
 def count_rows(labels: torch.Tensor) -> torch.Tensor:
@@ -225,8 +220,11 @@ def build(setup: Setup) -> Recipe:
     spec = setup.spec
     assert isinstance(spec, TextClassification), f"a spec of another task: {spec.task}"
     loaded = load(setup, spec)
+    setup.enter(Phase.TOKENIZING)
     tokenized = {
-        split: tokenize(setup, spec, split) for split, count in setup.found.num_rows.items() if count
+        split: tokenize(setup, spec, split)
+        for split, count in setup.found.num_rows.items()
+        if count
     }
     _warn_of_unused(spec, setup.reporter)
     return Recipe(
@@ -238,6 +236,7 @@ def build(setup: Setup) -> Recipe:
         new_modules=loaded.new_modules,
         reduce_logits=None,
         num_truncated={split: number for split, (_, number) in tokenized.items()},
+        classes=_class_names(setup, spec),
         pipeline="text-classification",
         usage=_USAGE,
         **_measures(setup, spec),

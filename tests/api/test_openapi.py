@@ -1,0 +1,84 @@
+"""The public surface, frozen: a difference is a conscious act."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from api.app import create_app
+from jobs.settings import load_settings
+from trainer_core.spec import TASKS
+
+SNAPSHOT = Path(__file__).parents[1] / "snapshots" / "openapi.json"
+RENEW = "UPDATE_SNAPSHOTS=1 .venv/bin/python -m pytest tests/api/test_openapi.py"
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> dict[str, Any]:
+    """The document; making it needs no server."""
+    app = create_app(
+        load_settings(
+            home=tmp_path,
+            database_url="postgresql://127.0.0.1:1/none",
+            redis_url="redis://127.0.0.1:1/0",
+        )
+    )
+    return app.openapi()
+
+
+def test_openapi_is_the_snapshot(document: dict[str, Any]) -> None:
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        SNAPSHOT.write_text(text, encoding="utf-8")
+
+    assert text == SNAPSHOT.read_text(encoding="utf-8"), f"if this is meant, run: {RENEW}"
+
+
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        operation["operationId"]: operation
+        for path in document["paths"].values()
+        for operation in path.values()
+    }
+
+
+def test_operations_are_named_after_their_functions(document: dict[str, Any]) -> None:
+    assert set(operations(document)) == {
+        "create_job", "list_jobs", "get_job", "cancel_job", "list_events", "list_metrics",
+        "get_logs", "download_model", "download_model_file", "inspect_model_file",
+        "upload_dataset", "list_datasets", "get_dataset", "preview_dataset", "delete_dataset",
+        "register_model", "list_models", "get_model", "list_tasks", "get_task",
+        "get_liveness", "get_readiness",
+    }  # fmt: skip
+
+
+def test_every_operation_is_described_and_answers_errors_as_problems(
+    document: dict[str, Any],
+) -> None:
+    for name, operation in operations(document).items():
+        assert operation["description"], name
+        answers = operation["responses"]
+        assert "default" in answers, name
+        for status, answer in answers.items():
+            if status[0] in "45d" and status != "416" and name != "get_readiness":
+                assert set(answer["content"]) == {"application/problem+json"}, (name, status)
+
+
+def test_job_submission_has_a_valid_example_a_task(document: dict[str, Any]) -> None:
+    (content,) = operations(document)["create_job"]["requestBody"]["content"].values()
+
+    assert set(content["examples"]) == set(TASKS)
+    schema = {**document, "$ref": content["schema"]["$ref"]}
+    for example in content["examples"].values():
+        Draft202012Validator(schema).validate(example["value"])
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    text = json.dumps(document)
+    names = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+
+    assert "#/$defs" not in text
+    assert names <= set(document["components"]["schemas"])

@@ -1,0 +1,99 @@
+"""A TCP proxy that cuts its connections, as bad networks and busy gateways do."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+
+class CuttingProxy:
+    """Passes bytes on to a service, and closes each connection after so many of its answers'."""
+
+    def __init__(self, url: str, *, cut_after_bytes: int | None = None) -> None:
+        parts = urlsplit(url)
+        self._target = (parts.hostname, parts.port)
+        self.cut_after_bytes = cut_after_bytes
+        self.num_connections = 0
+        self.num_cuts = 0
+        self.num_bytes = 0  # of answers
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads = [threading.Thread(target=self._accept)]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for end in list(self._open):
+            self._cut(end)
+        for thread in self._threads:
+            thread.join(timeout=10)
+            assert not thread.is_alive()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            self.num_connections += 1
+            far = socket.create_connection(self._target)
+            self._open |= {near, far}
+            for work in (self._pass_requests, self._pass_answers):
+                thread = threading.Thread(target=work, args=(near, far))
+                self._threads.append(thread)
+                thread.start()
+
+    def _pass_requests(self, near: socket.socket, far: socket.socket) -> None:
+        for chunk in _chunks(near):
+            far.sendall(chunk)
+        self._cut(near, far)
+
+    def _pass_answers(self, near: socket.socket, far: socket.socket) -> None:
+        left = self.cut_after_bytes
+        for chunk in _chunks(far):
+            passed = chunk if left is None else chunk[:left]
+            with contextlib.suppress(OSError):
+                near.sendall(passed)
+            with self._lock:
+                self.num_bytes += len(passed)
+            if left is not None:
+                left -= len(passed)
+                if left == 0:
+                    self.num_cuts += 1
+                    break
+        self._cut(near, far)
+
+    def _cut(self, *ends: socket.socket) -> None:
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+            self._open.discard(end)
+
+
+def _chunks(end: socket.socket) -> Iterator[bytes]:
+    while True:
+        try:
+            chunk = end.recv(4096)
+        except OSError:
+            return
+        if not chunk:
+            return
+        yield chunk

@@ -1,0 +1,157 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.trainer_utils import EvalPrediction
+
+from tests.training.tiny import carry_out, events_of, make_run, save_decoder, save_encoder
+from trainer_core.run_directory import Result
+from trainer_core.training.tasks.causal_lm import CausalLoss, sums_of_rows, token_metrics
+
+pytestmark = pytest.mark.slow
+
+FAST = {"learning_rate": 1e-2, "batch_size": 8, "weight_decay": 0.0}
+COLOUR_OF = {"sky": "blue", "grass": "green", "blood": "red"}
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_decoder(tmp_path_factory.mktemp("models") / "decoder")
+
+
+def _spec(**parts: Any) -> dict[str, Any]:
+    return {"task": "causal-lm", "training": {**FAST, "epochs": 3}, **parts}
+
+
+def _chats(count: int) -> list[dict[str, Any]]:
+    things = list(COLOUR_OF)
+    asked = [(things[number % 3], number // 3) for number in range(count)]
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"{number} what is {thing}"},
+                {"role": "assistant", "content": COLOUR_OF[thing]},
+            ]
+        }
+        for thing, number in asked
+    ]
+
+
+def test_a_chat_is_learnt_and_answered_after_plain_loading(decoder: Path, tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", model=decoder, rows=_chats(180), spec=_spec())
+    outcome = carry_out(directory)
+    assert outcome.metrics["token_accuracy"] > 0.95
+    assert outcome.metrics["perplexity"] == pytest.approx(math.exp(outcome.metrics["loss"]))
+
+    tokenizer = AutoTokenizer.from_pretrained(directory.model)
+    model = AutoModelForCausalLM.from_pretrained(directory.model)
+    assert model.config.use_cache
+    for thing, colour in COLOUR_OF.items():
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": f"7 what is {thing}"}],
+            add_generation_prompt=True,
+            return_tensors="pt",
+        )
+        written = model.generate(**prompt, max_new_tokens=8, do_sample=False)
+        answer = tokenizer.decode(written[0, prompt["input_ids"].shape[1] :])
+        assert answer == f"{colour}<|im_end|>"  # it stops by itself
+
+
+def test_the_reported_loss_is_that_of_transformers_over_all_learnt_tokens(
+    decoder: Path, tmp_path: Path
+) -> None:
+    rows = [{"text": "it is " + "red " * number} for number in range(1, 25)]
+    held_out = [{"text": "a new " + "blue " * number} for number in range(1, 12)]
+    spec = _spec(training={**FAST, "epochs": 1}, evaluation={"batch_size": 4})
+    directory = make_run(tmp_path / "run", model=decoder, rows=rows, spec=spec, eval=held_out)
+    outcome = carry_out(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory.model)
+    model = AutoModelForCausalLM.from_pretrained(directory.model)
+    total, count = 0.0, 0
+    for row in held_out:
+        ids = tokenizer(row["text"], return_tensors="pt").input_ids
+        ids = torch.cat([ids, torch.tensor([[tokenizer.eos_token_id]])], dim=1)
+        with torch.no_grad():
+            total += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+        count += ids.shape[1] - 1
+    assert outcome.metrics["loss"] == pytest.approx(total / count, rel=1e-4)
+
+
+def test_rows_without_anything_to_learn_are_left_out_and_counted(
+    decoder: Path, tmp_path: Path
+) -> None:
+    long_question = {"role": "user", "content": "old " * 60}
+    answer = {"role": "assistant", "content": "red"}
+    rows = [*_chats(30), {"messages": [long_question, answer]}]
+    spec = _spec(max_length=40, data={"eval": None}, training={**FAST, "epochs": 1})
+    directory = make_run(tmp_path / "run", model=decoder, rows=rows, spec=spec)
+    assert carry_out(directory).result is Result.SUCCEEDED
+    told = {line.data["code"]: line.data["message"] for line in events_of(directory, "warning")}
+    assert "1 of 31 train rows are left out" in told["rows_left_out"]
+    assert "1 of 31 train rows (3.2%)" in told["rows_truncated"]
+
+
+def test_nothing_to_learn_at_all_is_an_error(decoder: Path, tmp_path: Path) -> None:
+    spec = _spec(max_length=8)
+    error = carry_out(make_run(tmp_path / "run", model=decoder, rows=_chats(30), spec=spec)).error
+    assert error is not None
+    assert (error.code, error.param) == ("too_few_rows", "/max_length")
+
+
+def test_a_tokenizer_without_a_template_gets_chatml_and_keeps_it(tmp_path: Path) -> None:
+    model = save_decoder(tmp_path / "plain", template=None)
+    spec = _spec(training={**FAST, "epochs": 1})
+    directory = make_run(tmp_path / "run", model=model, rows=_chats(30), spec=spec)
+    assert carry_out(directory).result is Result.SUCCEEDED
+    tokenizer = AutoTokenizer.from_pretrained(directory.model)
+    turns = [{"role": "user", "content": "a"}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert text == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_contradicting_generation_settings_do_not_cost_the_run(
+    decoder: Path, tmp_path: Path
+) -> None:
+    model = save_decoder(tmp_path / "model")
+    (model / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "top_p": 0.9}))
+    spec = _spec(training={**FAST, "epochs": 1})
+    directory = make_run(tmp_path / "run", model=model, rows=_chats(30), spec=spec)
+    assert carry_out(directory).result is Result.SUCCEEDED
+    settings = json.loads((directory.model / "generation_config.json").read_text())
+    assert (settings["temperature"], settings["do_sample"]) == (0.6, True)
+
+
+def test_a_model_that_reads_both_ways_is_refused(tmp_path: Path) -> None:
+    model = save_encoder(tmp_path / "encoder")
+    rows = [{"text": "it is red"}] * 20
+    error = carry_out(make_run(tmp_path / "run", model=model, rows=rows, spec=_spec())).error
+    assert error is not None
+    assert error.code == "unusable_model"
+    assert "'bert'" in error.message
+
+
+def test_the_loss_of_a_step_is_that_of_torch() -> None:
+    class Output:
+        logits = torch.randn(2, 5, 7)
+
+    labels = torch.tensor([[-100, 3, 4, -100, -100], [-100, -100, 2, 6, 1]])
+    expected = torch.nn.functional.cross_entropy(
+        Output.logits[:, :-1].reshape(-1, 7), labels[:, 1:].reshape(-1)
+    )
+    torch.testing.assert_close(CausalLoss()(Output, labels, torch.tensor(5)), expected)
+
+    sums = sums_of_rows(Output.logits, labels)
+    assert sums[:, 1].tolist() == [2, 3]
+    metrics = token_metrics(EvalPrediction(predictions=sums.numpy(), label_ids=labels.numpy()))
+    assert metrics["loss"] == pytest.approx(float(expected))
+
+
+def test_a_hopeless_perplexity_is_infinite_and_no_crash() -> None:
+    predictions = np.array([[10_000.0, 10.0, 0.0]])
+    metrics = token_metrics(EvalPrediction(predictions=predictions, label_ids=predictions))
+    assert metrics["perplexity"] == math.inf

@@ -1,0 +1,114 @@
+import pytest
+from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
+
+from tests.training.tiny import chat_tokenizer
+from trainer_core.errors import UnusableModel
+from trainer_core.training.chats import Chat, chatml_template, encode_chat, render
+
+pytestmark = pytest.mark.slow
+
+TURNS = [
+    {"role": "system", "content": "be old"},
+    {"role": "user", "content": "the  sky"},
+    {"role": "assistant", "content": "is blue é"},
+    {"role": "user", "content": "and"},
+    {"role": "assistant", "content": "red"},
+]
+WITH_BLOCKS = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}A:{% generation %}{{ m['content'] }};"
+    "{% endgeneration %}{% else %}U:{{ m['content'] }};{% endif %}{% endfor %}"
+)
+# As several models do: what the assistant thought is shown for its last turn only.
+THINKING = (
+    "{% for m in messages %}{{ m['role'] + ':' }}"
+    "{% if m['role'] == 'assistant' and loop.last %}{{ '<think></think>' }}{% endif %}"
+    "{{ m['content'] + ';' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
+PROMPT_WITH_MORE = (
+    "{% for m in messages %}{{ m['role'] + ':' + m['content'] + ';' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:<think>' }}{% endif %}"
+)
+
+
+def _learnt(chat: Chat) -> list[str]:
+    return [chat.text[start:end] for start, end in chat.spans]
+
+
+def _learnt_tokens(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> str:
+    ids, mask = encode_chat(tokenizer, chat)
+    assert len(ids) == len(mask)
+    text = tokenizer.decode(ids[mask])
+    assert isinstance(text, str)
+    return text
+
+
+def test_the_assistants_words_and_its_end_token_are_learnt() -> None:
+    tokenizer = chat_tokenizer()
+    chat = render(tokenizer, TURNS)
+    assert chat.text == (
+        "<|im_start|>system\nbe old<|im_end|>\n<|im_start|>user\nthe  sky<|im_end|>\n"
+        "<|im_start|>assistant\nis blue é<|im_end|>\n<|im_start|>user\nand<|im_end|>\n"
+        "<|im_start|>assistant\nred<|im_end|>\n"
+    )
+    assert _learnt(chat) == ["is blue é<|im_end|>", "red<|im_end|>"]
+    assert chat.num_lost == 0
+
+
+def test_the_mask_is_that_of_a_hand_written_example() -> None:
+    tokenizer = chat_tokenizer()
+    ids, mask = encode_chat(tokenizer, render(tokenizer, TURNS[1:3]))
+    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    parts = [
+        ([start, *encode("user\nthe  sky"), end, *encode("\n")], False),
+        ([start, *encode("assistant\n")], False),
+        ([*encode("is blue é"), end], True),
+        (encode("\n"), False),
+    ]
+    assert ids.tolist() == [token for tokens, _ in parts for token in tokens]
+    assert mask.tolist() == [is_learnt for tokens, is_learnt in parts for _ in tokens]
+
+
+def test_the_templates_own_blocks_are_obeyed() -> None:
+    tokenizer = chat_tokenizer(template=WITH_BLOCKS)
+    chat = render(tokenizer, TURNS)
+    assert _learnt(chat) == ["is blue é;", "red;"]
+    assert _learnt_tokens(tokenizer, chat) == "is blue é;red;"
+
+
+def test_a_conversation_that_the_assistant_opens_is_learnt_too() -> None:
+    chat = render(chat_tokenizer(), TURNS[2:4])
+    assert _learnt(chat) == ["is blue é<|im_end|>"]
+
+
+def test_a_prompt_that_opens_with_more_than_the_turn_does_not_shift_it() -> None:
+    tokenizer = chat_tokenizer(template=PROMPT_WITH_MORE)
+    assert _learnt(render(tokenizer, TURNS)) == ["is blue é;", "red;"]
+
+
+def test_a_turn_that_the_template_changes_later_is_counted_as_lost() -> None:
+    tokenizer = chat_tokenizer(template=THINKING)
+    chat = render(tokenizer, TURNS)
+    assert _learnt(chat) == ["<think></think>red;"]
+    assert chat.num_lost == 1
+
+
+def test_a_template_that_refuses_the_roles_is_told() -> None:
+    tokenizer = chat_tokenizer(template="{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(UnusableModel, match=r"system, user, assistant.*roles must alternate"):
+        render(tokenizer, TURNS[:3])
+
+
+def test_chatml_ends_turns_by_the_tokenizers_own_end_where_it_has_no_im_end() -> None:
+    tokenizer = ByT5Tokenizer()
+    tokenizer.chat_template = chatml_template(tokenizer)
+    chat = render(tokenizer, TURNS[1:3])
+    assert chat.text == "<|im_start|>user\nthe  sky</s>\n<|im_start|>assistant\nis blue é</s>\n"
+    ids, mask = encode_chat(tokenizer, chat)  # a tokenizer without offsets
+    assert ids[mask][-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(ids[mask], skip_special_tokens=True) == "is blue é"
+    assert len(ids) == len(mask)

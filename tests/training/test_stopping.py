@@ -1,0 +1,54 @@
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trainer_core.run_directory import RunDirectory, StopRequest
+from trainer_core.training.stopping import StopAsked, Stopping
+
+
+@pytest.fixture
+def stopping(tmp_path: Path) -> Iterator[Stopping]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield Stopping(RunDirectory(tmp_path))
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_work_that_may_be_dropped_is_dropped_at_once(stopping: Stopping) -> None:
+    stopping.listen([signal.SIGTERM], is_patient=True)
+    with pytest.raises(StopAsked), stopping.droppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the work went on")
+
+
+def test_other_work_is_finished_first(stopping: Stopping) -> None:
+    stopping.listen([signal.SIGTERM], is_patient=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stopping.is_asked
+    with pytest.raises(StopAsked):
+        stopping.check()
+
+
+def test_a_request_before_droppable_work_keeps_it_from_beginning(stopping: Stopping) -> None:
+    stopping.ask()
+    with pytest.raises(StopAsked), stopping.droppable():
+        pytest.fail("the work began")
+
+
+def test_a_signal_without_a_request_saves(stopping: Stopping) -> None:
+    assert stopping.request.is_saving
+
+
+def test_the_request_in_the_run_directory_is_obeyed(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.request_stop(StopRequest("cancelled by its owner", is_saving=False))
+    assert Stopping(directory).request == StopRequest("cancelled by its owner", is_saving=False)
+
+
+def test_a_second_ctrl_c_is_not_held_back(stopping: Stopping) -> None:
+    stopping.listen([signal.SIGUSR1], is_patient=False)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL

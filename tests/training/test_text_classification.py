@@ -1,0 +1,202 @@
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers.trainer_utils import EvalPrediction
+
+from tests.training.tiny import COLOURS, carry_out, colour_rows, events_of, make_run, save_encoder
+from trainer_core.events import ListReporter, Warned
+from trainer_core.run_directory import Result, read_json, verified_manifest
+from trainer_core.training.tasks.text_classification import (
+    multi_label_metrics,
+    regression_loss,
+    regression_metrics,
+    single_label_loss,
+)
+
+pytestmark = pytest.mark.slow
+
+FAST = {"learning_rate": 3e-3, "batch_size": 16, "weight_decay": 0.0}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("models") / "encoder", dropout=0.0)
+
+
+def _spec(**parts: Any) -> dict[str, Any]:
+    return {"task": "text-classification", "training": {**FAST, "epochs": 10}, **parts}
+
+
+def test_single_label_is_learnt_and_the_model_predicts_the_same_when_loaded(
+    encoder: Path, tmp_path: Path
+) -> None:
+    rows = colour_rows(240)
+    directory = make_run(
+        tmp_path / "run", model=encoder, rows=rows, spec=_spec(), test=colour_rows(60, seed=2)
+    )
+    outcome = carry_out(directory)
+    assert outcome.result is Result.SUCCEEDED
+    assert outcome.metrics["accuracy"] > 0.95
+    assert outcome.metrics["test_accuracy"] > 0.95
+
+    model = AutoModelForSequenceClassification.from_pretrained(directory.model)
+    tokenizer = AutoTokenizer.from_pretrained(directory.model)
+    assert model.config.id2label == {0: "blue", 1: "green", 2: "red"}
+    assert model.config.problem_type == "single_label_classification"
+    tested = colour_rows(60, seed=2)
+    guesses, losses = [], []
+    for row in tested:
+        with torch.no_grad():
+            logits = model(**tokenizer(row["text"], return_tensors="pt")).logits
+        guesses.append(model.config.id2label[int(logits.argmax())])
+        target = torch.tensor([model.config.label2id[row["label"]]])
+        losses.append(float(torch.nn.functional.cross_entropy(logits, target)))
+    accuracy = np.mean([guess == row["label"] for guess, row in zip(guesses, tested, strict=True)])
+    assert accuracy == pytest.approx(outcome.metrics["test_accuracy"])
+    assert np.mean(losses) == pytest.approx(outcome.metrics["test_loss"], rel=1e-4)
+
+
+def test_the_finished_folder_is_sealed_and_holds_what_is_needed(
+    encoder: Path, tmp_path: Path
+) -> None:
+    spec = _spec(name="Colours", training={**FAST, "epochs": 1})
+    directory = make_run(tmp_path / "run", model=encoder, rows=colour_rows(40), spec=spec)
+    carry_out(directory)
+    manifest = verified_manifest(directory.model)
+    assert manifest is not None
+    assert {file.path for file in manifest} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    card = (directory.model / "README.md").read_text()
+    assert "# Colours" in card
+    assert "More Information Needed" not in card
+    assert str(tmp_path) not in "".join(
+        path.read_text() for path in directory.model.glob("*.[jm][sd]*") if path.suffix != ".bin"
+    )
+    lineage = read_json(directory.lineage)
+    assert lineage["num_rows"] == {"train": 36, "eval": 4, "test": 0}
+    assert lineage["num_threads"] == 1
+    resolved = read_json(directory.resolved)
+    assert "auto" not in str(resolved["spec"])
+    assert {choice["pointer"] for choice in resolved["choices"]} >= {"/max_length"}
+
+
+def test_pairs_are_told_apart_by_their_second_text(encoder: Path, tmp_path: Path) -> None:
+    chance = random.Random(4)  # noqa: S311
+    rows = [
+        {"text": one, "text_pair": two, "label": "same" if one == two else "other"}
+        for one, two in (chance.choices(COLOURS, k=2) for _ in range(300))
+    ]
+    data = {"columns": {"text_pair": "text_pair"}, "eval": 0.2}
+    spec = _spec(data=data, training={**FAST, "epochs": 15})
+    directory = make_run(tmp_path / "run", model=encoder, rows=rows, spec=spec)
+    assert carry_out(directory).metrics["accuracy"] > 0.95
+
+
+def test_multi_label_is_learnt(encoder: Path, tmp_path: Path) -> None:
+    chance = random.Random(5)  # noqa: S311
+    picked = [chance.sample(COLOURS, chance.randint(0, 3)) for _ in range(300)]
+    rows = [{"text": " ".join(["it is", *names]), "label": names} for names in picked]
+    directory = make_run(
+        tmp_path / "run", model=encoder, rows=rows, spec=_spec(problem="multi-label")
+    )
+    outcome = carry_out(directory)
+    assert set(outcome.metrics) == {"loss", "macro_f1", "micro_f1", "accuracy"}
+    assert outcome.metrics["macro_f1"] > 0.95
+    classify = pipeline("text-classification", model=str(directory.model), top_k=None)
+    scores = {guess["label"]: guess["score"] for guess in classify("it is red")}
+    assert scores["red"] > 0.5 > scores["blue"]
+
+
+def test_regression_is_learnt_and_minus_one_hundred_is_a_number(
+    encoder: Path, tmp_path: Path
+) -> None:
+    value = {"red": -1.0, "green": 0.0, "blue": 2.0}
+    rows = [{"text": row["text"], "label": value[row["label"]]} for row in colour_rows(240)]
+    spec = _spec(problem="regression")
+    outcome = carry_out(make_run(tmp_path / "run", model=encoder, rows=rows, spec=spec))
+    assert outcome.metrics["mse"] < 0.1
+    assert outcome.metrics["mse"] == pytest.approx(outcome.metrics["loss"], rel=1e-4)
+    assert outcome.metrics["pearson"] > 0.97
+
+    rows = [{"text": row["text"], "label": -100} for row in colour_rows(40)]
+    spec = _spec(problem="regression", training={**FAST, "epochs": 1})
+    directory = make_run(tmp_path / "constant", model=encoder, rows=rows, spec=spec)
+    outcome = carry_out(directory)
+    assert outcome.result is Result.SUCCEEDED
+    assert "pearson" not in outcome.metrics
+    assert "metric_undefined" in {line.data["code"] for line in events_of(directory, "warning")}
+
+
+def test_long_rows_are_cut_and_counted(encoder: Path, tmp_path: Path) -> None:
+    rows = [*colour_rows(30), {"text": "red " * 50, "label": "red"}]
+    spec = _spec(max_length=32, data={"eval": None}, training={**FAST, "epochs": 1})
+    directory = make_run(tmp_path / "run", model=encoder, rows=rows, spec=spec)
+    carry_out(directory)
+    (warning,) = events_of(directory, "warning")
+    assert "1 of 31 train rows (3.2%) have more than 32 tokens" in warning.data["message"]
+
+
+def test_more_tokens_than_the_model_has_positions_for_are_refused(
+    encoder: Path, tmp_path: Path
+) -> None:
+    spec = _spec(max_length=65)
+    directory = make_run(tmp_path / "run", model=encoder, rows=colour_rows(30), spec=spec)
+    error = carry_out(directory).error
+    assert error is not None
+    assert (error.code, error.param) == ("invalid_spec", "/max_length")
+
+
+def test_accumulating_micro_batches_gives_the_same_weights(encoder: Path, tmp_path: Path) -> None:
+    weights = []
+    for micro in (16, 4, 1):
+        training = {**FAST, "epochs": 1, "micro_batch_size": micro, "optimizer": "sgd"}
+        spec = _spec(training=training, data={"eval": None})
+        directory = make_run(tmp_path / str(micro), model=encoder, rows=colour_rows(40), spec=spec)
+        assert carry_out(directory).step == 3
+        weights.append(load_file(directory.model / "model.safetensors"))
+    for other in weights[1:]:
+        for name, tensor in weights[0].items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_losses_are_those_of_torch() -> None:
+    class Output:
+        logits = torch.randn(6, 3, requires_grad=True)
+
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    loss = single_label_loss(Output, labels, torch.tensor(6), smoothing=0.1)
+    expected = torch.nn.functional.cross_entropy(Output.logits, labels, label_smoothing=0.1)
+    torch.testing.assert_close(loss, expected)
+    with torch.no_grad():  # measuring is not smoothed
+        loss = single_label_loss(Output, labels, torch.tensor(6), smoothing=0.1)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(Output.logits, labels))
+    targets = torch.tensor([1.0, -100.0, 0.5, 2.0, 3.0, 4.0])
+    loss = regression_loss(Output, targets, torch.tensor(6))
+    torch.testing.assert_close(loss, torch.nn.functional.mse_loss(Output.logits[:, 0], targets))
+
+
+def test_a_class_counts_from_the_threshold_on() -> None:
+    prediction = EvalPrediction(
+        predictions=np.array([[0.5, -2.0], [-0.5, 2.0]]), label_ids=np.array([[1, 0], [0, 1]])
+    )
+    assert multi_label_metrics(prediction, threshold=0.5)["accuracy"] == 1.0
+    assert multi_label_metrics(prediction, threshold=0.3)["accuracy"] == 0.5  # -0.5 is 0.38
+
+
+def test_pearson_of_one_constant_is_left_out_with_a_warning() -> None:
+    reporter = ListReporter()
+    prediction = EvalPrediction(predictions=np.ones((3, 1)), label_ids=np.array([1.0, 2.0, 3.0]))
+    metrics = regression_metrics(prediction, reporter=reporter)
+    assert metrics == {"mse": pytest.approx(5 / 3)}
+    assert isinstance(reporter.events[0], Warned)

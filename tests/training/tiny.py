@@ -1,0 +1,197 @@
+"""Tiny models with random weights, tokenizers made on the spot, and run directories for them."""
+
+import json
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+
+from trainer_core.events import Event, Line, MetricsMeasured, decode_line
+from trainer_core.rows.files import InputFile
+from trainer_core.run_directory import Inputs, Outcome, RunDirectory, write_json
+from trainer_core.training.run import run
+from trainer_core.training.stopping import Stopping
+
+COLOURS = ["red", "green", "blue"]
+WORDS = [
+    *COLOURS,
+    "round",
+    "square",
+    "small",
+    "large",
+    "warm",
+    "cold",
+    "old",
+    "new",
+    "a",
+    "is",
+    "it",
+]
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def save_encoder(folder: Path, *, max_positions: int = 64, dropout: float = 0.1) -> Path:
+    """Save a BERT body of two layers whose tokens are whole words."""
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: number for number, word in enumerate([*specials, *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=max_positions,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    set_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=max_positions,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        initializer_range=0.15,  # so small a model hardly learns from the usual 0.02
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def chat_tokenizer(*, template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer that knows the ChatML tokens."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([" ".join(WORDS), "user assistant system"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|endoftext|>",
+        eos_token="<|im_end|>" if template else "<|endoftext|>",
+        chat_template=template,
+        model_max_length=128,
+    )
+
+
+def save_decoder(folder: Path, *, template: str | None = CHATML) -> Path:
+    """Save a Llama of two layers with a byte-level tokenizer; it has no padding token."""
+    tokenizer = chat_tokenizer(template=template)
+    set_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def colour_rows(count: int, *, seed: int = 1) -> list[dict[str, Any]]:
+    """Return texts of a few words whose label is the one colour among them."""
+    chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
+    rows = []
+    for number in range(count):
+        colour = COLOURS[number % len(COLOURS)]
+        words = [*chance.choices(WORDS[3:], k=chance.randint(1, 8)), colour]
+        chance.shuffle(words)
+        rows.append({"text": " ".join(words), "label": colour})
+    return rows
+
+
+def make_run(
+    folder: Path,
+    *,
+    model: Path,
+    rows: Iterable[Mapping[str, Any]],
+    spec: Mapping[str, Any],
+    **splits: Iterable[Mapping[str, Any]],
+) -> RunDirectory:
+    """Write a run directory for rows and the part of a spec that differs from the default."""
+    folder.mkdir(parents=True)
+    files = {name: _write(folder / f"{name}.jsonl", part) for name, part in splits.items()}
+    inputs = Inputs(
+        model=model,
+        train=_write(folder / "train.jsonl", rows),
+        eval=files.get("eval"),
+        test=files.get("test"),
+        num_threads=1,
+        device="cpu",
+    )
+    data = {"train": "dataset:ds_0123456789ab", **spec.get("data", {})}
+    data |= {name: f"dataset:ds_{name:0>10}" for name in files}
+    directory = RunDirectory(folder)
+    write_json(directory.spec, {"model": "model:tiny", **spec, "data": data})
+    write_json(directory.inputs, inputs.to_dict())
+    return directory
+
+
+def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> InputFile:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return InputFile(path=path, name=path.name)
+
+
+def carry_out(directory: RunDirectory) -> Outcome:
+    """Carry out a run in this process."""
+    return run(directory, stopping=Stopping(directory))
+
+
+class StopAfter:
+    """A watcher that asks the run to stop once a step's loss was told."""
+
+    def __init__(self, step: int, *, stopping: Stopping) -> None:
+        self._step = step
+        self._stopping = stopping
+
+    def report(self, event: Event) -> None:
+        is_training = isinstance(event, MetricsMeasured) and event.split == "train"
+        if is_training and event.step == self._step:
+            self._stopping.ask()
+
+
+def stop_after(directory: RunDirectory, *, step: int) -> Outcome:
+    """Carry out a run in this process and ask it to stop once a step is told."""
+    stopping = Stopping(directory)
+    return run(directory, stopping=stopping, watchers=[StopAfter(step, stopping=stopping)])
+
+
+def events_of(directory: RunDirectory, kind: str | None = None) -> list[Line]:
+    """Return the events of a run, of one type if it is given."""
+    lines = [decode_line(text) for text in directory.events.read_text("utf-8").splitlines()]
+    return [line for line in lines if kind in (None, line.type)]
