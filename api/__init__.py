@@ -1,0 +1,1 @@
+"""The FastAPI service: routes, errors, event streams, uploads, downloads, the sweeper."""

@@ -10,7 +10,7 @@ import logging
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
@@ -55,45 +55,47 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request_id = scope["request_id"] = new_id("req")
-        is_started = False
-        is_read = not _has_body(scope)
-
-        async def receive_noted() -> Message:
-            nonlocal is_read
-            message = await receive()
-            is_read = is_read or not message.get("more_body", False)
-            return message
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal is_started
-            if message["type"] == "http.response.start":
-                is_started = True
-                headers = MutableHeaders(scope=message)
-                _add_headers(headers, request_id, path=scope["path"])
-                if not is_read:
-                    headers["Connection"] = "close"  # what is left of a refused body stays unread
-            await send(message)
-
+        exchange = _Exchange(scope, receive, send, request_id)
         try:
             check(scope)
-            await self._app(scope, receive_noted, send_with_headers)
+            await self._app(scope, exchange.receive, exchange.send)
         except LuthierError as error:
             response = problems.answer(error, request_id=request_id)
-            await response(scope, receive, send_with_headers)
+            await response(scope, receive, exchange.send)
         except ClientDisconnect:
-            _log.info("the client went away", extra={"request_id": request_id})
+            _log.info("%s: the client went away", request_id, extra={"request_id": request_id})
         except Exception:
-            request = Request(scope)
-            _log.exception(
-                "%s: %s %s failed",
-                request_id,
-                request.method,
-                request.url.path,
-                extra={"action": "request_failed", "request_id": request_id},
-            )
-            if is_started:
+            extra = {"action": "request_failed", "request_id": request_id}
+            _log.exception("%s: %s %s", request_id, scope["method"], scope["path"], extra=extra)
+            if exchange.is_started:
                 raise  # the server cuts the connection, so that nobody takes a part for the whole
-            await problems.internal(request_id=request_id)(scope, receive, send_with_headers)
+            await problems.internal(request_id=request_id)(scope, receive, exchange.send)
+
+
+class _Exchange:
+    """One request and its response, on their way."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        self.is_started = False  # the response
+        self._is_read = not _has_body(scope)  # the request, to its end
+        self._path = scope["path"]
+        self._receive = receive
+        self._send = send
+        self._request_id = request_id
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._is_read = self._is_read or not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.is_started = True
+            headers = MutableHeaders(scope=message)
+            _add_headers(headers, self._request_id, path=self._path)
+            if not self._is_read:
+                headers["Connection"] = "close"  # what is left of a refused body stays unread
+        await self._send(message)
 
 
 def check(scope: Scope) -> None:

@@ -16,7 +16,6 @@ STORE = {"sqlalchemy", "psycopg", "alembic", "celery", "kombu", "redis", "obstor
     [
         ("api.app", TRAINING | {"worker", "luthier"}),
         ("worker.main", TRAINING | API | {"api", "luthier"}),
-        ("jobs.backends", TRAINING | API),
         ("trainer_core.spec", TRAINING | API | STORE | {"httpx", "numpy", "pyarrow"}),
         (
             "luthier.cli.main",

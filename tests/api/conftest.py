@@ -5,6 +5,8 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,12 +14,13 @@ import pytest
 
 from api.app import create_app
 from api.serving import Server
-from jobs.backends import Backends
+from jobs.backends import Backends, connect
 from jobs.records import Job
-from jobs.settings import Settings
+from jobs.settings import Settings, load_settings
 from jobs.states import State
 from jobs.store import artifacts, attempts, events
 from jobs.store.events import NewEvent
+from tests.conftest import _TEMPLATE, Servers, _database, _execute
 from trainer_core.events import EventType
 
 CSV = "text,label\n" + "".join(f"message {n},{'ab'[n % 2]}\n" for n in range(40))
@@ -42,6 +45,34 @@ def serve(settings: Settings) -> Iterator[str]:
         server.should_exit = True
         thread.join(timeout=20)
         assert not thread.is_alive(), "the server did not stop"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A service for tests that leave nothing behind that others would see."""
+
+    url: str
+    client: httpx.Client
+    backends: Backends
+    home: Path
+
+
+@pytest.fixture(scope="session")
+def shared(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    name = "test_shared_api"
+    _execute(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY wal_log")
+    home = tmp_path_factory.mktemp("shared") / "home"
+    settings = load_settings(
+        home=home,
+        database_url=_database(servers.database_url, name),
+        redis_url=servers.redis_url,
+        port=0,
+        sweep_seconds=NEVER,
+    )
+    backends = connect(settings)
+    with serve(settings) as url, httpx.Client(base_url=url, timeout=30) as client:
+        yield Shared(url, client, backends, home)
+    backends.engine.dispose()
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import hashlib
 import http.client
 import io
 import tarfile
-from pathlib import Path
 
 import httpx
 import pytest
 
 from jobs.backends import Backends
-from tests.api.conftest import claim, submit, succeed
+from jobs.store import artifacts
+from tests.api.conftest import Shared, claim, submit, succeed
 
 pytestmark = pytest.mark.slow
 
@@ -26,15 +26,18 @@ FILES = {
 }
 
 
-@pytest.fixture
-def job_id(client: httpx.Client, backends: Backends) -> str:
-    job_id = submit(client)
-    succeed(backends, claim(backends), FILES)
+@pytest.fixture(scope="module")
+def job_id(shared: Shared) -> str:
+    """A job with a model, on the shared service."""
+    job_id = submit(shared.client, resources={"priority": 100})
+    job = claim(shared.backends)
+    assert job.id == job_id
+    succeed(shared.backends, job, FILES)
     return job_id
 
 
-def test_model_is_one_tar_of_exactly_the_files(client: httpx.Client, job_id: str) -> None:
-    response = client.get(f"/jobs/{job_id}/model")
+def test_model_is_one_tar_of_exactly_the_files(shared: Shared, job_id: str) -> None:
+    response = shared.client.get(f"/jobs/{job_id}/model")
 
     assert response.headers["Content-Type"] == "application/x-tar"
     assert int(response.headers["Content-Length"]) == len(response.content)
@@ -47,15 +50,15 @@ def test_model_is_one_tar_of_exactly_the_files(client: httpx.Client, job_id: str
     assert all(m.isreg() and m.mtime == members[0].mtime for m in members)
 
 
-def test_tar_is_the_same_each_time(client: httpx.Client, job_id: str) -> None:
-    first, second = (client.get(f"/jobs/{job_id}/model").content for _ in range(2))
+def test_tar_is_the_same_each_time(shared: Shared, job_id: str) -> None:
+    first, second = (shared.client.get(f"/jobs/{job_id}/model").content for _ in range(2))
 
     assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest()
 
 
 @pytest.mark.parametrize("path", list(FILES))
-def test_file_comes_with_its_digests(client: httpx.Client, job_id: str, path: str) -> None:
-    response = client.get(f"/jobs/{job_id}/model/{path}")
+def test_file_comes_with_its_digests(shared: Shared, job_id: str, path: str) -> None:
+    response = shared.client.get(f"/jobs/{job_id}/model/{path}")
 
     digest = hashlib.sha256(FILES[path])
     assert response.content == FILES[path]
@@ -67,9 +70,9 @@ def test_file_comes_with_its_digests(client: httpx.Client, job_id: str, path: st
     assert int(response.headers["Content-Length"]) == len(FILES[path])
 
 
-def test_head_tells_the_same_without_the_bytes(client: httpx.Client, job_id: str) -> None:
+def test_head_tells_the_same_without_the_bytes(shared: Shared, job_id: str) -> None:
     url = f"/jobs/{job_id}/model/model.safetensors"
-    asked, got = client.head(url), client.get(url)
+    asked, got = shared.client.head(url), shared.client.get(url)
 
     assert (asked.status_code, asked.content) == (200, b"")
     for name in ("ETag", "Content-Length", "Repr-Digest", "Content-Type", "Accept-Ranges"):
@@ -87,10 +90,10 @@ def test_head_tells_the_same_without_the_bytes(client: httpx.Client, job_id: str
         ("bytes=-99999999999", 0, len(WEIGHTS)),
     ],
 )
-def test_range_is_served(
-    client: httpx.Client, job_id: str, wanted: str, start: int, end: int
-) -> None:
-    response = client.get(f"/jobs/{job_id}/model/model.safetensors", headers={"Range": wanted})
+def test_range_is_served(shared: Shared, job_id: str, wanted: str, start: int, end: int) -> None:
+    response = shared.client.get(
+        f"/jobs/{job_id}/model/model.safetensors", headers={"Range": wanted}
+    )
 
     assert response.status_code == 206
     assert response.content == WEIGHTS[start:end]
@@ -101,8 +104,10 @@ def test_range_is_served(
 @pytest.mark.parametrize(
     "wanted", [f"bytes={len(WEIGHTS)}-", "bytes=999999999-1000000000", "bytes=-0"]
 )
-def test_range_after_the_end_is_416(client: httpx.Client, job_id: str, wanted: str) -> None:
-    response = client.get(f"/jobs/{job_id}/model/model.safetensors", headers={"Range": wanted})
+def test_range_after_the_end_is_416(shared: Shared, job_id: str, wanted: str) -> None:
+    response = shared.client.get(
+        f"/jobs/{job_id}/model/model.safetensors", headers={"Range": wanted}
+    )
 
     assert response.status_code == 416
     assert response.headers["Content-Range"] == f"bytes */{len(WEIGHTS)}"
@@ -112,39 +117,39 @@ def test_range_after_the_end_is_416(client: httpx.Client, job_id: str, wanted: s
     "wanted",
     ["bytes=5-1", "bytes=-", "bytes=a-b", "lines=1-2", "bytes=0-1,3-4", "bytes=" + "0-," * 5000],
 )
-def test_range_that_is_none_or_several_is_ignored(
-    client: httpx.Client, job_id: str, wanted: str
-) -> None:
-    response = client.get(f"/jobs/{job_id}/model/config.json", headers={"Range": wanted})
+def test_range_that_is_none_or_several_is_ignored(shared: Shared, job_id: str, wanted: str) -> None:
+    response = shared.client.get(f"/jobs/{job_id}/model/config.json", headers={"Range": wanted})
 
     assert (response.status_code, response.content) == (200, FILES["config.json"])
 
 
-def test_download_in_two_ranges_is_the_file(client: httpx.Client, job_id: str) -> None:
+def test_download_in_two_ranges_is_the_file(shared: Shared, job_id: str) -> None:
     url = f"/jobs/{job_id}/model/model.safetensors"
-    first = client.get(url, headers={"Range": "bytes=0-4999999"})
+    first = shared.client.get(url, headers={"Range": "bytes=0-4999999"})
     condition = {"Range": "bytes=5000000-", "If-Range": first.headers["ETag"]}
-    second = client.get(url, headers=condition)
-    changed = client.get(url, headers={**condition, "If-Range": '"other"'})
+    second = shared.client.get(url, headers=condition)
+    changed = shared.client.get(url, headers={**condition, "If-Range": '"other"'})
 
     assert first.content + second.content == WEIGHTS
     assert (changed.status_code, len(changed.content)) == (200, len(WEIGHTS))
 
 
 @pytest.mark.parametrize("known", ["{etag}", "W/{etag}", '"other", {etag}', "*"])
-def test_known_file_is_not_sent_again(client: httpx.Client, job_id: str, known: str) -> None:
+def test_known_file_is_not_sent_again(shared: Shared, job_id: str, known: str) -> None:
     url = f"/jobs/{job_id}/model/config.json"
-    etag = client.head(url).headers["ETag"]
+    etag = shared.client.head(url).headers["ETag"]
 
-    response = client.get(url, headers={"If-None-Match": known.format(etag=etag)})
+    response = shared.client.get(url, headers={"If-None-Match": known.format(etag=etag)})
 
     assert (response.status_code, response.content) == (304, b"")
     assert response.headers["ETag"] == etag
     assert "X-Request-ID" in response.headers
 
 
-def test_other_etag_gets_the_file(client: httpx.Client, job_id: str) -> None:
-    response = client.get(f"/jobs/{job_id}/model/config.json", headers={"If-None-Match": '"x"'})
+def test_other_etag_gets_the_file(shared: Shared, job_id: str) -> None:
+    response = shared.client.get(
+        f"/jobs/{job_id}/model/config.json", headers={"If-None-Match": '"x"'}
+    )
 
     assert response.content == FILES["config.json"]
 
@@ -172,10 +177,10 @@ ATTACKS = [
 
 @pytest.mark.parametrize("path", ATTACKS)
 def test_path_that_is_no_file_of_the_job_is_not_found(
-    url: str, job_id: str, tmp_path: Path, path: str
+    shared: Shared, job_id: str, path: str
 ) -> None:
-    (tmp_path / "home" / "canary.txt").write_text("the canary sings")
-    address = httpx.URL(url)
+    (shared.home / "canary.txt").write_text("the canary sings")
+    address = httpx.URL(shared.url)
     # Unlike httpx this client sends a path as it is.
     connection = http.client.HTTPConnection(address.host, address.port, timeout=10)
     with contextlib.closing(connection):
@@ -199,11 +204,11 @@ def test_model_of_an_unfinished_job_is_a_conflict(client: httpx.Client) -> None:
 
 
 def test_file_that_the_storage_lost_is_503_and_never_short(
-    client: httpx.Client, backends: Backends, job_id: str
+    client: httpx.Client, backends: Backends
 ) -> None:
+    job_id = submit(client)
+    succeed(backends, claim(backends), {"config.json": b"{}", "a.txt": b"kept"})
     with backends.database.transaction() as tx:
-        from jobs.store import artifacts
-
         backends.storage.delete(artifacts.get(tx, job_id, "config.json").key)
 
     assert client.get(f"/jobs/{job_id}/model/config.json").status_code == 503

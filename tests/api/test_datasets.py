@@ -14,13 +14,13 @@ import pytest
 
 from api.uploads import shown_name
 from jobs.settings import Settings
-from tests.api.conftest import CSV, serve, spec_of, submit, upload
+from tests.api.conftest import CSV, Shared, serve, spec_of, submit, upload
 
 pytestmark = pytest.mark.slow
 
 
-def test_uploaded_file_is_described(client: httpx.Client) -> None:
-    response = client.post("/datasets", files={"file": ("train.csv", CSV)})
+def test_uploaded_file_is_described(shared: Shared) -> None:
+    response = shared.client.post("/datasets", files={"file": ("train.csv", CSV)})
 
     dataset = response.json()
     assert response.status_code == 201
@@ -37,37 +37,39 @@ def test_uploaded_file_is_described(client: httpx.Client) -> None:
     ]
     assert dataset["sha256"] == hashlib.sha256(CSV.encode()).hexdigest()
     assert dataset["size_bytes"] == len(CSV)
-    assert client.get(f"/datasets/{dataset['id']}").json() == dataset
+    assert shared.client.get(f"/datasets/{dataset['id']}").json() == dataset
 
 
-def test_preview_shows_the_first_rows(client: httpx.Client) -> None:
-    preview = client.get(f"/datasets/{upload(client)}/preview").json()
+def test_preview_shows_the_first_rows(shared: Shared) -> None:
+    preview = shared.client.get(f"/datasets/{upload(shared.client)}/preview").json()
 
     assert [column["name"] for column in preview["columns"]] == ["text", "label"]
     assert preview["rows"][0] == {"text": "message 0", "label": "a"}
     assert len(preview["rows"]) == 20
 
 
-def test_file_without_a_header_is_read_so(client: httpx.Client) -> None:
-    response = client.post(
+def test_file_without_a_header_is_read_so(shared: Shared) -> None:
+    response = shared.client.post(
         "/datasets?has_header=false", files={"file": ("rows.csv", "a,1\nb,2\nc,3\n")}
     )
 
     assert (response.json()["num_rows"], response.json()["has_header"]) == (3, False)
 
 
-def test_compressed_file_is_read(client: httpx.Client) -> None:
+def test_compressed_file_is_read(shared: Shared) -> None:
     files = {"file": ("train.csv.gz", gzip.compress(CSV.encode()))}
 
-    dataset = client.post("/datasets", files=files).json()
+    dataset = shared.client.post("/datasets", files=files).json()
 
     assert (dataset["compression"], dataset["num_rows"]) == ("gzip", 40)
 
 
-def test_file_with_bad_rows_is_kept_and_says_where(client: httpx.Client) -> None:
+def test_file_with_bad_rows_is_kept_and_says_where(shared: Shared) -> None:
     lines = ['{"text": "fine"}', '{"text": broken}', '{"text": "fine"}']
 
-    dataset = client.post("/datasets", files={"file": ("rows.jsonl", "\n".join(lines))}).json()
+    dataset = shared.client.post(
+        "/datasets", files={"file": ("rows.jsonl", "\n".join(lines))}
+    ).json()
 
     assert (dataset["num_rows"], dataset["num_bad_rows"]) == (2, 1)
     (bad,) = dataset["bad_rows"]
@@ -97,14 +99,14 @@ def test_file_without_rows_is_refused_and_nothing_kept(
         '{"n": 1e999}',
     ],
 )
-def test_file_with_odd_values_never_breaks_the_service(client: httpx.Client, row: str) -> None:
+def test_file_with_odd_values_never_breaks_the_service(shared: Shared, row: str) -> None:
     content = "\n".join([row, '{"text": "fine"}'])
 
-    response = client.post("/datasets", files={"file": ("rows.jsonl", content)})
+    response = shared.client.post("/datasets", files={"file": ("rows.jsonl", content)})
 
     assert response.status_code in (201, 422), response.text
     if response.status_code == 201:
-        assert client.get(f"/datasets/{response.json()['id']}/preview").status_code == 200
+        assert shared.client.get(f"/datasets/{response.json()['id']}/preview").status_code == 200
 
 
 def test_datasets_are_listed_newest_first(client: httpx.Client) -> None:
@@ -212,14 +214,14 @@ def test_body_that_is_no_upload_is_told_what_was_expected(
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "multipart/form-data", ""])
-def test_upload_of_another_type_is_refused(client: httpx.Client, media_type: str) -> None:
-    response = client.post("/datasets", content=b"x", headers={"Content-Type": media_type})
+def test_upload_of_another_type_is_refused(shared: Shared, media_type: str) -> None:
+    response = shared.client.post("/datasets", content=b"x", headers={"Content-Type": media_type})
 
     assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
 
 
-def test_unknown_parameter_is_refused(client: httpx.Client) -> None:
-    response = client.post("/datasets?header=false", files={"file": ("x.csv", CSV)})
+def test_unknown_parameter_is_refused(shared: Shared) -> None:
+    response = shared.client.post("/datasets?header=false", files={"file": ("x.csv", CSV)})
 
     assert (response.status_code, response.json()["param"]) == (422, "header")
 
@@ -310,8 +312,8 @@ def test_uploads_of_a_killed_process_are_cleared_when_stale(
     assert kept == ["new"]
 
 
-def test_client_that_goes_away_leaves_nothing(url: str, tmp_path: Path) -> None:
-    address = httpx.URL(url)
+def test_client_that_goes_away_leaves_nothing(shared: Shared) -> None:
+    address = httpx.URL(shared.url)
     with socket.create_connection((address.host, address.port or 0)) as connection:
         connection.sendall(
             f"POST /datasets HTTP/1.1\r\nHost: {address.netloc.decode()}\r\n"
@@ -319,7 +321,7 @@ def test_client_that_goes_away_leaves_nothing(url: str, tmp_path: Path) -> None:
             + _HEAD
         )
         time.sleep(0.3)
-    folder = tmp_path / "home" / "uploads"
+    folder = shared.home / "uploads"
     deadline = time.monotonic() + 5
     while list(folder.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -328,9 +330,9 @@ def test_client_that_goes_away_leaves_nothing(url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dataset", ["ds_0123456789", "..%2f..%2fetc", "%00", "x" * 99])
-def test_unknown_dataset_is_not_found(client: httpx.Client, dataset: str) -> None:
-    answers = [client.get(f"/datasets/{dataset}{rest}") for rest in ("", "/preview")]
-    answers.append(client.delete(f"/datasets/{dataset}"))
+def test_unknown_dataset_is_not_found(shared: Shared, dataset: str) -> None:
+    answers = [shared.client.get(f"/datasets/{dataset}{rest}") for rest in ("", "/preview")]
+    answers.append(shared.client.delete(f"/datasets/{dataset}"))
 
     assert [answer.status_code for answer in answers] == [404, 404, 404]
 

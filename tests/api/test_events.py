@@ -19,7 +19,7 @@ from jobs.settings import Settings
 from jobs.store import events
 from jobs.store.events import NewEvent
 from jobs.transaction import Transaction
-from tests.api.conftest import claim, say, serve, spec_of, submit, succeed, upload
+from tests.api.conftest import Shared, claim, say, serve, spec_of, submit, succeed, upload
 from trainer_core.events import EventType
 
 pytestmark = pytest.mark.slow
@@ -296,10 +296,10 @@ def test_streams_hold_no_database_connection(
 
 
 @pytest.mark.parametrize("value", ["x", "-1", "1.5", "9" * 30])
-def test_wrong_last_event_id_is_refused(client: httpx.Client, value: str) -> None:
-    job_id = submit(client)
+def test_wrong_last_event_id_is_refused(shared: Shared, value: str) -> None:
+    job_id = submit(shared.client)
 
-    response = client.get(f"/jobs/{job_id}/events", headers={**SSE, "Last-Event-ID": value})
+    response = shared.client.get(f"/jobs/{job_id}/events", headers={**SSE, "Last-Event-ID": value})
 
     assert response.status_code == 422
 
@@ -318,10 +318,10 @@ def test_last_event_id_of_the_future_follows_from_now(
 
 
 @pytest.mark.parametrize("path", ["events", "metrics", "logs", "model", "model/x", ""])
-def test_unknown_job_is_not_found_on_each_route(client: httpx.Client, path: str) -> None:
+def test_unknown_job_is_not_found_on_each_route(shared: Shared, path: str) -> None:
     headers = SSE if path == "events" else {}
 
-    response = client.get(f"/jobs/job_0123456789/{path}".rstrip("/"), headers=headers)
+    response = shared.client.get(f"/jobs/job_0123456789/{path}".rstrip("/"), headers=headers)
 
     assert (response.status_code, response.json()["code"]) == (404, "job_not_found")
 

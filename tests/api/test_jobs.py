@@ -8,7 +8,7 @@ import pytest
 
 from jobs.backends import Backends
 from jobs.store import attempts
-from tests.api.conftest import CSV, claim, spec_of, submit, succeed, upload
+from tests.api.conftest import CSV, Shared, claim, spec_of, submit, succeed, upload
 
 pytestmark = pytest.mark.slow
 
@@ -138,8 +138,8 @@ def test_cancelling_a_succeeded_job_is_a_conflict(client: httpx.Client, backends
 @pytest.mark.parametrize(
     "job_id", ["job_0123456789", "nonsense", "a%2Fb", "%00", "'; --", "x" * 99]
 )
-def test_unknown_job_is_not_found(client: httpx.Client, job_id: str) -> None:
-    response = client.get(f"/jobs/{job_id}")
+def test_unknown_job_is_not_found(shared: Shared, job_id: str) -> None:
+    response = shared.client.get(f"/jobs/{job_id}")
 
     assert response.status_code == 404
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -159,16 +159,16 @@ def test_unknown_job_is_not_found(client: httpx.Client, job_id: str) -> None:
         ("after=", "after"),
     ],
 )
-def test_wrong_parameter_is_named(client: httpx.Client, query: str, param: str) -> None:
-    response = client.get(f"/jobs?{query}")
+def test_wrong_parameter_is_named(shared: Shared, query: str, param: str) -> None:
+    response = shared.client.get(f"/jobs?{query}")
 
     problem = response.json()
     assert (response.status_code, problem["param"]) == (422, param)
     assert problem["errors"][0]["pointer"] == f"/{param.lstrip('/')}"
 
 
-def test_nul_in_a_parameter_is_refused(client: httpx.Client) -> None:
-    assert client.get("/jobs?after=%00").status_code == 400
+def test_nul_in_a_parameter_is_refused(shared: Shared) -> None:
+    assert shared.client.get("/jobs?after=%00").status_code == 400
 
 
 LINES = [f'{{"text": "message {n}", "label": "{"ab"[n % 2]}"}}' for n in range(10_000)]
@@ -248,7 +248,7 @@ def test_bad_job_is_told_its_place_and_fix_and_leaves_no_row(
     assert client.get("/jobs").json()["data"] == []
 
 
-def test_every_wrong_field_is_told_at_once(client: httpx.Client) -> None:
+def test_every_wrong_field_is_told_at_once(shared: Shared) -> None:
     spec = {
         "task": "text-classification",
         "model": "C:\\models",
@@ -256,7 +256,7 @@ def test_every_wrong_field_is_told_at_once(client: httpx.Client) -> None:
         "training": {"epochs": -1},
     }
 
-    problem = client.post("/jobs", json=spec).json()
+    problem = shared.client.post("/jobs", json=spec).json()
 
     pointers = {error["pointer"] for error in problem["errors"]}
     assert pointers == {"/model", "/data/train", "/data/evil", "/training/epochs"}
@@ -299,10 +299,8 @@ def _post(
         (b"{" + b",".join(b'"%d":0' % (n % 50_000) for n in range(50_001)) + b"}", "'0' is given"),
     ],
 )
-def test_malformed_json_is_a_400_with_its_place(
-    client: httpx.Client, body: bytes, message: str
-) -> None:
-    response = _post(client, body)
+def test_malformed_json_is_a_400_with_its_place(shared: Shared, body: bytes, message: str) -> None:
+    response = _post(shared.client, body)
 
     problem = response.json()
     assert (response.status_code, problem["code"]) == (400, "invalid_json")
@@ -312,14 +310,14 @@ def test_malformed_json_is_a_400_with_its_place(
 @pytest.mark.parametrize(
     "body", [b"null", b"[]", b'"text"', b"3", b"1e999", b"{}", b'{"task": []}']
 )
-def test_json_that_is_no_spec_is_a_422(client: httpx.Client, body: bytes) -> None:
-    response = _post(client, body)
+def test_json_that_is_no_spec_is_a_422(shared: Shared, body: bytes) -> None:
+    response = _post(shared.client, body)
 
     assert (response.status_code, response.json()["code"]) == (422, "invalid_spec")
 
 
-def test_body_with_a_byte_order_mark_is_read(client: httpx.Client) -> None:
-    assert _post(client, b"\xef\xbb\xbf{}").status_code == 422
+def test_body_with_a_byte_order_mark_is_read(shared: Shared) -> None:
+    assert _post(shared.client, b"\xef\xbb\xbf{}").status_code == 422
 
 
 def test_body_above_one_mebibyte_is_refused(client: httpx.Client) -> None:
@@ -336,8 +334,8 @@ def test_body_above_one_mebibyte_is_refused(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", ""])
-def test_body_that_does_not_say_json_is_refused(client: httpx.Client, media_type: str) -> None:
-    response = _post(client, b"{}", media_type)
+def test_body_that_does_not_say_json_is_refused(shared: Shared, media_type: str) -> None:
+    response = _post(shared.client, b"{}", media_type)
 
     assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
 

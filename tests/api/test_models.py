@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.conftest import spec_of, upload
+from tests.api.conftest import Shared, spec_of, upload
 
 pytestmark = pytest.mark.slow
 
@@ -153,5 +153,5 @@ def test_wrong_registration_names_its_field(client: httpx.Client, body: Any, poi
 
 
 @pytest.mark.parametrize("name", ["unknown", "a%2Fb", "%00", "x" * 500])
-def test_unknown_model_is_not_found(client: httpx.Client, name: str) -> None:
-    assert client.get(f"/models/{name}").status_code == 404
+def test_unknown_model_is_not_found(shared: Shared, name: str) -> None:
+    assert shared.client.get(f"/models/{name}").status_code == 404

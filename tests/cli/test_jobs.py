@@ -2,12 +2,14 @@
 
 import json
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import luthier
 from jobs.backends import Backends
+from jobs.store import jobs
 from tests.api.conftest import claim, spec_of, succeed
 from tests.cli.conftest import Run
 from tests.client.conftest import fail, submit
@@ -186,18 +188,27 @@ def test_wait_ends_with_5_when_its_time_is_over(
 def test_submit_and_wait_ends_with_the_outcome(
     run: Run, spec: Path, rows: Path, backends: Backends
 ) -> None:
-    threading.Timer(1.5, fail, [backends, LuthierError("went wrong.", hint="Mend it.")]).start()
+    def fail_once_submitted() -> None:
+        while True:
+            with backends.database.transaction() as tx:
+                if jobs.page(tx, jobs.Filter(), after=None, limit=1):
+                    break
+            time.sleep(0.05)
+        fail(backends, LuthierError("went wrong.", hint="Mend it."))
 
+    failing = threading.Thread(target=fail_once_submitted)
+    failing.start()
     result = run("submit", spec, "--train", rows, "--wait", "--json")
+    failing.join()
 
     assert result.exit_code == 1
     assert json.loads(result.stdout)["error"]["message"] == "went wrong."
 
 
 def test_cancel_takes_several_jobs(run: Run, client: luthier.Client, rows: Path) -> None:
-    jobs = [submit(client, rows).id for _ in range(2)]
+    job_ids = [submit(client, rows).id for _ in range(2)]
 
-    result = run("cancel", "-y", *jobs, "--json")
+    result = run("cancel", "-y", *job_ids, "--json")
 
     assert result.exit_code == 0
     assert [job["state"] for job in json.loads(result.stdout)] == ["cancelled", "cancelled"]
