@@ -61,11 +61,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         heartbeat_seconds=settings.heartbeat_seconds,
         stopping=app.state.stopping,
     )
-    sweeper = asyncio.create_task(sweeping.sweep_for_ever(backends))
+    sweeper = asyncio.create_task(sweeping.sweep_until(app.state.stopping, backends))
     yield
-    sweeper.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await sweeper
+    app.state.stopping.set()
+    await sweeper
     await client.aclose()
     backends.engine.dispose()
 

@@ -4,6 +4,7 @@ Every API process has one; an advisory lock of the database lets one sweep at a 
 """
 
 import asyncio
+import contextlib
 import logging
 
 import redis
@@ -21,14 +22,15 @@ _LOCK = 4_817_023_552  # an arbitrary number that only sweepers lock
 _log = logging.getLogger(__name__)
 
 
-async def sweep_for_ever(backends: Backends) -> None:
-    """Sweep until cancelled; a sweep that fails is logged, and the next one comes."""
-    while True:
+async def sweep_until(stopping: asyncio.Event, backends: Backends) -> None:
+    """Sweep until the service stops; a sweep that fails is logged, and the next one comes."""
+    while not stopping.is_set():
         try:
             await run_in_threadpool(sweep, backends)
         except Exception:  # noqa: BLE001 - whatever it is, jobs wait for the next sweep
             _log.exception("a sweep failed", extra={"action": "sweep_failed"})
-        await asyncio.sleep(backends.settings.sweep_seconds)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), timeout=backends.settings.sweep_seconds)
 
 
 def sweep(backends: Backends) -> None:

@@ -43,7 +43,8 @@ def _chats(count: int) -> list[dict[str, Any]]:
 
 
 def test_a_chat_is_learnt_and_answered_after_plain_loading(decoder: Path, tmp_path: Path) -> None:
-    directory = make_run(tmp_path / "run", model=decoder, rows=_chats(180), spec=_spec())
+    spec = _spec(training={**FAST, "epochs": 5})
+    directory = make_run(tmp_path / "run", model=decoder, rows=_chats(240), spec=spec)
     outcome = carry_out(directory)
     assert outcome.metrics["token_accuracy"] > 0.95
     assert outcome.metrics["perplexity"] == pytest.approx(math.exp(outcome.metrics["loss"]))
@@ -52,7 +53,7 @@ def test_a_chat_is_learnt_and_answered_after_plain_loading(decoder: Path, tmp_pa
     model = AutoModelForCausalLM.from_pretrained(directory.model)
     assert model.config.use_cache
     for thing, colour in COLOUR_OF.items():
-        prompt = tokenizer.apply_chat_template(
+        prompt: Any = tokenizer.apply_chat_template(
             [{"role": "user", "content": f"7 what is {thing}"}],
             add_generation_prompt=True,
             return_tensors="pt",

@@ -105,7 +105,7 @@ def test_two_jobs_run_one_after_the_other_to_models_that_predict(road, base, wor
     assert job["metrics"]["eval"]["accuracy"] > 0.9
     assert "auto" not in json.dumps(job["resolved"]["spec"])
     assert job["attempts"][0]["last_step"] == job["progress"]["max_steps"] == 54
-    assert not (road.settings.home / "runs" / first).exists()
+    assert_soon(lambda: not (road.settings.home / "runs" / first).exists())
 
     archive = road.client.get(f"/jobs/{first}/model").content
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
@@ -163,10 +163,7 @@ def test_killed_worker_takes_its_training_along_and_another_goes_on(road, base):
     road.wait(job_id, lambda job: job["progress"] and job["progress"]["epoch"] >= 1.5)
     pid = road.run_pid(job_id)
     road.stop_workers(signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{pid}").exists()
+    assert_soon(lambda: not Path(f"/proc/{pid}").exists())
     road.start_worker()
     road.wait(job_id, lambda job: job["attempt"] == 2 and has_stepped(job))
     job = road.job(job_id)
@@ -206,8 +203,10 @@ def test_errors_of_the_run_end_the_job_with_their_code(road, base, worker):
     assert ended["attempt"] == 1  # trying again would not help
     ended = road.wait_for_end(endless)
     assert (ended["state"], ended["error"]["code"]) == ("failed", "max_runtime_reached")
-    kept = {path.name for path in (road.settings.home / "runs" / endless / "attempt-1").iterdir()}
-    assert "log.txt" in kept
+    left = road.settings.home / "runs" / endless / "attempt-1"
+    assert_soon(lambda: not (left / "checkpoints").exists())
+    kept = {path.name for path in left.iterdir()}
+    assert {"spec.json", "inputs.json"} <= kept
     assert not kept & {"checkpoints", "model", "cache"}
 
 
@@ -219,6 +218,14 @@ def test_queued_job_that_is_cancelled_never_runs(road, base):
     assert road.wait_for_end(other)["state"] == "succeeded"
     road.stop_workers()
     assert road.job(job_id)["attempts"] == []
+
+
+def assert_soon(condition, *, seconds=5):
+    """Wait for what a worker does after the state is written."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def chats(count):

@@ -133,8 +133,8 @@ def prepare_tokenizer(base: BaseModel, spec: CausalLM) -> None:
         )
 
 
-def load(base: BaseModel, spec: CausalLM) -> LoadedModel:
-    """Return the model, whole: a new head could not speak."""
+def check_reads_forward(base: BaseModel, spec: CausalLM) -> None:
+    """Raise UnusableModel for a model that can't learn to continue text."""
     check_architecture(base, MODEL_FOR_CAUSAL_LM_MAPPING, task=spec.task)
     is_encoder = type(base.config) in MODEL_FOR_MASKED_LM_MAPPING
     if is_encoder and not getattr(base.config, "is_decoder", False):
@@ -143,6 +143,10 @@ def load(base: BaseModel, spec: CausalLM) -> LoadedModel:
             "learn to continue text.",
             hint="Use a decoder, such as a Llama, Qwen or GPT-2 model.",
         )
+
+
+def load(base: BaseModel, spec: CausalLM) -> LoadedModel:
+    """Return the model, whole: a new head could not speak."""
     changes = {"pad_token_id": base.tokenizer.pad_token_id}
     return load_model(
         base, AutoModelForCausalLM, changes=changes, seed=spec.training.seed, is_head_new=False
@@ -220,6 +224,7 @@ def build(setup: Setup) -> Recipe:
     """Return the recipe of causal language modelling."""
     spec = setup.spec
     assert isinstance(spec, CausalLM), f"a spec of another task: {spec.task}"
+    check_reads_forward(setup.base, spec)
     prepare_tokenizer(setup.base, spec)
     loaded = load(setup.base, spec)
     if warning := mend_generation(loaded.model):
