@@ -113,6 +113,7 @@ def _from_hub(backends: Backends, repository: str, revision: str | None) -> _Bas
             revision=revision,
             cache_dir=backends.settings.home / "hub",
             allow_patterns=list(_MODEL_FILES),
+            token=False,  # the operator's own token must not open repositories to tenants
         )
     except GatedRepoError as error:
         raise ModelNotFound(

@@ -36,7 +36,10 @@ def display_for(job: "Job") -> Iterator[Display]:
 
 
 class PlainLines:
-    """Prints a line an event, and progress at every tenth of the run."""
+    """Prints a line an event, and progress at every tenth of the run.
+
+    Training figures come too often for lines; those of the evaluations are what one scrolls for.
+    """
 
     def __init__(self) -> None:
         self._share = -1
@@ -48,6 +51,8 @@ class PlainLines:
             if share == self._share:
                 return
             self._share = share
+        if event.type == "metrics" and data.get("split") == "train":
+            return
         if line := _sentence(event.type, data):
             say(line)
 

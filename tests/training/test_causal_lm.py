@@ -50,7 +50,7 @@ def test_a_chat_is_learnt_and_answered_after_plain_loading(decoder: Path, tmp_pa
     assert outcome.metrics["perplexity"] == pytest.approx(math.exp(outcome.metrics["loss"]))
 
     tokenizer = AutoTokenizer.from_pretrained(directory.model)
-    model = AutoModelForCausalLM.from_pretrained(directory.model)
+    model: Any = AutoModelForCausalLM.from_pretrained(directory.model)
     assert model.config.use_cache
     for thing, colour in COLOUR_OF.items():
         prompt: Any = tokenizer.apply_chat_template(

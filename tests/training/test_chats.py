@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
@@ -58,10 +60,12 @@ def test_the_assistants_words_and_its_end_token_are_learnt() -> None:
 def test_the_mask_is_that_of_a_hand_written_example() -> None:
     tokenizer = chat_tokenizer()
     ids, mask = encode_chat(tokenizer, render(tokenizer, TURNS[1:3]))
-    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    known: Any = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    start, end = known
 
     def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False))
+        found: Any = tokenizer.encode(text, add_special_tokens=False)
+        return list(found)
 
     parts = [
         ([start, *encode("user\nthe  sky"), end, *encode("\n")], False),

@@ -113,7 +113,7 @@ def test_multi_label_is_learnt(encoder: Path, tmp_path: Path) -> None:
     outcome = carry_out(directory)
     assert set(outcome.metrics) == {"loss", "macro_f1", "micro_f1", "accuracy"}
     assert outcome.metrics["macro_f1"] > 0.95
-    classify = pipeline("text-classification", model=str(directory.model), top_k=None)
+    classify: Any = pipeline("text-classification", model=str(directory.model), top_k=None)
     scores = {guess["label"]: guess["score"] for guess in classify(["it is red"])[0]}
     assert scores["red"] > 0.5 > scores["blue"]
 

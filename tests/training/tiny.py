@@ -55,7 +55,8 @@ def save_encoder(folder: Path, *, max_positions: int = 64, dropout: float = 0.1)
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
-    tokenizer = PreTrainedTokenizerFast(
+    make: Any = PreTrainedTokenizerFast  # untyped
+    tokenizer = make(
         tokenizer_object=backend,
         pad_token="[PAD]",
         unk_token="[UNK]",
@@ -93,13 +94,15 @@ def chat_tokenizer(*, template: str | None = CHATML) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     backend.train_from_iterator([" ".join(WORDS), "user assistant system"], trainer)
-    return PreTrainedTokenizerFast(
+    make: Any = PreTrainedTokenizerFast  # untyped
+    tokenizer: PreTrainedTokenizerFast = make(
         tokenizer_object=backend,
         bos_token="<|endoftext|>",
         eos_token="<|im_end|>" if template else "<|endoftext|>",
         chat_template=template,
         model_max_length=128,
     )
+    return tokenizer
 
 
 def save_decoder(folder: Path, *, template: str | None = CHATML) -> Path:
@@ -180,9 +183,9 @@ class StopAfter:
         self._stopping = stopping
 
     def report(self, event: Event) -> None:
-        is_training = isinstance(event, MetricsMeasured) and event.split == "train"
-        if is_training and event.step == self._step:
-            self._stopping.ask()
+        match event:
+            case MetricsMeasured(split="train", step=self._step):
+                self._stopping.ask()
 
 
 def stop_after(directory: RunDirectory, *, step: int) -> Outcome:

@@ -34,6 +34,7 @@ def training_arguments(
     """
     training = spec.training
     _check_optimizer(training.optimizer)
+    _check_precision(training.precision, device=device)
     assert training.micro_batch_size != "auto", "the spec is resolved before"
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -115,6 +116,16 @@ def _schedule(spec: JobSpec, *, has_evaluation: bool) -> dict[str, Any]:
 
 def _silence() -> dict[str, Any]:
     return {"report_to": "none", "disable_tqdm": True, "log_level": "error", "push_to_hub": False}
+
+
+def _check_precision(precision: str, *, device: Device) -> None:
+    if precision == "fp16" and device.kind != "cuda":
+        problem = f"'fp16' can't be computed on {device.name}"
+    elif precision == "bf16" and device.kind == "cuda" and not device.has_fast_bf16:
+        problem = f"'bf16' can't be computed on {device.name}"
+    else:
+        return
+    raise InvalidSpec([FieldProblem("/training/precision", problem, "Set it to 'auto'.")])
 
 
 def _check_optimizer(name: str) -> None:

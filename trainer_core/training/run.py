@@ -1,6 +1,7 @@
 """A run from its directory to its outcome: the standard workflow, top to bottom."""
 
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,8 @@ from trainer_core.training.stopping import StopAsked, Stopping
 from trainer_core.training.tasks import find_task
 from trainer_core.training.trainer import RunTrainer
 
+_CACHE = "cache"  # tokenized rows, while the run lasts
+
 
 def run(
     directory: RunDirectory, *, stopping: Stopping, watchers: Sequence[Reporter] = ()
@@ -58,6 +61,7 @@ def run(
             outcome = attempt.stopped()
         except Exception as error:  # noqa: BLE001 - the one place where all end: as a typed error
             outcome = attempt.failed(error)
+    shutil.rmtree(directory.path / _CACHE, ignore_errors=True)  # made anew from the rows
     write_json(directory.outcome, outcome.to_dict())
     return outcome
 
@@ -188,7 +192,7 @@ class Attempt:
             found=given.found,
             files=given.files,
             base=decided.base,
-            cache=self._directory.path / "cache",
+            cache=self._directory.path / _CACHE,
             reporter=self._reporter,
             enter=self._clock.enter,
         )
@@ -278,7 +282,7 @@ class Attempt:
         state = self._trainer.state if self._trainer else None
         return Outcome(
             outcome.result,
-            step=state.global_step if state else 0,
+            step=max([state.global_step if state else 0, *saved]),
             best_step=state.best_global_step if state else None,
             error=outcome.error,
             checkpoint=f"checkpoints/checkpoint-{saved[-1]}" if saved else None,
