@@ -1,6 +1,7 @@
 """Every setting of the service, read once from the environment. The README's table lists them."""
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -52,7 +53,8 @@ class Settings(BaseSettings):
     """Devices of this worker, separated by `,`, such as `cuda:0,cuda:1` or `cpu`. Default: the best
     one that torch finds."""
     training_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads of each training process. Default: torch's own choice."""
+    """CPU threads of each training process. Default: all cores but one, shared out over the jobs
+    that run at once: with a core to itself the service does not make the threads of a step wait."""
     warm_spare: bool = True
     """Keep one training process with everything imported, waiting for the next job."""
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
@@ -124,6 +126,11 @@ class Settings(BaseSettings):
     def storage(self) -> str:
         """The storage URL, with its default."""
         return self.storage_url or (self.home / "storage").as_uri()
+
+    @property
+    def num_training_threads(self) -> int:
+        """CPU threads of each training process."""
+        return self.training_threads or max(1, ((os.cpu_count() or 2) - 1) // self.num_slots)
 
     @property
     def num_slots(self) -> int:

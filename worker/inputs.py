@@ -48,7 +48,7 @@ def prepare(backends: Backends, job: Job, *, device: str | None) -> Iterator[Run
             eval=files.get("eval"),
             test=files.get("test"),
             model_revision=model.revision,
-            num_threads=backends.settings.training_threads,
+            num_threads=backends.settings.num_training_threads,
             device=device,
         )
         write_json(run.spec, job.spec)

@@ -17,7 +17,7 @@ from pathlib import Path
 _KEPT_VARIABLES = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
     "VIRTUAL_ENV", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
-    "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_CORETYPE",
+    "PYTORCH_CUDA_ALLOC_CONF", "OPENBLAS_CORETYPE",
 )  # fmt: skip
 """Nothing else of the worker's environment reaches a training process: no database, no secret."""
 
@@ -25,12 +25,12 @@ _KEPT_VARIABLES = (
 class TrainingProcess:
     """A child that trains one job and ends."""
 
-    def __init__(self, *, log: Path, num_threads: int | None) -> None:
+    def __init__(self, *, log: Path, num_threads: int) -> None:
         """Start the process.
 
         Args:
             log: file for what it prints before its job; afterwards it prints to the run's log.
-            num_threads: CPU threads of its numeric libraries; None for their own choice.
+            num_threads: CPU threads of its numeric libraries.
         """
         self._is_group_killed = False
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -87,11 +87,11 @@ class TrainingProcess:
                 os.killpg(self.pid, signal.SIGKILL)
 
 
-def _environment(num_threads: int | None) -> dict[str, str]:
+def _environment(num_threads: int) -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    if num_threads is not None:
-        kept |= {"OMP_NUM_THREADS": str(num_threads), "MKL_NUM_THREADS": str(num_threads)}
     return kept | {
+        "OMP_NUM_THREADS": str(num_threads),
+        "MKL_NUM_THREADS": str(num_threads),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",

@@ -40,5 +40,5 @@ class Spare:
     def _start(self) -> TrainingProcess:
         return TrainingProcess(
             log=self._settings.home / "logs" / "training.log",
-            num_threads=self._settings.training_threads,
+            num_threads=self._settings.num_training_threads,
         )

@@ -38,9 +38,10 @@ def _run_alone(path: Path) -> int:
     directory = RunDirectory(path.resolve())
     stopping = Stopping(directory)
     stopping.listen([signal.SIGINT, signal.SIGTERM], is_patient=False)
+    from trainer_core.training.narrating import LineReporter
     from trainer_core.training.run import run
 
-    return _told(run(directory, stopping=stopping))
+    return _told(run(directory, stopping=stopping, watchers=[LineReporter(sys.stdout)]))
 
 
 def _run_supervised() -> int:

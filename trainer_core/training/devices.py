@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from trainer_core.errors import UnusableModel
+from trainer_core.errors import CapacityError
 from trainer_core.run_directory import Inputs
 from trainer_core.spec import JobSpec
 from trainer_core.spec.resolving import DeviceKind
@@ -31,8 +31,8 @@ def choose_device(inputs: Inputs, spec: JobSpec) -> Device:
     """Return the device to train on, after making it the only one that torch sees."""
     wanted = "cpu" if spec.resources.gpus == 0 else inputs.device
     if wanted and wanted.startswith("cuda:"):
-        _show_only(wanted.removeprefix("cuda:"))
-    if wanted != "cpu" and torch.cuda.is_available():
+        _show_only(int(wanted.removeprefix("cuda:")))
+    if wanted not in ("cpu", "mps") and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         return Device(
             kind="cuda",
@@ -43,17 +43,31 @@ def choose_device(inputs: Inputs, spec: JobSpec) -> Device:
     if wanted in ("mps", None) and torch.backends.mps.is_available():
         return Device(kind="mps", name="mps", memory_bytes=None, has_fast_bf16=False)
     if wanted not in ("cpu", None):
-        raise UnusableModel(
-            f"the device '{wanted}' is not there.", hint="Set resources.gpus to 0 for the CPU."
+        raise _missing(wanted)
+    if spec.resources.gpus not in ("auto", 0):
+        raise CapacityError(
+            f"resources.gpus is {spec.resources.gpus}, and this worker has no GPU to use.",
+            hint="Set it to 'auto' or 0, or run a worker where there is one.",
+            param="resources.gpus",
         )
     return Device(kind="cpu", name="cpu", memory_bytes=_host_memory_bytes(), has_fast_bf16=False)
 
 
-def _show_only(number: str) -> None:
+def _show_only(number: int) -> None:
     """Hide all other GPUs: the Trainer would spread over every one that it sees."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else []
-    os.environ["CUDA_VISIBLE_DEVICES"] = names[int(number)] if names else number
+    if names and number >= len(names):
+        raise _missing(f"cuda:{number}")
+    os.environ["CUDA_VISIBLE_DEVICES"] = names[number] if names else str(number)
+
+
+def _missing(device: str) -> CapacityError:
+    return CapacityError(
+        f"the device '{device}' is not there.",
+        hint="See LUTHIER_DEVICES of this worker, or set resources.gpus to 0 for the CPU.",
+        param="resources.gpus",
+    )
 
 
 def _host_memory_bytes() -> int:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -36,7 +35,6 @@ from trainer_core.training.directories import clear_leftovers
 from trainer_core.training.failures import typed_error
 from trainer_core.training.lineage import data_hashes, describe_run
 from trainer_core.training.models import BaseModel, check_length, open_model
-from trainer_core.training.narrating import LineReporter
 from trainer_core.training.recipe import Recipe, Setup
 from trainer_core.training.resuming import resumable
 from trainer_core.training.saving import save_adapter, save_model
@@ -53,7 +51,7 @@ def run(
     """Carry out a run and return how it ended; `outcome.json` is written last of all."""
     _clear_earlier_end(directory)
     with JsonlReporter(directory.events) as events:
-        reporter = Reporters([events, LineReporter(sys.stdout), *watchers])
+        reporter = Reporters([events, *watchers])
         attempt = Attempt(directory, reporter, stopping)
         try:
             outcome = attempt.carry_out()
