@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check format constraints clean
+.PHONY: help install demo up test check format constraints snapshots clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -41,6 +41,10 @@ format: $(INSTALLED)  ## Format the code and mend what can be mended
 constraints: $(INSTALLED)  ## Write the installed versions to constraints.txt
 	{ echo '# Every package of the environment, pinned. `make install` installs by this file.'; \
 	  $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
+
+snapshots: $(INSTALLED)  ## Write the OpenAPI document and the CLI's help anew; look at the diff
+	UPDATE_SNAPSHOTS=1 $(BIN)/pytest -q tests/api/test_openapi.py
+	$(BIN)/python -m tests.cli.help_pages
 
 clean:  ## Remove the environment and what tests and tools left
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-output *.egg-info

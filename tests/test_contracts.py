@@ -21,6 +21,11 @@ HOUSE = "The house: arrows point down; api and worker do not know each other"
 TRAINER_CORE = "trainer_core: training stands on rows, rows on the spec"
 JOBS = "jobs: from the backends down to the states"
 WORKER = "worker: from the command down to the process"
+TRAINING_FOLDER = "training: from the command down to the devices"
+ROWS = "rows: from the checks down to the files"
+SPEC = "spec: from the choices down to the words"
+API = "api: from the application down to the schemas"
+LUTHIER = "luthier: the command stands on the client and the servers"
 TORCH = "torch and its libraries are imported in trainer_core.training alone"
 TRAINING = "training knows no web, SQL or Redis"
 
@@ -40,6 +45,16 @@ BREACHES = [
     (JOBS, "jobs/undeclared.py", ""),
     (WORKER, "worker/process.py", "import worker.main"),
     (WORKER, "worker/undeclared.py", ""),
+    (TRAINING_FOLDER, "trainer_core/training/tokens.py", "import trainer_core.training.run"),
+    (TRAINING_FOLDER, "trainer_core/training/undeclared.py", ""),
+    (ROWS, "trainer_core/rows/values.py", "import trainer_core.rows.checking"),
+    (ROWS, "trainer_core/rows/undeclared.py", ""),
+    (SPEC, "trainer_core/spec/parts.py", "import trainer_core.spec.tasks"),
+    (SPEC, "trainer_core/spec/undeclared.py", ""),
+    (API, "api/schemas.py", "import api.app"),
+    (API, "api/undeclared.py", ""),
+    (LUTHIER, "luthier/client/errors.py", "import luthier.up"),
+    (LUTHIER, "luthier/undeclared.py", ""),
     (TORCH, "api/app.py", "import torch"),
     (TORCH, "worker/process.py", "def late():\n    import transformers"),
     (TORCH, "jobs/submission.py", "import trainer_core.training.devices"),
