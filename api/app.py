@@ -1,4 +1,4 @@
-"""The FastAPI application: `uvicorn api.app:create_app --factory`, or `api.serving.run`."""
+"""The FastAPI application, which `luthier api` serves on loopback."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from api import problems, streams, sweeping, uploads
 from api.guard import DOCS_PATH, Guard
 from api.openapi import describe
+from api.reading import Readers
 from api.routes import artifacts, datasets, events, health, jobs, models, tasks
 from jobs.backends import connect
 from jobs.settings import Settings, load_settings
@@ -54,6 +55,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     backends = app.state.backends
     settings = backends.settings
     uploads.clear_stale(settings.home / uploads.FOLDER)
+    app.state.readers = Readers()
     client = streams.redis_client(backends.redis_url)
     app.state.hub = streams.Hub(
         database=backends.database,

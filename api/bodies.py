@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Annotated, Any, NoReturn
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 
 from trainer_core.errors import InvalidJson, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 
@@ -39,7 +40,7 @@ async def read_json(request: Request) -> Any:
         body += chunk
         if len(body) > MAX_BYTES:
             raise too_large(MAX_BYTES)
-    return parse_json(bytes(body))
+    return await run_in_threadpool(parse_json, bytes(body))
 
 
 JsonBody = Annotated[Any, Depends(read_json)]

@@ -32,6 +32,7 @@ from trainer_core.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+RETRY = "retry_after_seconds"  # in the detail of an error that passes; also a header
 
 _STATUSES: tuple[tuple[type[LuthierError], int], ...] = (
     # The first class that fits counts.
@@ -64,9 +65,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(lost, _on_lost_database)
 
 
-def answer(
-    error: LuthierError, *, request_id: str, headers: Mapping[str, str] | None = None
-) -> Response:
+def answer(error: LuthierError, *, request_id: str) -> Response:
     """Return the response that tells an error of ours."""
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
     return _render(
@@ -77,7 +76,7 @@ def answer(
         param=error.param,
         members=error.detail,
         request_id=request_id,
-        headers=headers,
+        headers={"Retry-After": str(error.detail[RETRY])} if RETRY in error.detail else None,
     )
 
 
@@ -150,8 +149,10 @@ def _parameter_problem(item: Mapping[str, Any]) -> dict[str, str]:
 
 async def _on_lost_database(request: Request, error: Exception) -> Response:
     _log.error("the database failed: %s", error, extra={"action": "database_failed"})
-    unavailable = ServiceUnavailable("the database can't be reached.", hint="Try again soon.")
-    return answer(unavailable, request_id=request_id_of(request), headers={"Retry-After": "2"})
+    unavailable = ServiceUnavailable(
+        "the database can't be reached.", hint="Try again soon.", detail={RETRY: 2}
+    )
+    return answer(unavailable, request_id=request_id_of(request))
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:  # noqa: ARG001

@@ -8,10 +8,11 @@ import contextlib
 import logging
 
 import redis
-from fastapi.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
 from sqlalchemy import text
 
 from jobs.backends import Backends
+from jobs.feed import open_redis
 from jobs.queue import QUEUE
 from jobs.records import Job
 from jobs.store import attempts
@@ -24,9 +25,10 @@ _log = logging.getLogger(__name__)
 
 async def sweep_until(stopping: asyncio.Event, backends: Backends) -> None:
     """Sweep until the service stops; a sweep that fails is logged, and the next one comes."""
+    own_thread = CapacityLimiter(1)  # requests may have taken all of the others
     while not stopping.is_set():
         try:
-            await run_in_threadpool(sweep, backends)
+            await to_thread.run_sync(sweep, backends, limiter=own_thread)
         except Exception:  # noqa: BLE001 - whatever it is, jobs wait for the next sweep
             _log.exception("a sweep failed", extra={"action": "sweep_failed"})
         with contextlib.suppress(TimeoutError):
@@ -73,9 +75,7 @@ def _take_back(tx: Transaction, job: Job) -> None:
 def _num_messages(backends: Backends) -> int | None:
     """Return how many messages wait for a worker, or None if Redis can't be reached."""
     try:
-        with redis.Redis.from_url(
-            backends.redis_url, socket_timeout=2, socket_connect_timeout=2
-        ) as client:
+        with open_redis(backends.redis_url) as client:
             return int(client.llen(QUEUE))
     except redis.RedisError as error:
         _log.warning("could not count messages: %s", error, extra={"action": "count_failed"})

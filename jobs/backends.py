@@ -3,16 +3,17 @@
 from dataclasses import dataclass
 
 import redis
-from celery import Celery
 from sqlalchemy import Engine
 
 from jobs.database import make_engine
-from jobs.feed import make_feed
+from jobs.feed import Feed, open_redis
 from jobs.queue import Bell, make_celery
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.transaction import Database
 from trainer_core.errors import InvalidSetting
+
+_PRODUCER_SECONDS = 2  # a request does not wait longer for a frozen Redis
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +24,12 @@ class Backends:
     engine: Engine
     database: Database
     storage: Storage
-    celery: Celery
     redis_url: str
 
     def is_redis_up(self) -> bool:
         """Return whether Redis answers within two seconds."""
         try:
-            with redis.Redis.from_url(
-                self.redis_url, socket_timeout=2, socket_connect_timeout=2
-            ) as client:
+            with open_redis(self.redis_url) as client:
                 return bool(client.ping())
         except redis.RedisError:
             return False
@@ -50,13 +48,12 @@ def connect(settings: Settings) -> Backends:
     assert settings.database_url is not None
     assert settings.redis_url is not None
     engine = make_engine(settings.database_url)
-    celery = make_celery(settings.redis_url)
-    feed = make_feed(settings.redis_url)
+    producer = make_celery(settings.redis_url, socket_timeout_seconds=_PRODUCER_SECONDS)
+    feed = Feed(open_redis(settings.redis_url))
     return Backends(
         settings=settings,
         engine=engine,
-        database=Database(engine, feed.publish, Bell(celery).ring),
+        database=Database(engine, feed.publish, Bell(producer).ring),
         storage=Storage(settings.storage),
-        celery=celery,
         redis_url=settings.redis_url,
     )

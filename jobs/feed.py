@@ -46,9 +46,9 @@ class Feed:
             _log.warning("could not publish: %s", error, extra={"action": "publish_failed"})
 
 
-def make_feed(redis_url: str) -> Feed:
-    """Return a feed whose calls give up soon: an event is no reason to wait."""
-    return Feed(redis.Redis.from_url(redis_url, socket_timeout=2, socket_connect_timeout=2))
+def open_redis(redis_url: str) -> redis.Redis:
+    """Return a client whose calls give up soon: nothing in Redis is worth waiting for."""
+    return redis.Redis.from_url(redis_url, socket_timeout=2, socket_connect_timeout=2)
 
 
 class Subscription:

@@ -20,17 +20,20 @@ _RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "int
 _log = logging.getLogger(__name__)
 
 
-def make_celery(redis_url: str) -> Celery:
-    """Return the Celery application, on which the worker hangs its one task."""
+def make_celery(redis_url: str, *, socket_timeout_seconds: float) -> Celery:
+    """Return a Celery application: the producer's, or the one on which the worker hangs its task.
+
+    Args:
+        redis_url: the broker.
+        socket_timeout_seconds: how long to wait for an answer of the broker.
+    """
     app = Celery("luthier", broker=redis_url)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
-        result_serializer="json",
         task_default_queue=QUEUE,
         task_acks_late=False,
         task_ignore_result=True,
-        task_store_errors_even_if_ignored=False,
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_send_task_events=False,
@@ -40,11 +43,10 @@ def make_celery(redis_url: str) -> Celery:
         broker_connection_max_retries=None,
         broker_transport_options={
             "visibility_timeout": 86_400,
-            "socket_timeout": 10,
-            "socket_connect_timeout": 5,
+            "socket_timeout": socket_timeout_seconds,
+            "socket_connect_timeout": min(5, socket_timeout_seconds),
             "socket_keepalive": True,
         },
-        task_publish_retry=False,
     )
     return app
 

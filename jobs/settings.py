@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """Largest upload, bytes."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     """How often a job is tried before it fails for good."""
+    retry_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10
+    """Pause before the second attempt at a job; before each further one it is six times longer."""
     worker_concurrency: Annotated[int, Field(ge=1, le=64)] | None = None
     """Jobs that one worker runs at once. Default: one a device."""
     devices: Annotated[tuple[str, ...], NoDecode] = ()

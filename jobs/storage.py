@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
 from trainer_core.errors import ServiceUnavailable
+from trainer_core.run_directory import fsync_directory
 
 _CHUNK_BYTES = 8 << 20
 
@@ -52,6 +54,8 @@ class Storage:
 
         with _translated(key):
             obstore.put(self._store, key, counted(), chunk_size=_CHUNK_BYTES, max_concurrency=2)
+            if self._root is not None:
+                _make_durable(self._root / key, root=self._root)
         return Stored(size, digest.hexdigest())
 
     def read(self, key: str, *, start: int, end: int) -> Iterator[bytes]:
@@ -90,6 +94,16 @@ class Storage:
         with _translated(key), target.open("wb") as file:
             for chunk in obstore.get(self._store, key).stream(min_chunk_size=_CHUNK_BYTES):
                 file.write(chunk)
+
+
+def _make_durable(path: Path, *, root: Path) -> None:
+    """Flush a file and the names that lead to it: the local store only renames."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    for folder in path.parents:
+        fsync_directory(folder)
+        if folder == root:
+            return
 
 
 def _chunks(source: Path | Iterable[bytes]) -> Iterator[bytes]:

@@ -54,21 +54,18 @@ def datasets_of(tx: Transaction, spec: JobSpec) -> dict[str, Dataset]:
     """Return the data set of each split that has one of its own, or raise DatasetNotFound."""
     return {
         split: datasets.get(tx, parse_data_reference(source).name)
-        for split in ("train", "eval", "test")
-        if isinstance(source := getattr(spec.data, split), str)
+        for split, source in spec.data.references().items()
     }
 
 
 def _referred(tx: Transaction, spec: JobSpec) -> dict[str, Dataset]:
     problems = [*_model_problems(tx, spec.model)]
     found: dict[str, Dataset] = {}
-    for split in ("train", "eval", "test"):
-        source = getattr(spec.data, split)
-        if isinstance(source, str):
-            try:
-                found[split] = datasets.get(tx, parse_data_reference(source).name)
-            except NotFound as error:
-                problems.append(FieldProblem(f"/data/{split}", error.message, error.hint))
+    for split, source in spec.data.references().items():
+        try:
+            found[split] = datasets.get(tx, parse_data_reference(source).name)
+        except NotFound as error:
+            problems.append(FieldProblem(f"/data/{split}", error.message, error.hint))
     if problems:
         raise InvalidSpec(problems)
     return found

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from jobs.states import State
+from jobs.states import LEASED, State
 
 metadata = MetaData(
     naming_convention={
@@ -74,7 +74,14 @@ jobs = Table(
         "id",
         postgresql_where=text("state = 'queued'"),
     ),
-    Index("ix_jobs_lease_until", "lease_until", postgresql_where=text("lease_until IS NOT NULL")),
+    # Not on lease_until: renewing would rewrite every index of the row each second.
+    Index(
+        "ix_jobs_leased",
+        "id",
+        postgresql_where=text(
+            "state IN ({})".format(", ".join(f"'{state}'" for state in sorted(LEASED)))
+        ),
+    ),
     Index("ix_jobs_labels", "labels", postgresql_using="gin"),
     Index("ix_jobs_dataset_ids", "dataset_ids", postgresql_using="gin"),
 )

@@ -82,8 +82,8 @@ def run(settings: Settings) -> int:
         home = Home(settings.home)
         home.create()
         stack.enter_context(home.lock())
+        port = _port(settings)
         servers, environment = _start_servers(settings, stack)
-        port = settings.port or free_port()
         _say("bringing the tables up to date")
         migrate(environment[f"{PREFIX}DATABASE_URL"])
         api, worker = _services(settings, environment, home.logs, port)
@@ -106,6 +106,17 @@ def run(settings: Settings) -> int:
         _say("stopping; running jobs are saved and go on at the next start")
     _say("stopped")
     return 0
+
+
+def _port(settings: Settings) -> int:
+    """Return the port for the API, which nobody else may have."""
+    port = free_port(preferred=settings.port or None)
+    if settings.port and port != settings.port:
+        raise ServerFailed(
+            f"port {settings.port} of {settings.host} is taken.",
+            hint="Another service may run there; choose one with --port or LUTHIER_PORT.",
+        )
+    return port
 
 
 def _start_servers(
@@ -183,9 +194,10 @@ def _signals_set(asked: threading.Event) -> Iterator[None]:
 
 def _wait_until_ready(url: str, api: _Service, asked: threading.Event) -> None:
     deadline = time.monotonic() + _READY_SECONDS
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while not asked.is_set():
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310 - our own URL
+            with direct.open(f"{url}/readyz", timeout=5):
                 return
         except (urllib.error.URLError, OSError) as error:
             last = error

@@ -19,12 +19,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from trainer_core.errors import TypedError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from trainer_core.errors import InvalidSetting, TypedError
 from trainer_core.rows.files import InputFile
 
 _HASH_BLOCK_BYTES = 1 << 20
@@ -34,12 +36,14 @@ _HASH_BLOCK_BYTES = 1 << 20
 class Inputs:
     """Where the model and the rows of a run are on this machine."""
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
     model: Path
     train: InputFile
     eval: InputFile | None = None
     test: InputFile | None = None
     model_revision: str | None = None  # commit of the base model, where it has one
-    num_threads: int | None = None  # CPU threads of torch; None for its own choice
+    num_threads: Annotated[int, Field(ge=1)] | None = None  # of torch on the CPU; None: its choice
     device: str | None = None  # "cpu", "cuda:0"; None for the best there is
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,14 +51,42 @@ class Inputs:
         return json.loads(json.dumps(asdict(self), default=str))  # type: ignore[no-any-return]
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, root: Path) -> "Inputs":
-        """Return the inputs that `to_dict` wrote; relative paths start at `root`."""
-        files = {
-            split: InputFile(**{**values[split], "path": root / values[split]["path"]})
-            for split in ("train", "eval", "test")
-            if values.get(split)
-        }
-        return cls(**{**values, **files, "model": root / values["model"]})
+    def from_json(cls, text: str, *, root: Path) -> "Inputs":
+        """Return the inputs that a JSON text says; relative paths start at `root`.
+
+        Raises:
+            InvalidSetting: a key or value is not as it should be, or a file of rows not there.
+        """
+        try:
+            inputs = TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            problems = [
+                f"{'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}"
+                for item in error.errors(include_url=False)
+            ]
+            raise InvalidSetting(
+                f"inputs.json can't be used: {'; '.join(problems)}.",
+                hint=f"Its keys are {', '.join(one.name for one in fields(cls))}.",
+            ) from error
+        return replace(
+            inputs,
+            model=root / inputs.model,
+            train=_found(inputs.train, "train", root=root),
+            eval=inputs.eval and _found(inputs.eval, "eval", root=root),
+            test=inputs.test and _found(inputs.test, "test", root=root),
+        )
+
+
+def _found(file: InputFile, split: str, *, root: Path) -> InputFile:
+    path = root / file.path
+    if not path.is_file():
+        raise InvalidSetting(
+            f"the rows of '{split}' ({file.name}) are not where inputs.json says: there is no "
+            f"file '{path.name}' in '{path.parent}'.",
+            hint="Put it there, or mend the path.",
+            param=split,
+        )
+    return replace(file, path=path)
 
 
 class Result(StrEnum):
@@ -159,9 +191,28 @@ class RunDirectory:
     def outcome(self) -> Path:
         return self.path / "outcome.json"
 
+    def read_spec(self) -> Any:
+        """Return the values of the spec as given, not yet looked at."""
+        text = self._given(self.spec)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InvalidSetting(f"{self.spec.name} is not JSON: {error}.") from error
+
     def read_inputs(self) -> Inputs:
         """Return the inputs."""
-        return Inputs.from_dict(read_json(self.inputs), root=self.path)
+        return Inputs.from_json(self._given(self.inputs), root=self.path)
+
+    def _given(self, path: Path) -> str:
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise InvalidSetting(
+                f"there is no {path.name} in '{self.path}'.",
+                hint="Give a run directory with spec.json and inputs.json.",
+            ) from error
+        except UnicodeDecodeError as error:
+            raise InvalidSetting(f"{path.name} is not UTF-8: {error}.") from error
 
     def read_outcome(self) -> Outcome | None:
         """Return how the run ended, or None if it did not say."""

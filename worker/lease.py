@@ -56,9 +56,13 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._ended.set()
+        self.let_go()
         for thread in self._threads:
             thread.join(timeout=self._seconds)
+
+    def let_go(self) -> None:
+        """Stop renewing: the attempt has ended."""
+        self._ended.set()
 
     def check(self) -> None:
         """Raise LeaseLost if the job is no longer held."""

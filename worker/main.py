@@ -9,15 +9,19 @@ import os
 import socket
 from typing import Any
 
-from billiard import current_process
+from billiard import current_process, set_start_method
 from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
+from sqlalchemy.exc import DBAPIError
 
 from jobs.backends import Backends, connect
-from jobs.queue import TASK
+from jobs.queue import TASK, make_celery
 from jobs.settings import Settings
 from jobs.store import attempts
 from worker.attempt import Attempt
+from worker.outputs import tidy_finished
 from worker.spare import Spare
+
+_CONSUMER_SECONDS = 10
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +33,7 @@ class Slot:
         self._settings = settings
         self._drain_flag = drain_flag  # one byte, shared with the parent
         self._backends: Backends | None = None
-        self._spare = Spare(settings, is_draining=self.is_draining)
+        self._spare = Spare(settings)
 
     def is_draining(self) -> bool:
         """Return whether the worker was asked to end."""
@@ -39,6 +43,10 @@ class Slot:
         """Connect and warm up, in the child: connections do not survive a fork."""
         self._backends = connect(self._settings)
         self._spare.refill()
+        try:
+            tidy_finished(self._backends)
+        except DBAPIError as error:  # another time
+            _log.warning("could not tidy: %s", error)
 
     def close(self) -> None:
         """End the spare."""
@@ -53,17 +61,22 @@ class Slot:
                 job = attempts.claim(tx, worker=_name(), lease_seconds=self._settings.lease_seconds)
             if job is None:
                 break
-            Attempt(self._backends, job, self._spare, _device(self._settings)).carry_out()
+            device = _device(self._settings)
+            attempt = Attempt(self._backends, job, self._spare, device, self.is_draining)
             count += 1
-        self._spare.refill()
+            if not attempt.carry_out():
+                break  # something here is broken: leave the next job to others, or to later
+        if not self.is_draining():
+            self._spare.refill()
         return count
 
 
 def run(settings: Settings) -> int:
     """Work until SIGTERM; then save, hand back and end. Returns the exit code."""
-    backends = connect(settings)
-    backends.engine.dispose()
-    app = backends.celery
+    connect(settings).engine.dispose()  # what can't be connected to is said now
+    # The pool's children inherit the slot and the task: macOS would start them anew without.
+    set_start_method("fork", force=True)
+    app = make_celery(str(settings.redis_url), socket_timeout_seconds=_CONSUMER_SECONDS)
     drain_flag = mmap.mmap(-1, 1)
     slot = Slot(settings, drain_flag)
 

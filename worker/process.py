@@ -1,7 +1,7 @@
 """One training process: started ahead of its job, in a process group of its own.
 
-The process imports everything, says `ready`, and waits for a line that names its run directory;
-so a spare one starts a job at once. Its standard input is the leash: when this side of the pipe
+The process imports everything and waits for a line that names its run directory; so a spare one
+starts a job at once. Its standard input is the leash: when this side of the pipe
 closes, by design or by death, the process kills its group.
 """
 
@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 _KEPT_VARIABLES = (
@@ -49,10 +48,10 @@ class TrainingProcess:
         """Its process id, which is its group's too."""
         return self._child.pid
 
-    def start(self, run_directory: Path, *, environment: Mapping[str, str]) -> None:
+    def start(self, run_directory: Path) -> None:
         """Give it its job."""
         assert self._child.stdin is not None
-        line = json.dumps({"run_dir": str(run_directory), "environment": dict(environment)})
+        line = json.dumps({"run_dir": str(run_directory)})
         try:
             self._child.stdin.write(line.encode() + b"\n")
             self._child.stdin.flush()

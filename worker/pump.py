@@ -1,5 +1,6 @@
 """Carries what a training process writes to the database and to those who watch."""
 
+import logging
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,13 +12,13 @@ from jobs.store import attempts, events
 from jobs.store.events import NewEvent
 from jobs.transaction import Database
 from trainer_core.events import EventType, decode_line
-from trainer_core.run_directory import RunDirectory
-from worker.inputs import read_resolved
+from trainer_core.run_directory import RunDirectory, read_json
 
 MAX_LOG_LINES = 5_000  # an attempt
 MAX_LOG_LINE_CHARACTERS = 2_000
 _READ_BYTES = 1 << 20  # at most so much of a file a turn
 
+_log = logging.getLogger(__name__)
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
@@ -39,12 +40,16 @@ class _Tail:
         if not end and (is_last or len(block) == _READ_BYTES):
             end = len(block)  # a line without an end, or one too long to wait for
         self.offset += end
-        return block[:end].splitlines()
+        return block[:end].removesuffix(b"\n").split(b"\n") if end else []
 
 
 @dataclass(slots=True)
 class Pump:
-    """Carries one attempt's events and log lines, in order, each once."""
+    """Carries one attempt's events and log lines, in order.
+
+    Each is kept once, except where the answer to a commit was lost: those are kept twice, under new
+    numbers, rather than never.
+    """
 
     database: Database
     job: Job
@@ -68,7 +73,7 @@ class Pump:
         Raises:
             LeaseLost: the attempt no longer holds the job.
         """
-        marks = self._events.offset, self._log.offset
+        marks = self._events.offset, self._log.offset, self._num_log_lines
         try:
             new = self._new_events(is_last=is_last)
             values = self._notes(new)
@@ -79,7 +84,8 @@ class Pump:
                 if values:
                     attempts.note(tx, self.job.id, attempt=self.job.attempt, values=values)
         except BaseException:
-            self._events.offset, self._log.offset = marks  # nothing was kept: read it again
+            # Nothing was kept: read it again.
+            self._events.offset, self._log.offset, self._num_log_lines = marks
             raise
         self._is_resolved = self._is_resolved or "resolved" in values
         return len(new)
@@ -106,7 +112,11 @@ class Pump:
         new = [self._log_event(line) for line in self._log.read(is_last=is_last)]
         kept = [event for event in new if event is not None]
         for raw in self._events.read(is_last=is_last):
-            line = decode_line(raw.decode("utf-8"))
+            try:
+                line = decode_line(raw.decode("utf-8"))
+            except ValueError:  # a process that was killed in mid-line
+                _log.warning("%s: not an event: %r", self.job.id, raw[:200])
+                continue
             kept.append(NewEvent(line.type, line.data, line.at))
         return kept
 
@@ -146,8 +156,8 @@ class Pump:
                     values["metrics"] = self._metrics
                 case _:
                     continue
-        if not self._is_resolved and (resolved := read_resolved(self.run)):
-            values["resolved"] = resolved
+        if not self._is_resolved and self.run.resolved.exists():
+            values["resolved"] = read_json(self.run.resolved)
         return values
 
 

@@ -1,7 +1,6 @@
 """The warm spare: one training process that has imported everything and waits for a job."""
 
 import logging
-from collections.abc import Callable
 
 from jobs.settings import Settings
 from worker.process import TrainingProcess
@@ -12,18 +11,21 @@ _log = logging.getLogger(__name__)
 class Spare:
     """Keeps one process ready, if the settings want that."""
 
-    def __init__(self, settings: Settings, *, is_draining: Callable[[], bool]) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._waiting: TrainingProcess | None = None
-        self.is_draining = is_draining
 
     def refill(self) -> None:
-        """Start a process, unless one waits, or the worker is about to end."""
-        if self._waiting is None and self._settings.warm_spare and not self.is_draining():
+        """Start a process, unless one waits; that none can be started is no harm yet."""
+        if self._waiting is not None or not self._settings.warm_spare:
+            return
+        try:
             self._waiting = self._start()
+        except OSError as error:
+            _log.warning("no spare: %s", error, extra={"action": "spare_failed"})
 
     def take(self) -> TrainingProcess:
-        """Return the waiting process, or a new one."""
+        """Return the waiting process, or a new one; OSError if none can be started."""
         process, self._waiting = self._waiting, None
         if process is not None and process.poll() is None:
             return process

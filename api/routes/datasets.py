@@ -1,14 +1,15 @@
 """Uploading, listing, previewing and deleting data sets."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from api import openapi, problems, uploads
 from api.dependencies import DatasetId, PageParameters, Parameters, Service
+from api.reading import RowReaders
 from api.schemas import Column, Dataset, DatasetPage, Preview
 from jobs.backends import Backends
 from jobs.identifiers import new_id
@@ -47,6 +48,7 @@ class UploadParameters(Parameters):
 async def upload_dataset(
     request: Request,
     service: Service,
+    readers: RowReaders,
     parameters: Annotated[UploadParameters, Query()],
     response: Response,
 ) -> Dataset:
@@ -55,13 +57,15 @@ async def upload_dataset(
     What is in it shows from its content. Rows that can't be read are told with their places; the
     file is kept nevertheless, and whether a job may leave them out is said in its spec.
     """
+    readers.check()  # before gigabytes are received in vain
     settings = service.settings
     folder = settings.home / uploads.FOLDER
     async with uploads.received(
         request, folder=folder, max_bytes=settings.max_upload_bytes
     ) as upload:
-        kept = await run_in_threadpool(
-            _keep, service, upload.path, name=upload.name, has_header=parameters.has_header
+        has_header = parameters.has_header
+        kept = await readers.run(
+            partial(_keep, service, upload.path, name=upload.name, has_header=has_header)
         )
     response.headers["Location"] = f"/datasets/{kept.id}"
     return kept

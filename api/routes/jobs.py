@@ -1,20 +1,24 @@
 """Submitting, listing, reading and cancelling jobs."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from fastapi.concurrency import run_in_threadpool
 
 from api import openapi, problems
 from api.bodies import JsonBody
 from api.dependencies import JobId, PageParameters, Service
+from api.reading import RowReaders
 from api.schemas import Job, JobDetail, JobPage
 from jobs import submission
+from jobs.backends import Backends
 from jobs.records import Job as StoredJob
 from jobs.states import State
 from jobs.store import artifacts, attempts, jobs
 from jobs.transaction import Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec
-from trainer_core.spec import TASKS, parse_spec
+from trainer_core.spec import TASKS, JobSpec, parse_spec
 
 router = APIRouter(tags=["jobs"])
 
@@ -36,19 +40,19 @@ class JobParameters(PageParameters):
     responses=problems.responses(400, 413, 415, 422, 503),
     openapi_extra=openapi.spec_body(),
 )
-def create_job(service: Service, body: JsonBody, response: Response) -> Job:
+async def create_job(
+    service: Service, readers: RowReaders, body: JsonBody, response: Response
+) -> Job:
     """Submit a job: its spec is the body.
 
     Everything that can be told beforehand is checked: every field, what the spec refers to, and
     every row that it would train on. Then the job is queued.
     """
-    spec = parse_spec(body)
-    submission.check(service.database, service.storage, spec)
-    with service.database.transaction() as tx:
-        job = jobs.create(tx, spec, max_attempts=service.settings.max_attempts)
-        shown = _shown(tx, job)
+    spec = await run_in_threadpool(parse_spec, body)
+    await readers.run(partial(submission.check, service.database, service.storage, spec))
+    job = await run_in_threadpool(_create, service, spec)
     response.headers["Location"] = f"/jobs/{job.id}"
-    return shown
+    return job
 
 
 @router.get("/jobs", responses=problems.responses(422))
@@ -87,6 +91,11 @@ def cancel_job(service: Service, job_id: JobId) -> Job:
     """Cancel a job. A running one is first `cancelling`, until its worker has stopped it."""
     with service.database.transaction() as tx:
         return _shown(tx, jobs.cancel(tx, job_id))
+
+
+def _create(service: Backends, spec: JobSpec) -> Job:
+    with service.database.transaction() as tx:
+        return _shown(tx, jobs.create(tx, spec, max_attempts=service.settings.max_attempts))
 
 
 def _shown(tx: Transaction, job: StoredJob) -> Job:

@@ -34,7 +34,7 @@ def claim(tx: Transaction, *, worker: str, lease_seconds: float) -> Job | None:
     """
     turn = (
         select(jobs.c.id)
-        .where(jobs.c.state.in_(sources_of(State.RUNNING)))
+        .where(jobs.c.state.in_(sources_of(State.RUNNING)), jobs.c.queued_at <= func.now())
         .order_by(jobs.c.priority.desc(), jobs.c.queued_at, jobs.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -103,6 +103,7 @@ def end(
     reason: str,
     steps: Steps,
     values: Mapping[str, Any] | None = None,
+    again_in_seconds: float = 0.0,
 ) -> Job:
     """End an attempt by moving its job on, and let the lease go.
 
@@ -114,6 +115,7 @@ def end(
         reason: why, in a few words.
         steps: between which steps it worked.
         values: further columns of the job to set, such as `error` or `best`.
+        again_in_seconds: how long a job that is queued again has to wait; 0 keeps its old turn.
 
     Raises:
         LeaseLost: the attempt no longer holds the job, or the move is not legal from its state.
@@ -127,7 +129,7 @@ def end(
             worker=None,
             lease_until=None,
             finished_at=func.now() if target in FINAL else None,
-            queued_at=func.now() if target is State.QUEUED else jobs.c.queued_at,
+            queued_at=_in(again_in_seconds) if again_in_seconds else jobs.c.queued_at,
             updated_at=func.now(),
             **{name: storable(value) for name, value in (values or {}).items()},
         )
@@ -142,7 +144,7 @@ def end(
     )
     job = job_of(row._mapping)
     say_state(tx, job, reason=reason)
-    if target is State.QUEUED:
+    if target is State.QUEUED and not again_in_seconds:
         tx.bells.append(job_id)
     return job
 

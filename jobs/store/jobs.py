@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import RowMapping, and_, func, insert, or_, select, update
+from sqlalchemy import RowMapping, Select, and_, func, insert, or_, select, update
 
 from jobs.identifiers import new_id
 from jobs.records import Job
-from jobs.states import FINAL, State, sources_of
+from jobs.states import FINAL, LEASED, State, sources_of
 from jobs.store import datasets, events
 from jobs.store.events import NewEvent
 from jobs.tables import jobs
@@ -29,8 +30,7 @@ class Filter:
 
 def create(tx: Transaction, spec: JobSpec, *, max_attempts: int, project: str = "default") -> Job:
     """Keep a new job, queued; its bell is rung after the commit."""
-    sources = [getattr(spec.data, split) for split in ("train", "eval", "test")]
-    references = [parse_data_reference(source) for source in sources if isinstance(source, str)]
+    references = [parse_data_reference(source) for source in spec.data.references().values()]
     dataset_ids = sorted({r.name for r in references if r.scheme is Scheme.DATASET})
     datasets.hold(tx, dataset_ids)
     row = tx.connection.execute(
@@ -56,11 +56,19 @@ def create(tx: Transaction, spec: JobSpec, *, max_attempts: int, project: str = 
     return job
 
 
-def get(tx: Transaction, job_id: str, *, project: str = "default") -> Job:
-    """Return a job, or raise JobNotFound."""
-    row = tx.connection.execute(
-        select(jobs).where(jobs.c.id == job_id, jobs.c.project == project)
-    ).one_or_none()
+def get(tx: Transaction, job_id: str, *, project: str = "default", is_locked: bool = False) -> Job:
+    """Return a job of a project, locked until the commit if asked, or raise JobNotFound."""
+    statement = select(jobs).where(jobs.c.id == job_id, jobs.c.project == project)
+    return _one(tx, statement.with_for_update() if is_locked else statement, job_id)
+
+
+def get_any(tx: Transaction, job_id: str) -> Job:
+    """Return a job of whatever project, for the service itself, or raise JobNotFound."""
+    return _one(tx, select(jobs).where(jobs.c.id == job_id), job_id)
+
+
+def _one(tx: Transaction, statement: Select[Any], job_id: str) -> Job:
+    row = tx.connection.execute(statement).one_or_none()
     if row is None:
         raise JobNotFound(
             f"there is no job '{job_id[:80]}'.", hint="GET /jobs lists them.", param="id"
@@ -111,31 +119,26 @@ def cancel(tx: Transaction, job_id: str, *, project: str = "default") -> Job:
         JobNotFound: no such job.
         IllegalTransition: it has already ended another way.
     """
-    job = get(tx, job_id, project=project)
+    job = get(tx, job_id, project=project, is_locked=True)
     if job.state in (State.CANCELLING, State.CANCELLED):
         return job
-    for target in (State.CANCELLED, State.CANCELLING):
-        direct = sources_of(target) - {State.CANCELLING}
-        finished = func.now() if target is State.CANCELLED else None
-        row = tx.connection.execute(
-            update(jobs)
-            .where(jobs.c.id == job_id, jobs.c.state.in_(direct))
-            .values(state=target, finished_at=finished, updated_at=func.now())
-            .returning(jobs)
-        ).one_or_none()
-        if row is not None:
-            moved = job_of(row._mapping)
-            say_state(tx, moved, reason="cancelled by request")
-            return moved
-    job = get(tx, job_id, project=project)
-    if job.state in (State.CANCELLING, State.CANCELLED):
-        return job
-    assert job.state in FINAL, f"{job_id} is {job.state} and could be cancelled"
-    raise IllegalTransition(
-        f"job {job_id} has already {job.state}.",
-        hint="Only queued, running and paused jobs can be cancelled.",
-        detail={"state": job.state},
-    )
+    target = State.CANCELLING if job.state in LEASED else State.CANCELLED
+    if job.state not in sources_of(target):
+        raise IllegalTransition(
+            f"job {job_id} has already {job.state}.",
+            hint="Only queued, running and paused jobs can be cancelled.",
+            detail={"state": job.state},
+        )
+    finished = func.now() if target in FINAL else None
+    row = tx.connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(state=target, finished_at=finished, updated_at=func.now())
+        .returning(jobs)
+    ).one()
+    moved = job_of(row._mapping)
+    say_state(tx, moved, reason="cancelled by request")
+    return moved
 
 
 def count_by_state(tx: Transaction) -> dict[State, int]:

@@ -100,11 +100,11 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_labels", "jobs", ["labels"], unique=False, postgresql_using="gin")
     op.create_index(
-        "ix_jobs_lease_until",
+        "ix_jobs_leased",
         "jobs",
-        ["lease_until"],
+        ["id"],
         unique=False,
-        postgresql_where=sa.text("lease_until IS NOT NULL"),
+        postgresql_where=sa.text("state IN ('cancelling', 'pausing', 'running')"),
     )
     op.create_index(
         "ix_jobs_project_id", "jobs", ["project", sa.literal_column("id DESC")], unique=False
@@ -194,9 +194,9 @@ def downgrade() -> None:
     op.drop_index("ix_jobs_queue", table_name="jobs", postgresql_where=sa.text("state = 'queued'"))
     op.drop_index("ix_jobs_project_id", table_name="jobs")
     op.drop_index(
-        "ix_jobs_lease_until",
+        "ix_jobs_leased",
         table_name="jobs",
-        postgresql_where=sa.text("lease_until IS NOT NULL"),
+        postgresql_where=sa.text("state IN ('cancelling', 'pausing', 'running')"),
     )
     op.drop_index("ix_jobs_labels", table_name="jobs", postgresql_using="gin")
     op.drop_index("ix_jobs_dataset_ids", table_name="jobs", postgresql_using="gin")

@@ -27,6 +27,14 @@ pytestmark = pytest.mark.slow
 
 FILES = {"config.json": b"{}"}
 
+# What a shell starts in the background ignores SIGINT, and so would these tests' children.
+HEARS_CTRL_C = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from luthier.cli.main import cli
+cli()
+"""
+
 
 def train(backends: Backends, job: Job, *, num_steps: int = 50) -> None:
     """Say what a training says, and succeed."""
@@ -138,7 +146,7 @@ def test_interrupted_watch_leaves_the_job_running_and_says_so(
     submit(client, rows)
     job = claim(backends)
     watching = subprocess.Popen(
-        [sys.executable, "-m", "luthier", "watch", job.id],
+        [sys.executable, "-c", HEARS_CTRL_C, "watch", job.id],
         env={**os.environ, "LUTHIER_URL": url},
         stderr=subprocess.PIPE,
         text=True,

@@ -36,7 +36,7 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
 def test_batches_waste_little_on_padding() -> None:
     lengths = _lengths(6000)
     sampler = GroupedSampler(lengths, batch_size=32, seed=1)
-    assert padding_share(lengths, order=sampler.order(1), batch_size=32) < 0.02
+    assert padding_share(lengths, order=sampler.order(1), batch_size=32) < 0.04
     shuffled = np.random.default_rng(0).permutation(6000)
     assert padding_share(lengths, order=shuffled, batch_size=32) > 0.5
 

@@ -68,8 +68,7 @@ def _begin(spare: "subprocess.Popen[bytes]", directory: RunDirectory) -> None:
     assert spare.stdin is not None
     assert spare.stdout is not None
     assert spare.stdout.readline() == b"ready\n"
-    order = {"run_dir": str(directory.path), "environment": {"LUTHIER_TEST_MARK": "seen"}}
-    spare.stdin.write(json.dumps(order).encode() + b"\n")
+    spare.stdin.write(json.dumps({"run_dir": str(directory.path)}).encode() + b"\n")
     spare.stdin.flush()
 
 

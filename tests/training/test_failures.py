@@ -6,7 +6,7 @@ import pytest
 
 from trainer_core.errors import EmptyFile, TypedError, Whose
 from trainer_core.spec import JobSpec, parse_spec
-from trainer_core.training.failures import typed_error
+from trainer_core.training.failures import is_capacity, typed_error
 
 
 def _spec(**training: Any) -> JobSpec:
@@ -63,6 +63,14 @@ def test_a_full_disk_is_told_and_may_be_tried_again(error: BaseException) -> Non
     typed = _typed(error)
     assert typed.code == "disk_full"
     assert typed.retryable
+
+
+def test_a_full_memory_or_disk_is_found_under_a_library_error() -> None:
+    wrapped = ValueError("while reading the weights")
+    assert not is_capacity(wrapped)
+    wrapped.__cause__ = MemoryError()
+    assert is_capacity(wrapped)
+    assert is_capacity(OSError(errno.ENOSPC, "No space left on device"))
 
 
 def test_anything_else_is_ours_with_its_type_and_first_line() -> None:

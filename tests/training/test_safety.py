@@ -1,11 +1,12 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trainer_core.errors import UnsafeModel, UnusableModel
-from trainer_core.training.safety import check_model_files
+from trainer_core.training.safety import check_config, check_model_files
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def test_an_ordinary_model_is_let_through(model: Path) -> None:
             "id2label": {"0": "/left", "1": "../right"},
             "model_type": "bert",
             "auto_map": None,
+            "time_step_limit": [0.0, {"__float__": "Infinity"}],
         },
     )
     _write(
@@ -58,6 +60,7 @@ HOSTILE = [
     ("config.json", "text_config", {"auto_map": {"AutoConfig": "configuration.Config"}}),
     ("config.json", "vision_config", {"deep": [{"_attn_implementation_internal": "x/y"}]}),
     ("config.json", "transformers_weights", "other.safetensors"),
+    ("config.json", "configuration_files", ["config.4.0.0.json"]),
     ("config.json", "fusion_config", {"patch_embeddings": True}),
     ("config.json", "trust_remote_code", True),
     ("config.json", "tokenizer_class", "os; import x"),
@@ -93,6 +96,73 @@ def test_a_hostile_field_is_refused_by_name(
         check_model_files(model)
     assert file in caught.value.message
     assert f"/{field}" in (caught.value.param or "")
+
+
+def test_a_configuration_is_checked_once_more_as_it_was_loaded() -> None:
+    check_config({"model_type": "bert", "id2label": {0: "../left"}, "dtype": "float32"})
+    with pytest.raises(UnsafeModel, match="/text_config/auto_map"):
+        check_config({"text_config": {"auto_map": {"AutoModel": "modeling.Model"}}})
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "sub/notes.txt", "sub/deep/whole"])
+def test_a_link_out_of_the_model_is_refused_by_name(
+    model: Path, tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret"
+    secret.write_text("a secret")
+    (model / name).parent.mkdir(parents=True, exist_ok=True)
+    (model / name).symlink_to(secret.parent if name.endswith("whole") else secret)
+    with pytest.raises(UnsafeModel, match=f"{name} is a link") as caught:
+        check_model_files(model)
+    assert caught.value.detail == {"file": name}
+
+
+def test_links_within_the_model_and_a_link_to_it_are_let_through(
+    model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (model / "latest.json").symlink_to("config.json")
+    link = tmp_path_factory.mktemp("links") / "model"
+    link.symlink_to(model)
+    check_model_files(link)
+
+
+def test_links_in_a_circle_are_told(model: Path) -> None:
+    (model / "a").symlink_to("b")
+    (model / "b").symlink_to("a")
+    with pytest.raises(UnusableModel, match="leads nowhere"):
+        check_model_files(model)
+
+
+def test_what_is_no_file_is_refused_unopened(model: Path) -> None:
+    os.mkfifo(model / "chat_template.jinja")
+    with pytest.raises(UnsafeModel, match="neither a file nor a directory"):
+        check_model_files(model)
+
+
+@pytest.fixture
+def cached(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as the Hub's own client keeps it: links to the repository's blobs."""
+    repository = tmp_path_factory.mktemp("hub") / "models--someone--model"
+    snapshot = repository / "snapshots" / "0123abc"
+    for folder in (snapshot, repository / "blobs"):
+        folder.mkdir(parents=True)
+    for path in model.iterdir():
+        path.rename(repository / "blobs" / path.name)
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    return snapshot
+
+
+def test_a_hub_cache_may_link_to_the_blobs_of_its_repository(cached: Path) -> None:
+    check_model_files(cached)
+
+
+def test_a_hub_cache_may_not_link_to_another_repository(cached: Path) -> None:
+    other = cached.parents[2] / "models--other--model" / "blobs"
+    other.mkdir(parents=True)
+    (other / "vocab.txt").write_text("theirs")
+    (cached / "vocab.txt").symlink_to(other / "vocab.txt")
+    with pytest.raises(UnsafeModel, match=r"vocab\.txt is a link"):
+        check_model_files(cached)
 
 
 def test_pickled_weights_are_refused_unread(model: Path) -> None:

@@ -147,6 +147,7 @@ def road(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             lease_seconds=6,
             cancel_grace_seconds=4,
             sweep_seconds=1,
+            retry_seconds=0.5,
             heartbeat_seconds=1,
         )
         with serve(settings) as url, httpx.Client(base_url=url, timeout=30) as client:

@@ -177,7 +177,7 @@ def _checked(spec: JobSpec, split: str, file: InputFile) -> Iterator[_Usable | R
             yield raw
             continue
         seen.update(dict.fromkeys(raw.values))
-        row = _fit_row(raw, row_type, roles, file)
+        row = _refused(raw, row_type, file) or _fit_row(raw, row_type, roles, file)
         yield row
         num_usable += isinstance(row, _Usable)
         if num_usable == limit:
@@ -190,6 +190,13 @@ def _checked(spec: JobSpec, split: str, file: InputFile) -> Iterator[_Usable | R
                 param=column,
                 detail={"file": file.name, "columns": list(seen), "role": role},
             )
+
+
+def _refused(raw: RawRow, row_type: type[Row], file: InputFile) -> RowProblem | None:
+    for column, reason in row_type.refused_columns.items():
+        if raw.values.get(column):
+            return RowProblem(file.name, raw.line, column, reason)
+    return None
 
 
 def _fit_row(
@@ -230,12 +237,12 @@ def _natural(label: str) -> tuple[object, ...]:
 
 
 def _check_labels(found: Survey, files: Mapping[str, InputFile], read: Mapping[str, _Read]) -> None:
-    if len(found.classes) == 1:
+    if _is_one_class_everywhere(found):
         raise DataError(
             f"every row of {files['train'].name} has the label '{found.classes[0]}'; "
             "there is nothing to tell apart.",
             hint="Add rows of at least one other label.",
-            param=found.spec.columns.mapped().get("label"),
+            param=found.spec.label_column,
         )
     known = set(found.classes)
     for split, file in files.items():
@@ -246,9 +253,14 @@ def _check_labels(found: Survey, files: Mapping[str, InputFile], read: Mapping[s
                     f"label '{label}' in {file.name}, line {line} is in no training row.",
                     hint=f"Add rows with it to {files['train'].name}, or mend or remove the rows "
                     f"of {file.name} that have it.",
-                    param=found.spec.columns.mapped().get("label"),
+                    param=found.spec.label_column,
                     detail={"file": file.name, "line": line, "label": label, "split": split},
                 )
+
+
+def _is_one_class_everywhere(found: Survey) -> bool:
+    counts = found.class_counts["train"]  # a multi-label row may name none
+    return len(counts) == 1 and set(counts.values()) == {found.num_rows["train"]}
 
 
 def _check_enough(found: Survey, files: Mapping[str, InputFile]) -> None:

@@ -3,7 +3,7 @@
 Imports pydantic only.
 """
 
-from trainer_core.spec.parsing import TASKS, JobSpec, check_built, parse_spec, spec_schema
+from trainer_core.spec.parsing import TASKS, check_built, parse_spec, spec_schema, unused
 from trainer_core.spec.references import (
     Reference,
     Scheme,
@@ -11,11 +11,11 @@ from trainer_core.spec.references import (
     parse_model_reference,
 )
 from trainer_core.spec.resolving import Choice, Facts, Resolution, resolve
-from trainer_core.spec.tasks import CausalLM, Columns, Row, TaskSpec, TextClassification
+from trainer_core.spec.tasks import JobSpec
+from trainer_core.spec.tasks.common import Columns, Row, TaskSpec
 
 __all__ = [
     "TASKS",
-    "CausalLM",
     "Choice",
     "Columns",
     "Facts",
@@ -25,11 +25,11 @@ __all__ = [
     "Row",
     "Scheme",
     "TaskSpec",
-    "TextClassification",
     "check_built",
     "parse_data_reference",
     "parse_model_reference",
     "parse_spec",
     "resolve",
     "spec_schema",
+    "unused",
 ]

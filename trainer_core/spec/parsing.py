@@ -8,17 +8,25 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Discriminator, TypeAdapter, ValidationError
 
 from trainer_core.errors import FieldProblem, InvalidSpec
-from trainer_core.spec.tasks import CausalLM, TaskSpec, TextClassification
-
-JobSpec = TextClassification | CausalLM
+from trainer_core.spec.tasks import JobSpec
+from trainer_core.spec.tasks.common import TaskSpec, is_given, unused_field
 
 TASKS: dict[str, type[TaskSpec]] = {
     task.model_fields["task"].default: task for task in typing.get_args(JobSpec)
 }
 
-_ADAPTER: TypeAdapter[TextClassification | CausalLM] = TypeAdapter(
-    Annotated[JobSpec, Discriminator("task")]
-)
+_ADAPTER: TypeAdapter[JobSpec] = TypeAdapter(Annotated[JobSpec, Discriminator("task")])
+
+# Optimizers of the spec that have the moments, and the epsilon, of Adam.
+_HAVE_BETAS = {
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adamw_8bit",
+    "paged_adamw_8bit",
+    "schedule_free_adamw",
+    "lion_32bit",
+}
+_HAVE_EPSILON = _HAVE_BETAS - {"lion_32bit"}
 
 
 def parse_spec(values: object) -> JobSpec:
@@ -63,10 +71,51 @@ def _unbuilt(spec: JobSpec) -> Iterator[tuple[str, str, bool]]:
         "training on quantized weights",
         adapter is not None and adapter.quantization != "none",
     )
-    for split in ("train", "eval", "test"):
-        source = getattr(spec.data, split)
-        is_hub = isinstance(source, str) and source.startswith("hub:")
+    for split, source in spec.data.references().items():
+        is_hub = source.startswith("hub:")
         yield f"/data/{split}", "reading a data set from the Hub", is_hub
+
+
+def unused(spec: JobSpec) -> Iterator[FieldProblem]:
+    """Yield each setting that is given and changes nothing; the run goes on without it."""
+    yield from _unused_of_training(spec)
+    yield from _unused_of_evaluation(spec)
+    yield from spec.unused()
+
+
+def _unused_of_training(spec: JobSpec) -> Iterator[FieldProblem]:
+    training = spec.training
+    for names, optimizers in (
+        (("adam_beta1", "adam_beta2"), _HAVE_BETAS),
+        (("adam_epsilon",), _HAVE_EPSILON),
+    ):
+        for name in names:
+            if is_given(training, name) and training.optimizer not in optimizers:
+                why = f"the optimizer '{training.optimizer}' does not have it"
+                yield unused_field(f"/training/{name}", why)
+    if training.max_steps is not None and is_given(training, "epochs"):
+        yield unused_field("/training/epochs", "training.max_steps says how long to train")
+    if spec.checkpoints.strategy == "no" and is_given(spec.checkpoints, "keep"):
+        yield unused_field("/checkpoints/keep", "checkpoints.strategy is 'no'")
+
+
+def _unused_of_evaluation(spec: JobSpec) -> Iterator[FieldProblem]:
+    data, evaluation = spec.data, spec.evaluation
+    if data.eval is None:
+        why = "data.eval is null, so there are no rows to evaluate on"
+        if evaluation.strategy == "steps":
+            yield unused_field("/evaluation/steps", why)
+        if data.max_eval_rows is not None:
+            yield unused_field("/data/max_eval_rows", why)
+        if data.test is None and is_given(evaluation, "batch_size"):
+            yield unused_field("/evaluation/batch_size", why)
+    if not spec.is_measured_in_training and is_given(evaluation, "metric"):
+        why = "nothing is measured while training, so the last model is handed out"
+        yield unused_field("/evaluation/metric", why, "Set data.eval and evaluation.strategy.")
+    if spec.is_measured_in_training and spec.checkpoints.strategy == "no":
+        why = "without checkpoints the last model is handed out, not the best one"
+        hint = "Set checkpoints.strategy to 'evaluation'."
+        yield unused_field("/evaluation/metric", why, hint)
 
 
 def field_problems(

@@ -37,6 +37,11 @@ class DataSpec(SpecModel):
             raise ValueError("eval and test together must leave rows for training: sum below 1")
         return self
 
+    def references(self) -> dict[str, str]:
+        """Return split -> reference of each split that has rows of its own."""
+        sources = {"train": self.train, "eval": self.eval, "test": self.test}
+        return {split: source for split, source in sources.items() if isinstance(source, str)}
+
 
 class EarlyStopping(SpecModel):
     """Stop when the metric for the best model no longer improves."""
@@ -101,7 +106,8 @@ class TrainingSpec(SpecModel):
     adam_epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
     """Denominator term of Adam optimizers, in (0, 1]. Default 1e-8."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
-    """Decoupled weight decay, in [0, 10], not on biases and norms. Default 0.01."""
+    """Weight decay, in [0, 10], not on biases and norms. Default 0.01. The Adam family, Adafactor
+    and Lion decouple it from the gradient; sgd, adagrad and rmsprop add it to the gradient."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the gradient to this L2 norm; null for no clipping. Default 1.0."""
     scheduler: Scheduler = "linear"
@@ -137,11 +143,13 @@ class EvaluationSpec(SpecModel):
     """When to measure on the evaluation rows, and by which metric the best model is chosen."""
 
     strategy: Literal["epoch", "steps", "no"] = "epoch"
-    """Measure after each epoch, every `steps` steps, or never. Default `epoch`."""
+    """Measure after each epoch, every `steps` steps, or once, after training (`no`). Default
+    `epoch`."""
     steps: PositiveInt | None = None
     """Optimizer steps between two evaluations; with strategy `steps` only."""
     batch_size: PositiveInt | Auto = "auto"
-    """Examples per forward pass while measuring. `auto`: twice the micro-batch."""
+    """Examples per forward pass while measuring. `auto`: twice the micro-batch, or as many for a
+    language model."""
     metric: Name | Auto = "auto"
     """Metric that chooses the best model. `auto`: the task's main metric."""
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from trainer_core.spec.parsing import JobSpec, parse_spec
+from trainer_core.spec.parsing import parse_spec
+from trainer_core.spec.tasks import JobSpec
 
 DeviceKind = Literal["cpu", "cuda", "mps"]
 
@@ -13,6 +14,7 @@ _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER = 0.002
 """Bytes kept for the backward pass per token and weight, fp32; a coarse fit to BERT and Llama
 bodies of 20 M to 7 B weights. It only sets the first guess at the micro-batch."""
 _STATE_BYTES_PER_WEIGHT = 16  # fp32 weight, gradient and two Adam moments
+_BYTES_PER_LOGIT = 16  # in bf16 and fp32, the same again as probabilities and as gradient
 _MEMORY_SHARE = 0.8
 
 
@@ -27,6 +29,8 @@ class Facts:
     device: DeviceKind
     device_memory_bytes: int | None  # None where unknown
     has_fast_bf16: bool
+    num_logits_per_token: int = 0  # size of the vocabulary for a language model, else 0
+    can_recompute: bool = True  # the model supports gradient checkpointing
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +110,18 @@ def _fitting_micro_batch(spec: JobSpec, facts: Facts) -> int:
         return spec.training.batch_size
     state = facts.num_weights * (4 if spec.adapter else _STATE_BYTES_PER_WEIGHT)
     free = max(0.0, facts.device_memory_bytes * _MEMORY_SHARE - state)
-    per_row = facts.num_weights * spec.max_length * _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER
-    fitting = max(1, int(free / per_row))
+    per_token = (
+        facts.num_weights * _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER
+        + facts.num_logits_per_token * _BYTES_PER_LOGIT
+    )
+    fitting = max(1, int(free / (per_token * spec.max_length)))
     batch = spec.training.batch_size
     return next(size for size in range(min(batch, fitting), 0, -1) if batch % size == 0)
 
 
 def _gradient_checkpointing(spec: JobSpec, facts: Facts) -> _Chosen:
+    if not facts.can_recompute:
+        return False, "the model does not support it"
     if facts.device_memory_bytes is None or _fitting_micro_batch(spec, facts) > 1:
         return False, "activations are estimated to fit without it"
     if spec.training.batch_size == 1:
@@ -127,13 +136,15 @@ def _micro_batch_size(spec: JobSpec, facts: Facts) -> _Chosen:
     return size, "the largest divisor of the batch that is estimated to fit"
 
 
-def _eval_batch_size(spec: JobSpec, _: Facts) -> _Chosen:
+def _eval_batch_size(spec: JobSpec, facts: Facts) -> _Chosen:
     assert spec.training.micro_batch_size != "auto", "the micro-batch is chosen first"
+    if facts.num_logits_per_token:
+        return spec.training.micro_batch_size, "the micro-batch: most memory is the logits' own"
     return 2 * spec.training.micro_batch_size, "twice the micro-batch: nothing is kept for backward"
 
 
 def _metric(spec: JobSpec, _: Facts) -> _Chosen:
-    return spec.metrics()[0], f"the main metric of {spec.task}"
+    return next(iter(spec.metrics())), f"the main metric of {spec.task}"
 
 
 def _log_steps(spec: JobSpec, facts: Facts) -> _Chosen:

@@ -49,13 +49,13 @@ def _run_supervised() -> int:
     from trainer_core.training.warm import import_everything
 
     import_everything()
-    order = wait_for_order()
-    if order is None:
+    path = wait_for_order()
+    if path is None:
         return 0
-    directory = RunDirectory(order.run_dir.resolve())
+    directory = RunDirectory(path.resolve())
     stopping = Stopping(directory)
     stopping.listen([signal.SIGTERM], is_patient=True)
-    begin(order)
+    begin(directory.path)
     from trainer_core.training.run import run
 
     return _told(run(directory, stopping=stopping))

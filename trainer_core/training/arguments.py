@@ -17,7 +17,6 @@ _OPTIMIZER_PACKAGES = {
     "paged_adamw_8bit": "bitsandbytes",
     "schedule_free_adamw": "schedulefree",
 }
-_LESS_IS_BETTER = {"loss", "perplexity", "mse"}
 
 
 def training_arguments(
@@ -50,9 +49,9 @@ def training_arguments(
     return arguments
 
 
-def is_greater_better(metric: str) -> bool:
-    """Return whether a larger value of a metric is the better one."""
-    return metric not in _LESS_IS_BETTER
+def is_greater_better(spec: JobSpec) -> bool:
+    """Return whether a larger value of the metric that chooses the best model is the better one."""
+    return spec.metrics()[spec.evaluation.metric] == "higher"
 
 
 def _optimization(spec: JobSpec, *, num_steps: int) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def _schedule(spec: JobSpec, *, has_evaluation: bool) -> dict[str, Any]:
         "save_strategy": saving,
         "save_steps": saving_steps or 1,
         "metric_for_best_model": metric,
-        "greater_is_better": is_greater_better(metric),
+        "greater_is_better": is_greater_better(spec),
         "load_best_model_at_end": False,  # the run loads it, also where save and eval steps differ
         "logging_steps": spec.training.log_steps,
         "logging_first_step": True,

@@ -15,7 +15,10 @@ from trainer_core.training.tokens import Array
 
 Indexes = npt.NDArray[np.int64]
 
-_BATCHES_PER_GROUP = 1000  # whose rows are sorted together; 100 pad twice as much on long tails
+# Rows of a group are sorted together: larger groups pad less (100 batches twice as much as 1000 on
+# long tails), and with fewer than four the same rows would meet in a batch in every epoch.
+_BATCHES_PER_GROUP = 1000
+_MIN_GROUPS = 4
 
 
 class GroupedSampler(Sampler[int]):
@@ -29,11 +32,11 @@ class GroupedSampler(Sampler[int]):
         self.lengths = np.asarray(lengths)
         self._batch_size = batch_size
         self._seed = seed
-        self._epoch = 0
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next; accelerate calls it."""
-        self._epoch = epoch
+        self.epoch = epoch
 
     def order(self, epoch: int) -> Indexes:
         """Return the rows in the order of an epoch; the shorter batch, if any, comes last."""
@@ -53,8 +56,10 @@ class GroupedSampler(Sampler[int]):
         return np.concatenate([shuffled.reshape(-1), rest])
 
     def _groups(self, rows: Indexes) -> list[Indexes]:
-        size = self._batch_size * _BATCHES_PER_GROUP
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
+        num_batches = len(rows) // self._batch_size
+        num_groups = max(min(_MIN_GROUPS, num_batches), -(-num_batches // _BATCHES_PER_GROUP), 1)
+        batches = rows.reshape(num_batches, self._batch_size)
+        return [part.reshape(-1) for part in np.array_split(batches, num_groups) if len(part)]
 
     def _longest_first(self, batches: Indexes) -> Indexes:
         """Put the longest batch first: memory that does not suffice shows at once."""
@@ -74,7 +79,7 @@ class GroupedSampler(Sampler[int]):
         return self._known_order
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._order_of(self._epoch).tolist())
+        return iter(self._order_of(self.epoch).tolist())
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -84,13 +89,13 @@ class LongestFirstSampler(Sampler[int]):
     """Each row once, the longest first: for measuring, where the order does not matter."""
 
     def __init__(self, lengths: Indexes) -> None:
-        self._order = np.argsort(-np.asarray(lengths), kind="stable")
+        self.order = np.argsort(-np.asarray(lengths), kind="stable")
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._order.tolist())
+        return iter(self.order.tolist())
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self.order)
 
 
 def padding_share(lengths: Indexes, *, order: Indexes, batch_size: int) -> float:

@@ -76,7 +76,8 @@ def _held_out(rows: Mapping[str, int]) -> str:
 def _settings(spec: JobSpec) -> list[tuple[str, object]]:
     training = spec.training.model_dump()
     found: list[tuple[str, object]] = [("max_length", spec.max_length)]
-    found += [(name, training[name]) for name in _SETTINGS if training[name] is not None]
+    unused = "epochs" if training["max_steps"] is not None else "max_steps"
+    found += [(name, training[name]) for name in _SETTINGS if name != unused]
     if spec.adapter:
         found.append(("adapter", f"{spec.adapter.type}, r {spec.adapter.r}"))
     return found

@@ -38,7 +38,8 @@ class Chat:
     """A conversation as the model sees it."""
 
     text: str
-    spans: tuple[Span, ...]  # what the assistant wrote
+    spans: tuple[Span, ...]  # what the assistant wrote and is to be learnt
+    left_out: tuple[Span, ...] = ()  # what it wrote and is not
     num_lost: int = 0  # turns of the assistant that can't be found in the text
 
 
@@ -52,23 +53,32 @@ def chatml_template(tokenizer: PreTrainedTokenizerBase) -> str:
     return _CHATML % (f"'{CHATML_END}'" if knows_end else "eos_token")
 
 
-def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> Chat:
+def render(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], *, left_out: Sequence[bool] = ()
+) -> Chat:
     """Return a conversation as text with the assistant's part marked.
+
+    Args:
+        tokenizer: has the chat template.
+        turns: the conversation.
+        left_out: of each turn whether it is not to be learnt; none is without it.
 
     Raises:
         UnusableModel: the tokenizer's chat template refuses the conversation.
     """
-    if _GENERATION_BLOCK.search(tokenizer.get_chat_template()):
+    hidden = {number for number, is_hidden in enumerate(left_out) if is_hidden}
+    if _GENERATION_BLOCK.search(tokenizer.get_chat_template()) and not hidden:
         text, spans = _render(tokenizer, turns, marks=True)
         return Chat(text, spans)
     whole, _ = _render(tokenizer, turns)
-    found = [
-        _find_turn(tokenizer, turns, number, whole)
-        for number, turn in enumerate(turns)
-        if turn["role"] == "assistant"
-    ]
-    spans = tuple(span for span in found if span is not None)
-    return Chat(whole, spans, num_lost=len(found) - len(spans))
+    own = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
+    found = {number: _find_turn(tokenizer, turns, number, whole) for number in own}
+    return Chat(
+        whole,
+        spans=tuple(span for number, span in found.items() if span and number not in hidden),
+        left_out=tuple(span for number, span in found.items() if span and number in hidden),
+        num_lost=sum(span is None for span in found.values()),
+    )
 
 
 def _find_turn(

@@ -1,12 +1,13 @@
 """What the run computes on, as the worker or the spec chose."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from trainer_core.errors import CapacityError
+from trainer_core.errors import CapacityError, InvalidSetting
 from trainer_core.run_directory import Inputs
 from trainer_core.spec import JobSpec
 from trainer_core.spec.resolving import DeviceKind
@@ -15,6 +16,9 @@ _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
+
+
+_DEVICE = re.compile(r"cpu|mps|cuda(:(?P<number>\d{1,3}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +30,29 @@ class Device:
     memory_bytes: int | None
     has_fast_bf16: bool
 
+    def computes(self, precision: str) -> bool:
+        """Return whether the device can train in a precision of the spec."""
+        match precision:
+            case "fp16":
+                return self.kind == "cuda"
+            case "bf16":
+                return self.kind != "cuda" or self.has_fast_bf16
+            case _:
+                return True
+
 
 def choose_device(inputs: Inputs, spec: JobSpec) -> Device:
     """Return the device to train on, after making it the only one that torch sees."""
+    named = _DEVICE.fullmatch("cpu" if inputs.device is None else inputs.device)
+    if named is None:
+        raise InvalidSetting(
+            f"'{inputs.device}' is no device; expected 'cpu', 'mps', 'cuda' or 'cuda:NUMBER'.",
+            hint="See LUTHIER_DEVICES of this worker.",
+            param="device",
+        )
     wanted = "cpu" if spec.resources.gpus == 0 else inputs.device
-    if wanted and wanted.startswith("cuda:"):
-        _show_only(int(wanted.removeprefix("cuda:")))
+    if wanted and (number := named["number"]):
+        _show_only(int(number))
     if wanted not in ("cpu", "mps") and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         return Device(

@@ -47,6 +47,11 @@ def _luthier_error(error: BaseException, *, spec: JobSpec | None, folder: Path) 
     )
 
 
+def is_capacity(error: BaseException) -> bool:
+    """Return whether memory or disk did not suffice."""
+    return any(_is_memory(link) or _is_disk(link) for link in _chain(error))
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an exception and what it was raised from."""
     link: BaseException | None = error

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
@@ -45,25 +46,27 @@ def spec_hash(spec: JobSpec) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def describe_origin(given: JobSpec, *, inputs: Inputs, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a run starts from; a checkpoint of another origin is of no use to it."""
+    return {
+        "spec_sha256": spec_hash(given),
+        "data_sha256": dict(hashes),
+        "base_model": given.model,
+        "base_model_revision": inputs.model_revision,
+    }
+
+
 def describe_run(
-    given: JobSpec,
-    *,
-    resolution: Resolution,
-    found: Survey,
-    inputs: Inputs,
-    hashes: Mapping[str, str],
-    device: Device,
+    origin: Mapping[str, Any], *, resolution: Resolution, found: Survey, device: Device
 ) -> dict[str, Any]:
     """Return the lineage of a run as JSON-ready values."""
     return {
-        "spec_sha256": spec_hash(given),
+        **origin,
         "resolved_spec_sha256": spec_hash(resolution.spec),
-        "seed": given.training.seed,
-        "data_sha256": dict(hashes),
+        "choices": [asdict(choice) for choice in resolution.choices],
+        "seed": resolution.spec.training.seed,
         "num_rows": dict(found.num_rows),
         "num_rows_skipped": found.num_skipped,
-        "base_model": given.model,
-        "base_model_revision": inputs.model_revision,
         "device": device.name,
         "num_threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -83,7 +86,17 @@ def _versions() -> list[tuple[str, str]]:
     return found
 
 
+def with_rows(lineage: Mapping[str, Any], *, num_rows: Mapping[str, int]) -> dict[str, Any]:
+    """Return the lineage with the rows that are really used: a task may leave some out."""
+    left_out = {
+        split: number
+        for split, found in lineage["num_rows"].items()
+        if (number := found - num_rows.get(split, 0))
+    }
+    return {**lineage, "num_rows": dict(num_rows), "num_rows_left_out": left_out}
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what keeps a resumed run from equalling an uninterrupted one bit for bit."""
-    names = ("num_threads", "device", "machine", "versions")
+    names = ("num_threads", "device", "machine", "versions", "resolved_spec_sha256")
     return [name for name in names if before.get(name) != now.get(name)]

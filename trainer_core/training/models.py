@@ -1,7 +1,9 @@
 """Opening a base model: its files checked first, its weights loaded in fp32, no code of its own."""
 
 import copy
-from collections.abc import Container, Mapping
+import json
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import (
+    MODEL_MAPPING,
     AutoConfig,
     AutoTokenizer,
     GenerationConfig,
@@ -18,8 +21,10 @@ from transformers import (
     set_seed,
 )
 
-from trainer_core.errors import FieldProblem, InvalidSpec, UnusableModel
-from trainer_core.training.safety import check_model_files, weight_files
+from trainer_core.errors import LuthierError, UnusableModel
+from trainer_core.training.failures import is_capacity
+from trainer_core.training.safety import check_config, check_model_files, weight_files
+from trainer_core.training.vocabulary import check_embeddings, check_words
 
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _MAX_SENSIBLE_LENGTH = 10_000_000  # tokenizers without a limit say 1e30
@@ -48,8 +53,16 @@ class BaseModel:
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     num_weights: int
-    max_positions: int | None  # tokens it can take; None for no limit
-    has_position_table: bool  # more than max_positions can't be computed at all
+    num_positions: int | None  # tokens that its architecture is made for; None for no limit
+    has_position_table: bool  # more than num_positions can't be computed at all
+    tokenizer_limit: int | None  # tokens that the tokenizer says are the most; None for no limit
+    can_recompute: bool  # it supports gradient checkpointing
+
+    @property
+    def usual_length(self) -> int | None:
+        """The smaller of both limits in tokens; None for none."""
+        known = [n for n in (self.num_positions, self.tokenizer_limit) if n is not None]
+        return min(known, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,39 +82,29 @@ def open_model(path: Path) -> BaseModel:
     """
     check_model_files(path)
     shapes = _weight_shapes(path)
-    try:
+    with _understanding("config.json"):
         config = AutoConfig.from_pretrained(path, **_LOCAL)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise _unusable("config.json", error) from error
+        # Once more as it was understood: the loader may know other files than those checked.
+        check_config(json.loads(config.to_json_string(use_diff=False)))
     if getattr(config, "quantization_config", None):
         raise UnusableModel(
             "the model's weights are quantized, which can't be trained.",
             hint="Use the model's unquantized original.",
         )
-    try:
+    with _understanding("the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, config=config, **_LOCAL)
-    except Exception as error:  # each tokenizer class raises its own kinds
-        raise _unusable("the tokenizer", error) from error
-    return BaseModel(
-        path=path,
-        config=config,
-        tokenizer=tokenizer,
-        num_weights=sum(torch.Size(shape).numel() for shape in shapes.values()),
-        max_positions=_max_positions(config, tokenizer),
-        has_position_table=any(name.endswith(_POSITION_TABLES) for name in shapes),
-    )
-
-
-def check_length(base: BaseModel, *, max_length: int) -> str | None:
-    """Return a warning, or None; raise InvalidSpec for more tokens than the model can take."""
-    if base.max_positions is None or max_length <= base.max_positions:
-        return None
-    message = f"{max_length} tokens are more than the {base.max_positions} of the model"
-    if base.has_position_table:
-        raise InvalidSpec(
-            [FieldProblem("/max_length", message, f"Set it to {base.max_positions} or 'auto'.")]
+        check_words(tokenizer)
+    with _understanding("config.json"):
+        return BaseModel(
+            path=path,
+            config=config,
+            tokenizer=tokenizer,
+            num_weights=sum(torch.Size(shape).numel() for shape in shapes.values()),
+            num_positions=_num_positions(config),
+            has_position_table=any(name.endswith(_POSITION_TABLES) for name in shapes),
+            tokenizer_limit=_sensible(tokenizer.model_max_length),
+            can_recompute=_can_recompute(config),
         )
-    return f"max_length: {message}; it was never trained on so many."
 
 
 def check_architecture(
@@ -136,18 +139,20 @@ def load_model(
     for name, value in changes.items():
         setattr(base.config, name, value)
     set_seed(seed)
-    try:
+    with _understanding("the weights"):
         model, report = auto_class.from_pretrained(
             base.path,
             config=base.config,
             dtype=torch.float32,  # master weights; bf16 is autocast
+            # transformers' own choice, not one that config.json makes, which may be to fetch code
+            attn_implementation=None,
+            experts_implementation=None,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # judged below
             **_LOCAL,
         )
-    except (ValueError, KeyError, OSError, SafetensorError, ImportError) as error:
-        raise _unusable("the weights", error) from error
+        check_embeddings(model, base.tokenizer)
     changed = {name for name, *_ in report["mismatched_keys"]}
     new = set(report["missing_keys"]) | changed
     body = f"{model.base_model_prefix}."
@@ -208,14 +213,40 @@ def _weight_shapes(path: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def _max_positions(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    limits = [tokenizer.model_max_length]
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        padding = config.pad_token_id or 0
-        limits.append(positions - (padding + 1 if config.model_type in _PADDED_POSITIONS else 0))
-    known = [limit for limit in limits if 0 < limit < _MAX_SENSIBLE_LENGTH]
-    return min(known) if known else None
+def _num_positions(config: PreTrainedConfig) -> int | None:
+    positions = _sensible(getattr(config.get_text_config(), "max_position_embeddings", None))
+    if positions is None or config.model_type not in _PADDED_POSITIONS:
+        return positions
+    return positions - (config.pad_token_id or 0) - 1
+
+
+def _sensible(limit: object) -> int | None:
+    """Return a limit in tokens, or None for a number that means there is none."""
+    if isinstance(limit, int) and 0 < limit < _MAX_SENSIBLE_LENGTH:
+        return limit
+    return None
+
+
+def _can_recompute(config: PreTrainedConfig) -> bool:
+    found: Any = MODEL_MAPPING.get(type(config), None)
+    classes = found if isinstance(found, list | tuple) else (found,)
+    return all(getattr(kind, "supports_gradient_checkpointing", True) for kind in classes)
+
+
+@contextmanager
+def _understanding(what: str) -> Iterator[None]:
+    """Take what goes wrong in a block for a fault of the model's files.
+
+    Their values are a stranger's, and wrong ones end in any exception of any library.
+    """
+    try:
+        yield
+    except LuthierError:
+        raise
+    except Exception as error:
+        if is_capacity(error):
+            raise
+        raise _unusable(what, error) from error
 
 
 def _unusable(what: str, error: Exception) -> UnusableModel:

@@ -1,18 +1,35 @@
-"""Which checkpoint a run goes on from, if any."""
+"""Which checkpoint a run goes on from, if any, and what it has to keep from it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer_core.errors import DataChanged
 from trainer_core.events import Logged, Reporter, Warned
 from trainer_core.run_directory import read_json
-from trainer_core.training.checkpoints import LINEAGE, newest_whole
+from trainer_core.spec import Choice, JobSpec, parse_spec
+from trainer_core.training.checkpoints import LINEAGE, checkpoint_path, newest_whole, steps_saved
+from trainer_core.training.devices import Device
+from trainer_core.training.directories import discard
 from trainer_core.training.lineage import differences
 
+_ORIGIN = {"spec_sha256": "spec", "base_model_revision": "revision of the base model"}
+_OF_THE_DEVICE = "/resources/gpus"  # where to train, not what
 
-def resumable(folder: Path, *, lineage: Mapping[str, Any], reporter: Reporter) -> Path | None:
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint of this very run."""
+
+    path: Path
+    lineage: Mapping[str, Any]  # of the attempt that saved it
+
+
+def resumable(folder: Path, *, origin: Mapping[str, Any], reporter: Reporter) -> Checkpoint | None:
     """Return the newest whole checkpoint, or None to begin at the first step.
+
+    Checkpoints of another origin are removed: they are newer by their steps than any to come.
 
     Raises:
         DataChanged: the rows are not those that the checkpoint was trained on.
@@ -21,17 +38,57 @@ def resumable(folder: Path, *, lineage: Mapping[str, Any], reporter: Reporter) -
     if path is None:
         return None
     before = read_json(path / LINEAGE)
-    if before["data_sha256"] != lineage["data_sha256"]:
+    if before["data_sha256"] != origin["data_sha256"]:
         raise DataChanged(
             f"the rows are not those that {path.name} was trained on.",
             hint="Submit a new job for the new rows.",
         )
-    if before["spec_sha256"] != lineage["spec_sha256"]:
-        message = f"{path.name} is of another spec; training begins at the first step."
-        reporter.report(Warned("checkpoint_unusable", message))
-        return None
-    if changed := differences(before, lineage):
+    for name, what in _ORIGIN.items():
+        if before.get(name) != origin[name]:
+            message = (
+                f"{path.name} is of another {what}; training begins at the first step, and "
+                "the checkpoints that there are are removed."
+            )
+            reporter.report(Warned("checkpoint_unusable", message))
+            for step in steps_saved(folder):
+                discard(checkpoint_path(folder, step=step))
+            return None
+    return Checkpoint(path, before)
+
+
+def keep_choices(
+    spec: JobSpec, checkpoint: Checkpoint, *, device: Device
+) -> tuple[JobSpec, tuple[Choice, ...]]:
+    """Return the spec with each `auto` as it was decided for the checkpoint, and those choices.
+
+    Decided anew they could differ: another memory gives another micro-batch. Left open is what
+    this device can't do.
+    """
+    values = spec.model_dump(mode="json")
+    kept = []
+    for choice in (Choice(**values) for values in checkpoint.lineage.get("choices", ())):
+        *parents, name = choice.pointer.strip("/").split("/")
+        part: Any = values
+        for parent in parents:
+            part = part.get(parent, {})
+        if part.get(name) == "auto" and _is_possible(choice, device):
+            part[name] = choice.value
+            kept.append(choice)
+    return parse_spec(values), tuple(kept)
+
+
+def _is_possible(choice: Choice, device: Device) -> bool:
+    if choice.pointer == "/training/precision":
+        return device.computes(str(choice.value))
+    return choice.pointer != _OF_THE_DEVICE
+
+
+def tell_resumption(
+    checkpoint: Checkpoint, *, lineage: Mapping[str, Any], reporter: Reporter
+) -> None:
+    """Say where training goes on, and what keeps the result from being the same to the last bit."""
+    if changed := differences(checkpoint.lineage, lineage):
         message = f"{', '.join(changed)} changed; the result may differ in the last digits."
         reporter.report(Warned("not_bit_exact", message))
-    reporter.report(Logged(f"resuming from {path.name}", {"checkpoint": path.name}))
-    return path
+    name = checkpoint.path.name
+    reporter.report(Logged(f"resuming from {name}", {"checkpoint": name}))

@@ -4,13 +4,13 @@ import os
 import shutil
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from transformers.utils import logging
 
-from trainer_core.errors import InvalidSetting
+from trainer_core.errors import TooFewRows
 from trainer_core.events import (
     JsonlReporter,
     Logged,
@@ -19,10 +19,18 @@ from trainer_core.events import (
     Reporters,
     Warned,
 )
-from trainer_core.rows.checking import Survey, survey
+from trainer_core.rows.checking import MIN_TRAIN_ROWS, SPLITS, Survey, survey
 from trainer_core.rows.files import InputFile
-from trainer_core.run_directory import Inputs, Outcome, Result, RunDirectory, read_json, write_json
-from trainer_core.spec import Facts, JobSpec, Resolution, check_built, parse_spec, resolve
+from trainer_core.run_directory import Inputs, Outcome, Result, RunDirectory, write_json
+from trainer_core.spec import (
+    Facts,
+    JobSpec,
+    Resolution,
+    check_built,
+    parse_spec,
+    resolve,
+    unused,
+)
 from trainer_core.spec.resolving import num_optimizer_steps
 from trainer_core.training.adapters import add_adapter, merge_adapter
 from trainer_core.training.arguments import training_arguments
@@ -33,10 +41,11 @@ from trainer_core.training.clock import PhaseClock
 from trainer_core.training.devices import Device, choose_device
 from trainer_core.training.directories import clear_leftovers
 from trainer_core.training.failures import typed_error
-from trainer_core.training.lineage import data_hashes, describe_run
-from trainer_core.training.models import BaseModel, check_length, open_model
+from trainer_core.training.limits import check_limits
+from trainer_core.training.lineage import data_hashes, describe_origin, describe_run, with_rows
+from trainer_core.training.models import BaseModel, open_model
 from trainer_core.training.recipe import Recipe, Setup
-from trainer_core.training.resuming import resumable
+from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
 from trainer_core.training.saving import save_adapter, save_model
 from trainer_core.training.stopping import StopAsked, Stopping
 from trainer_core.training.tasks import find_task
@@ -92,6 +101,7 @@ class _Decided:
     spec: JobSpec  # resolved
     base: BaseModel
     lineage: dict[str, Any]
+    checkpoint: Checkpoint | None  # to go on from
 
 
 class Attempt:
@@ -111,12 +121,10 @@ class Attempt:
             given = self._read()
             decided = self._decide(given)
             recipe = self._build(given, decided)
+            decided = self._count(recipe, decided)
             trainer = self._trainer = self._make_trainer(recipe, given, decided)
-            resume_from = resumable(
-                self._directory.checkpoints, lineage=decided.lineage, reporter=self._reporter
-            )
         self._clock.enter(Phase.TRAINING)
-        trainer.fit(resume_from=resume_from)
+        trainer.fit(resume_from=decided.checkpoint.path if decided.checkpoint else None)
         best_step = trainer.load_best()
         metrics = self._measure(trainer, recipe, best_step=best_step)
         self._save(trainer, recipe, decided, metrics=metrics)
@@ -137,14 +145,13 @@ class Attempt:
 
     def _read(self) -> _Given:
         self._clock.enter(Phase.PREPARING)
-        for path in (self._directory.spec, self._directory.inputs):
-            if not path.exists():
-                raise InvalidSetting(
-                    f"there is no {path.name} in '{self._directory.path}'.",
-                    hint="Give a run directory with spec.json and inputs.json.",
-                )
-        spec = self._spec = parse_spec(read_json(self._directory.spec))
+        spec = self._spec = parse_spec(self._directory.read_spec())
         check_built(spec)
+        for problem in unused(spec):
+            name = problem.pointer.strip("/").replace("/", ".")
+            self._reporter.report(
+                Warned("setting_unused", f"{name} {problem.message}.", problem.hint)
+            )
         inputs = self._directory.read_inputs()
         _use_threads(inputs.num_threads)
         splits = {"train": inputs.train, "eval": inputs.eval, "test": inputs.test}
@@ -159,22 +166,20 @@ class Attempt:
         hashes = data_hashes(given.files)
         self._clock.enter(Phase.LOADING)
         base = open_model(given.inputs.model)
-        resolution = resolve(given.found.spec, _facts(given, base))
+        origin = describe_origin(given.spec, inputs=given.inputs, hashes=hashes)
+        checkpoint = resumable(self._directory.checkpoints, origin=origin, reporter=self._reporter)
+        resolution = _resolve(given, base, checkpoint)
         self._spec = resolution.spec
-        assert resolution.spec.max_length != "auto", "just resolved"
-        if warning := check_length(base, max_length=resolution.spec.max_length):
+        if warning := check_limits(resolution.spec, base):
             self._reporter.report(Warned("max_length_large", warning, "Set it to 'auto'."))
         self._tell(resolution)
         lineage = describe_run(
-            given.spec,
-            resolution=resolution,
-            found=given.found,
-            inputs=given.inputs,
-            hashes=hashes,
-            device=given.device,
+            origin, resolution=resolution, found=given.found, device=given.device
         )
         write_json(self._directory.lineage, lineage)
-        return _Decided(resolution.spec, base, lineage)
+        if checkpoint:
+            tell_resumption(checkpoint, lineage=lineage, reporter=self._reporter)
+        return _Decided(resolution.spec, base, lineage, checkpoint)
 
     def _tell(self, resolution: Resolution) -> None:
         spec = resolution.spec.model_dump(mode="json")
@@ -205,6 +210,21 @@ class Attempt:
                 self._reporter.report(Warned("rows_truncated", message, "Raise max_length."))
         return recipe
 
+    def _count(self, recipe: Recipe, decided: _Decided) -> _Decided:
+        """Write down how many rows are used, now that the task has left out what it can't use."""
+        num_rows = {split: len(recipe.rows.get(split, ())) for split in SPLITS}
+        if num_rows["train"] < MIN_TRAIN_ROWS:
+            raise TooFewRows(
+                f"{num_rows['train']} rows are left to train on once those with nothing to learn "
+                f"are left out; at least {MIN_TRAIN_ROWS} are needed.",
+                hint="Add rows, or raise max_length.",
+                param="data.train",
+                detail={"num_rows": num_rows["train"], "min_rows": MIN_TRAIN_ROWS},
+            )
+        lineage = with_rows(decided.lineage, num_rows=num_rows)
+        write_json(self._directory.lineage, lineage)
+        return replace(decided, lineage=lineage)
+
     def _make_trainer(self, recipe: Recipe, given: _Given, decided: _Decided) -> RunTrainer:
         spec = decided.spec
         model = add_adapter(recipe, spec.adapter) if spec.adapter else recipe.model
@@ -233,6 +253,10 @@ class Attempt:
         """Return the figures of the model that is handed out."""
         step = trainer.state.global_step if best_step is None else best_step
         metrics = trainer.metrics_at(step)
+        if not metrics and "eval" in recipe.rows:  # evaluation.strategy "no": once, at the end
+            self._clock.enter(Phase.EVALUATING)
+            trainer.evaluate(recipe.rows["eval"], metric_key_prefix="eval")
+            metrics = dict(trainer.progress.metrics["eval"])
         if "test" in recipe.rows:
             self._clock.enter(Phase.EVALUATING)
             trainer.evaluate(recipe.rows["test"], metric_key_prefix="test")
@@ -297,15 +321,29 @@ def _use_threads(number: int | None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if number == 1 else "true")
 
 
+def _resolve(given: _Given, base: BaseModel, checkpoint: Checkpoint | None) -> Resolution:
+    """Decide what the spec leaves open, as it was decided for the checkpoint if there is one."""
+    spec, facts = given.found.spec, _facts(given, base)
+    if checkpoint is None:
+        return resolve(spec, facts)
+    spec, kept = keep_choices(spec, checkpoint, device=given.device)
+    resolution = resolve(spec, facts)
+    return Resolution(resolution.spec, (*kept, *resolution.choices))
+
+
 def _facts(given: _Given, base: BaseModel) -> Facts:
     return Facts(
         num_train_rows=given.found.num_rows["train"],
         num_weights=base.num_weights,
-        max_positions=base.max_positions,
+        max_positions=base.usual_length,
         has_chat_template=bool(base.tokenizer.chat_template),
         device=given.device.kind,
         device_memory_bytes=given.device.memory_bytes,
         has_fast_bf16=given.device.has_fast_bf16,
+        can_recompute=base.can_recompute,
+        num_logits_per_token=(
+            base.config.get_text_config().vocab_size if given.spec.has_token_logits else 0
+        ),
     )
 
 

@@ -2,12 +2,13 @@
 
 Weights are safetensors; a pickle is never opened. JSON files may not name code to import, files
 outside their directory, or switches of the loader: `trust_remote_code=False` alone was bypassed by
-such fields more than once (CVE-2026-4372, CVE-2026-5241, transformers#46279, peft#3085).
+such fields more than once (CVE-2026-4372, CVE-2026-5241, transformers#46279, peft#3085). No
+link may lead out of the directory: what it leads to would be read, and handed out with the model.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,7 +40,13 @@ _CODE_FIELDS = {
     "trust_remote_code",
 }
 _HARMLESS = {"megatron_core": "megatron.core"}  # peft always writes it
-_LOADER_FIELDS = {"distributed_config", "fusion_config", "kernel_config", "transformers_weights"}
+_LOADER_FIELDS = {
+    "configuration_files",  # other files to read in place of config.json
+    "distributed_config",
+    "fusion_config",
+    "kernel_config",
+    "transformers_weights",
+}
 _IMPLEMENTATIONS = {"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"}
 # Strings that old versions wrote under private names; the loader overwrites or ignores them.
 _PRIVATE_TEXT_FIELDS = {
@@ -47,6 +54,7 @@ _PRIVATE_TEXT_FIELDS = {
     "_diffusers_version",
     "_name_or_path",
     "_pre_quantization_dtype",
+    "__float__",  # how transformers writes an infinite number
     "__type",
 }
 # Old versions wrote the author's own paths here; the loader overwrites or ignores them.
@@ -92,9 +100,10 @@ def check_model_files(folder: Path) -> None:
     """Raise UnsafeModel or UnusableModel unless a directory holds a model that may be opened."""
     if not folder.is_dir():
         raise UnusableModel(f"there is no model directory '{folder.name}'.")
+    _check_links(folder)
     names = sorted(path.name for path in folder.iterdir())
     for name in _CHECKED_FILES:
-        if name in names:
+        if (folder / name).exists():  # some file systems take no notice of case
             _check_fields(folder / name)
     if "adapter_config.json" in names:
         raise UnusableModel(
@@ -106,11 +115,39 @@ def check_model_files(folder: Path) -> None:
     _check_weights(folder, names)
 
 
+def check_config(values: Mapping[str, Any]) -> None:
+    """Raise UnsafeModel unless a configuration that was loaded holds nothing but settings."""
+    for field in _walk("config.json", "", "", values):
+        _check_field(field)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a model whose files were checked."""
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     return [folder / name for name in sorted(set(_weight_map(folder / WEIGHTS_INDEX).values()))]
+
+
+def _check_links(folder: Path) -> None:
+    """Refuse what leads out of a folder; a repository in a Hub cache has its files beside it."""
+    root = folder.resolve()
+    allowed = [root]
+    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
+        allowed.append(root.parent.parent / "blobs")
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        try:
+            target = path.resolve()
+        except (OSError, RuntimeError) as error:  # links in a circle
+            raise UnusableModel(f"{name} is a link that leads nowhere: {error}.") from error
+        if not any(target.is_relative_to(place) for place in allowed):
+            raise UnsafeModel(
+                f"{name} is a link that leads outside the model's directory.",
+                hint="Put the file itself in its place.",
+                detail={"file": name},
+            )
+        if target.exists() and not target.is_file() and not target.is_dir():
+            raise UnsafeModel(f"{name} is neither a file nor a directory.", detail={"file": name})
 
 
 def _check_weights(folder: Path, names: list[str]) -> None:
@@ -167,7 +204,7 @@ def _walk(file: str, pointer: str, name: str, value: Any) -> Iterator[_Field]:
         return
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _walk(file, f"{pointer}/{key}", key, inner)
+            yield from _walk(file, f"{pointer}/{key}", str(key), inner)
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             yield from _walk(file, f"{pointer}/{number}", name, inner)

@@ -1,8 +1,8 @@
 """Waiting warm for a job under a supervisor, and dying with it.
 
-    -> ready                                    everything is imported
-    <- {"run_dir": "...", "environment": {}}    the job, one line of JSON
-    <- (end of file, at any time)               the supervisor is gone
+    -> ready                            everything is imported
+    <- {"run_dir": "..."}               the job, one line of JSON
+    <- (end of file, at any time)       the supervisor is gone
 
 A process takes one job, so that its memory, and its crashes, end with it.
 """
@@ -12,35 +12,23 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 READY = b"ready\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What the supervisor wants done."""
-
-    run_dir: Path
-    environment: Mapping[str, str]
-
-
-def wait_for_order() -> Order | None:
-    """Say that the process is ready and return the supervisor's order; None if it is gone."""
+def wait_for_order() -> Path | None:
+    """Say that the process is ready and return its run directory; None if nobody wants one."""
     os.write(sys.stdout.fileno(), READY)
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):
         return None
-    values = json.loads(line)
-    return Order(Path(values["run_dir"]), values.get("environment") or {})
+    return Path(json.loads(line)["run_dir"])
 
 
-def begin(order: Order) -> None:
-    """Take the order's environment, print to the run's log from now on, and die with the parent."""
-    os.environ.update(order.environment)
-    log = os.open(order.run_dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+def begin(run_directory: Path) -> None:
+    """Print to the run's log from now on, and die with the supervisor."""
+    log = os.open(run_directory / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(log, sys.stdout.fileno())

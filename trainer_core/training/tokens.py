@@ -56,6 +56,10 @@ class TokenizedRows(Dataset[TokenRow]):
     def __getitem__(self, row: int) -> TokenRow:
         return {name: column[row] for name, column in self._columns.items()}
 
+    def values(self, column: str) -> Array:
+        """Return the values of a column, those of all rows end to end."""
+        return self._columns[column].values
+
 
 @dataclass(slots=True)
 class _ColumnFile:

@@ -269,4 +269,4 @@ def _early_stopping(spec: JobSpec) -> list[EarlyStoppingCallback]:
     rule, metric = spec.training.early_stopping, spec.evaluation.metric
     if rule is None:
         return []
-    return [EarlyStoppingCallback(rule, metric=metric, is_greater_better=is_greater_better(metric))]
+    return [EarlyStoppingCallback(rule, metric=metric, is_greater_better=is_greater_better(spec))]

@@ -9,7 +9,7 @@ are learnt (`loss_on`). Shapes: B rows of a batch, T tokens, V vocabulary.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,9 @@ from transformers.trainer_utils import EvalPrediction
 from trainer_core.errors import TooFewRows, UnusableModel
 from trainer_core.events import Phase, Warned
 from trainer_core.rows.checking import rows_of
-from trainer_core.spec import CausalLM
-from trainer_core.spec.tasks import MessagesRow, TextRow
+from trainer_core.spec.tasks.causal_lm import CausalLM, MessagesRow, TextRow
 from trainer_core.training.batching import attention_mask, pad_rows
-from trainer_core.training.chats import chatml_template, encode_chat, render
+from trainer_core.training.chats import CHATML_END, chatml_template, encode_chat, render
 from trainer_core.training.models import (
     BaseModel,
     LoadedModel,
@@ -106,10 +105,10 @@ def _tokenized_texts(base: BaseModel, texts: Sequence[str]) -> Iterator[_Tokens]
 
 def _tokenized_chat(base: BaseModel, row: MessagesRow, *, loss_on: str) -> _Tokens:
     turns = [{"role": turn.role, "content": turn.content} for turn in row.messages]
-    chat = render(base.tokenizer, turns)
+    chat = render(base.tokenizer, turns, left_out=[turn.weight == 0 for turn in row.messages])
     ids, is_learnt = encode_chat(base.tokenizer, chat)
     if loss_on == "all":
-        is_learnt = np.ones(len(ids), dtype=np.bool_)
+        is_learnt = ~encode_chat(base.tokenizer, replace(chat, spans=chat.left_out))[1]
     return _Tokens(ids, is_learnt, has_lost_turns=chat.num_lost > 0 and loss_on != "all")
 
 
@@ -151,6 +150,21 @@ def load(base: BaseModel, spec: CausalLM) -> LoadedModel:
     return load_model(
         base, AutoModelForCausalLM, changes=changes, seed=spec.training.seed, is_head_new=False
     )
+
+
+def end_turns(model: Any, base: BaseModel, spec: CausalLM) -> None:
+    """Make generation stop where ChatML ends a turn, if the tokenizer's own end is another token.
+
+    The assistant learns to say `<|im_end|>`; nobody would listen for it.
+    """
+    tokenizer = base.tokenizer
+    end = tokenizer.get_vocab().get(CHATML_END)
+    if spec.columns.messages is None or spec.chat_template != "chatml" or end is None:
+        return
+    ends = dict.fromkeys([end, tokenizer.eos_token_id])
+    tokenizer.eos_token = CHATML_END
+    model.generation_config.eos_token_id = list(ends)
+    model.config.eos_token_id = end
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +241,7 @@ def build(setup: Setup) -> Recipe:
     check_reads_forward(setup.base, spec)
     prepare_tokenizer(setup.base, spec)
     loaded = load(setup.base, spec)
+    end_turns(loaded.model, setup.base, spec)
     if warning := mend_generation(loaded.model):
         setup.reporter.report(Warned("generation_settings_replaced", warning))
     setup.enter(Phase.TOKENIZING)

@@ -25,7 +25,7 @@ from transformers.trainer_utils import EvalPrediction
 from trainer_core.errors import DataError, UnusableModel
 from trainer_core.events import Phase, Reporter, Warned
 from trainer_core.rows.checking import rows_of
-from trainer_core.spec import TextClassification
+from trainer_core.spec.tasks.text_classification import TextClassification
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.models import LoadedModel, check_architecture, load_model
 from trainer_core.training.recipe import Collator, Recipe, Setup, count_labels
@@ -49,7 +49,7 @@ _PROBLEM_TYPES = {
 def tokenize(setup: Setup, spec: TextClassification, split: str) -> tuple[TokenizedRows, int]:
     """Return the rows of a split, and how many had to be cut."""
     assert spec.max_length != "auto", "the spec is resolved before"
-    encode_label = _label_encoder(spec, setup.found.classes)
+    encode_label = _label_encoder(spec, _class_names(setup, spec))
     dtype = np.float32 if spec.problem != "single-label" else np.int64
     columns = {"input_ids": np.int32, "token_type_ids": np.int8, "labels": dtype}
     num_truncated = 0
@@ -119,7 +119,26 @@ def _class_names(setup: Setup, spec: TextClassification) -> tuple[str, ...]:
             hint=f"Fill the column '{spec.columns.label}'.",
             param=spec.columns.label,
         )
-    return setup.found.classes
+    known = _classes_of_base(setup)
+    # A head that knows the very same classes keeps its order: its weights belong to it.
+    return known if set(known) == set(setup.found.classes) else setup.found.classes
+
+
+def _classes_of_base(setup: Setup) -> tuple[str, ...]:
+    return tuple((setup.base.config.id2label or {}).values())
+
+
+def _tell_of_head(setup: Setup, spec: TextClassification) -> None:
+    """Say that a head of as many other classes is trained further under new names."""
+    config = setup.base.config
+    heads = [n for n in config.architectures or () if n.endswith("ForSequenceClassification")]
+    known, names = _classes_of_base(setup), _class_names(setup, spec)
+    if heads and len(known) == len(names) and set(known) != set(names):
+        message = (
+            f"the model's head was trained for other classes ({', '.join(known)[:200]}); it is "
+            "trained on from there under the new names."
+        )
+        setup.reporter.report(Warned("head_renamed", message, "Use a model without a head."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +200,7 @@ def single_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
     truth_B = prediction.label_ids
     return {
         "accuracy": float(accuracy_score(truth_B, guesses_B)),
-        "macro_f1": float(f1_score(truth_B, guesses_B, average="macro", zero_division=0)),
+        "macro_f1": _macro_f1(truth_B, guesses_B, classes=np.unique(truth_B)),
     }
 
 
@@ -192,10 +211,17 @@ def multi_label_metrics(prediction: EvalPrediction, *, threshold: float) -> dict
     guesses_BC = (np.asarray(prediction.predictions) >= cut).astype(int)
     truth_BC = np.asarray(prediction.label_ids).astype(int)
     return {
-        "macro_f1": float(f1_score(truth_BC, guesses_BC, average="macro", zero_division=0)),
+        "macro_f1": _macro_f1(truth_BC, guesses_BC, classes=np.flatnonzero(truth_BC.any(axis=0))),
         "micro_f1": float(f1_score(truth_BC, guesses_BC, average="micro", zero_division=0)),
         "accuracy": float((guesses_BC == truth_BC).all(axis=1).mean()),
     }
+
+
+def _macro_f1(truth: Any, guesses: Any, *, classes: Any) -> float:
+    """Return the mean F1 of the classes that some row has: of others there is nothing to find."""
+    if not len(classes):
+        return 0.0
+    return float(f1_score(truth, guesses, labels=classes, average="macro", zero_division=0))
 
 
 def regression_metrics(prediction: EvalPrediction, *, reporter: Reporter) -> dict[str, float]:
@@ -219,6 +245,7 @@ def build(setup: Setup) -> Recipe:
     """Return the recipe of text classification."""
     spec = setup.spec
     assert isinstance(spec, TextClassification), f"a spec of another task: {spec.task}"
+    _tell_of_head(setup, spec)
     loaded = load(setup, spec)
     setup.enter(Phase.TOKENIZING)
     tokenized = {
@@ -226,7 +253,6 @@ def build(setup: Setup) -> Recipe:
         for split, count in setup.found.num_rows.items()
         if count
     }
-    _warn_of_unused(spec, setup.reporter)
     return Recipe(
         model=loaded.model,
         tokenizer=setup.base.tokenizer,
@@ -268,12 +294,6 @@ def _measures(setup: Setup, spec: TextClassification) -> Mapping[str, Any]:
             metrics = partial(regression_metrics, reporter=setup.reporter)
             count = count_rows
     return {"loss": loss, "compute_metrics": metrics, "count_targets": count}
-
-
-def _warn_of_unused(spec: TextClassification, reporter: Reporter) -> None:
-    if spec.training.label_smoothing and spec.problem != "single-label":
-        message = f"training.label_smoothing is not used for {spec.problem} classification."
-        reporter.report(Warned("setting_unused", message, "Leave it out."))
 
 
 _USAGE = """\

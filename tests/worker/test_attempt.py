@@ -1,0 +1,339 @@
+"""Attempts under faults of the database, the storage and the machine, without any training.
+
+The training process is stood in for by a finished run directory, which `worker.inputs` takes over
+from an earlier attempt: nothing of an attempt's own code is replaced.
+"""
+
+import errno
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event, text
+
+from jobs.states import State
+from jobs.storage import Storage
+from jobs.store import artifacts, attempts, datasets, events, jobs, models
+from jobs.store.events import LeaseLost
+from jobs.tables import jobs as table
+from trainer_core.errors import ServiceUnavailable
+from trainer_core.run_directory import Outcome, Result, RunDirectory, seal, write_json
+from trainer_core.spec import parse_spec
+from worker.attempt import Attempt
+from worker.inputs import runs_of
+from worker.lease import Lease
+from worker.outputs import tidy, tidy_finished
+from worker.pump import MAX_LOG_LINES, Pump
+from worker.spare import Spare
+
+pytestmark = pytest.mark.slow
+
+DATASET = "ds_0123456789ab"
+
+
+@pytest.fixture
+def settings(settings):
+    return settings.model_copy(update={"lease_seconds": 3.0, "warm_spare": False})
+
+
+@pytest.fixture
+def submit(backends, tmp_path):
+    backends.storage.put(f"datasets/{DATASET}", [b"text,label\n" + b"x,a\ny,b\n" * 10])
+    with backends.database.transaction() as tx:
+        datasets.create(
+            tx,
+            {
+                "id": DATASET,
+                "name": "train.csv",
+                "has_header": True,
+                "key": f"datasets/{DATASET}",
+                "size_bytes": 1,
+                "sha256": "0" * 64,
+                "description": {},
+            },
+        )
+        models.create(tx, "tiny", path=str(tmp_path), hub=None, revision=None)
+    values = {
+        "task": "text-classification",
+        "model": "model:tiny",
+        "data": {"train": f"dataset:{DATASET}"},
+    }
+
+    def submit(**changes):
+        with backends.database.transaction() as tx:
+            return jobs.create(tx, parse_spec(values | changes), max_attempts=3)
+
+    return submit
+
+
+@pytest.fixture
+def claim(backends, submit):
+    def claim():
+        submit()
+        with backends.database.transaction() as tx:
+            return attempts.claim(tx, worker="w", lease_seconds=3.0)
+
+    return claim
+
+
+@pytest.fixture
+def trained(backends, submit):
+    """A job in its second attempt, whose first one trained and did not get to store the model."""
+    job = submit()
+    run = RunDirectory(runs_of(backends) / job.id / "attempt-1")
+    run.model.mkdir(parents=True)
+    (run.model / "config.json").write_text("{}")
+    (run.model / "model.safetensors").write_bytes(b"\x00" * 1000)
+    seal(run.model)
+    outcome = Outcome(Result.SUCCEEDED, step=10, best_step=5, metrics={"accuracy": 0.9})
+    write_json(run.outcome, outcome.to_dict())
+    with backends.database.transaction() as tx:
+        tx.connection.execute(table.update().values(attempt=1))
+    with backends.database.transaction() as tx:
+        return attempts.claim(tx, worker="w", lease_seconds=3.0)
+
+
+def attempt_of(backends, job, *, is_draining=lambda: False):
+    return Attempt(backends, job, Spare(backends.settings), "cpu", is_draining)
+
+
+def job_of(backends, job):
+    with backends.database.transaction() as tx:
+        return jobs.get(tx, job.id)
+
+
+def stored_files(backends, job):
+    with backends.database.transaction() as tx:
+        return artifacts.of_job(tx, job.id)
+
+
+class BrokenStorage(Storage):
+    """A storage that fails to write until it is mended."""
+
+    is_mended = False
+
+    def put(self, key, source):
+        if not self.is_mended:
+            raise ServiceUnavailable("the bucket is away", hint="Wait.")
+        return super().put(key, source)
+
+
+@pytest.fixture
+def broken(backends):
+    """The same backends with a storage that can't be written."""
+    storage = BrokenStorage(backends.settings.storage)
+    return type(backends)(
+        settings=backends.settings,
+        engine=backends.engine,
+        database=backends.database,
+        storage=storage,
+        redis_url=backends.redis_url,
+    )
+
+
+def test_model_of_an_earlier_attempt_is_stored_without_training_again(backends, trained):
+    assert attempt_of(backends, trained).carry_out()
+    ended = job_of(backends, trained)
+    assert (ended.state, ended.best) == (
+        State.SUCCEEDED,
+        {"step": 5, "metrics": {"accuracy": 0.9}},
+    )
+    files = stored_files(backends, trained)
+    assert {file.path for file in files} == {"config.json", "model.safetensors", "manifest.json"}
+    assert all(b"".join(backends.storage.read(f.key, start=0, end=f.size_bytes)) for f in files)
+    assert not (runs_of(backends) / trained.id).exists()
+
+
+def test_storage_outage_after_training_only_delays_the_model(broken, trained):
+    carrying = threading.Thread(target=attempt_of(broken, trained).carry_out)
+    carrying.start()
+    time.sleep(broken.settings.lease_seconds + 1)  # the lease is renewed meanwhile
+    assert job_of(broken, trained).state is State.RUNNING
+    broken.storage.is_mended = True
+    carrying.join(timeout=30)
+    assert job_of(broken, trained).state is State.SUCCEEDED
+
+
+def test_cancel_is_heard_while_the_model_is_being_stored(broken, trained):
+    carrying = threading.Thread(target=attempt_of(broken, trained).carry_out)
+    carrying.start()
+    time.sleep(1)
+    with broken.database.transaction() as tx:
+        jobs.cancel(tx, trained.id)
+    carrying.join(timeout=10)
+    assert job_of(broken, trained).state is State.CANCELLED
+    assert stored_files(broken, trained) == []
+
+
+def test_drain_is_heard_while_the_model_is_being_stored_and_loses_nothing(broken, trained):
+    attempt_of(broken, trained, is_draining=lambda: True).carry_out()
+    waiting = job_of(broken, trained)
+    assert waiting.state is State.QUEUED
+    assert waiting.max_attempts == trained.max_attempts + 1
+    broken.storage.is_mended = True
+    with broken.database.transaction() as tx:
+        again = attempts.claim(tx, worker="w2", lease_seconds=3.0)
+    attempt_of(broken, again).carry_out()
+    assert job_of(broken, again).state is State.SUCCEEDED
+
+
+def test_commit_whose_answer_is_lost_keeps_the_model(backends, trained):
+    """The server commits; the worker is told that the connection broke."""
+    is_armed = threading.Event()
+    is_armed.set()
+
+    @event.listens_for(backends.engine, "commit")
+    def lose_the_answer(connection):
+        row = connection.connection.driver_connection.execute(
+            "SELECT state FROM jobs WHERE id = %s", [trained.id]
+        ).fetchone()
+        if is_armed.is_set() and row[0] == "succeeded":
+            is_armed.clear()
+            raw = connection.connection.driver_connection
+            raw.commit()
+            raw.close()
+
+    attempt_of(backends, trained).carry_out()
+    event.remove(backends.engine, "commit", lose_the_answer)
+    assert not is_armed.is_set()
+    assert job_of(backends, trained).state is State.SUCCEEDED
+    files = stored_files(backends, trained)
+    assert len(files) == 3
+    for file in files:
+        assert b"".join(backends.storage.read(file.key, start=0, end=file.size_bytes))
+
+
+def test_overtaken_attempt_deletes_its_files_and_nobody_elses(backends, trained):
+    attempt = attempt_of(backends, trained)
+    with backends.database.transaction() as tx:
+        tx.connection.execute(table.update().values(attempt=table.c.attempt + 1))
+    attempt.carry_out()
+    assert job_of(backends, trained).state is State.RUNNING  # the other attempt's
+    assert not list(Path(backends.settings.home / "storage").rglob("model.safetensors"))
+
+
+def test_worker_whose_disk_fails_hands_the_job_on_and_stops_claiming(backends, claim):
+    job = claim()
+    runs_of(backends).parent.mkdir(parents=True, exist_ok=True)
+    runs_of(backends).write_text("a file where the runs should be")
+    assert not attempt_of(backends, job).carry_out()
+    waiting = job_of(backends, job)
+    assert waiting.state is State.QUEUED
+    with backends.database.transaction() as tx:
+        assert attempts.of_job(tx, job.id)[0].reason == "service_unavailable"
+        assert attempts.claim(tx, worker="w", lease_seconds=3) is None  # not at once
+        found = events.read(tx, job.id, after=0, limit=100)
+    assert [e.data["code"] for e in found if e.type == "error"] == ["service_unavailable"]
+
+
+def test_spare_that_cannot_start_does_no_harm(backends, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    monkeypatch.setattr("worker.spare.TrainingProcess", refuse)
+    spare = Spare(backends.settings.model_copy(update={"warm_spare": True}))
+    spare.refill()
+    with pytest.raises(OSError, match="no more processes"):
+        spare.take()
+
+
+def test_lease_that_ended_well_raises_no_alarm(backends, claim, caplog):
+    job = claim()
+    lost = threading.Event()
+    with Lease(backends.database, job, seconds=1.0, on_loss=lost.set) as lease:
+        with backends.database.transaction() as tx:
+            attempts.end(
+                tx,
+                job.id,
+                State.SUCCEEDED,
+                attempt=job.attempt,
+                reason="",
+                steps=attempts.Steps(),
+            )
+        lease.let_go()
+        time.sleep(1.5)
+    assert not lost.is_set()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_lease_is_given_up_before_it_ends_while_the_database_hangs(backends, claim):
+    job = claim()
+    lost = threading.Event()
+    began = time.monotonic()
+    with (
+        backends.engine.begin() as other,
+        Lease(backends.database, job, seconds=3.0, on_loss=lost.set) as lease,
+    ):
+        other.execute(text("SELECT 1 FROM jobs FOR UPDATE"))  # every renewal waits for this
+        assert lost.wait(timeout=3.0)
+        assert time.monotonic() - began < 3.0
+        with pytest.raises(LeaseLost):
+            lease.check()
+        other.rollback()
+
+
+def test_log_lines_survive_an_outage_of_the_database(backends, claim, tmp_path, monkeypatch):
+    pump = Pump(backends.database, claim(), RunDirectory(tmp_path))
+    pump.run.log.write_text("".join(f"line {n}\n" for n in range(200)))
+    original = events.append
+
+    def fail(*_args, **_kwargs):
+        raise ConnectionError
+
+    monkeypatch.setattr(events, "append", fail)
+    for _ in range(MAX_LOG_LINES // 200 + 5):
+        with pytest.raises(ConnectionError):
+            pump.turn()
+    monkeypatch.setattr(events, "append", original)
+    assert pump.turn() == 200
+
+
+def test_log_is_capped_and_says_so(backends, claim, tmp_path):
+    job = claim()
+    pump = Pump(backends.database, job, RunDirectory(tmp_path))
+    pump.run.log.write_text("flood\n" * (MAX_LOG_LINES + 500))
+    pump.drain()
+    with backends.database.transaction() as tx:
+        logs = [
+            e for e in events.read(tx, job.id, after=0, limit=10 * MAX_LOG_LINES) if e.type == "log"
+        ]
+    assert len(logs) == MAX_LOG_LINES + 1
+    assert "the rest is not kept" in logs[-1].data["message"]
+
+
+def test_progress_bar_in_the_log_is_one_line_and_torn_events_are_passed_over(
+    backends, claim, tmp_path
+):
+    job = claim()
+    pump = Pump(backends.database, job, RunDirectory(tmp_path))
+    pump.run.log.write_bytes(b"0%\r10%\r\x1b[2K100%\r\nplain \xff\n\n")
+    pump.run.events.write_text(
+        '{"type": "log", "at": "2026-01-01T00:00:00+00:00", "data": {"message": "whole"}}\n'
+        '{"type": "log", "at": "2026-01-01T00:0'
+    )
+    pump.drain()
+    with backends.database.transaction() as tx:
+        found = [e.data["message"] for e in events.read(tx, job.id, after=2, limit=9)]
+    assert found == ["100%", "plain \ufffd", "whole"]
+
+
+def test_runs_that_ended_elsewhere_are_tidied_and_others_left(backends, submit):
+    ended, waiting = submit(), submit()
+    for job in (ended, waiting):
+        (runs_of(backends) / job.id / "attempt-1" / "checkpoints").mkdir(parents=True)
+    unknown = runs_of(backends) / "job_of_another_database" / "attempt-1" / "checkpoints"
+    unknown.mkdir(parents=True)
+    with backends.database.transaction() as tx:
+        jobs.cancel(tx, ended.id)
+    tidy_finished(backends)
+    assert not (runs_of(backends) / ended.id / "attempt-1" / "checkpoints").exists()
+    assert (runs_of(backends) / waiting.id / "attempt-1" / "checkpoints").exists()
+    assert unknown.exists()
+
+
+def test_tidying_a_run_that_was_never_made_is_no_error(tmp_path):
+    tidy(RunDirectory(tmp_path / "nothing" / "attempt-1"), is_keeping_records=True)
+    shutil.rmtree(tmp_path / "nothing", ignore_errors=True)
+    tidy(RunDirectory(tmp_path / "nothing" / "attempt-1"), is_keeping_records=False)
