@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from fastapi import Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
 from jobs.records import Artifact
@@ -34,9 +34,10 @@ def file_response(request: Request, storage: Storage, file: Artifact) -> Respons
         return Response(status_code=304, headers=headers)
     try:
         wanted = _wanted(request, etag, file.size_bytes)
-    except _Unsatisfiable:
+    except _Unsatisfiable as error:
         headers["Content-Range"] = f"bytes */{file.size_bytes}"
-        return Response(status_code=416, headers=headers)
+        message = f"the range starts after the end of the file, which has {file.size_bytes} bytes."
+        raise HTTPException(416, message, headers=headers) from error
     start, end = wanted or (0, file.size_bytes)
     headers["Content-Length"] = str(end - start)
     if wanted is not None:

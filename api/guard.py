@@ -100,6 +100,7 @@ class _Exchange:
 
 def check(scope: Scope) -> None:
     """Raise InvalidRequest or NotFound for a request that must not reach a route."""
+    _check_address(scope)
     headers = Headers(scope=scope)
     host = _checked_host(headers)
     if scope["method"] not in _SAFE_METHODS:
@@ -108,6 +109,20 @@ def check(scope: Scope) -> None:
         raise NotFound("there is nothing at a path with a NUL character.")
     if b"%00" in scope["query_string"] or b"\x00" in scope["query_string"]:
         raise InvalidRequest("a query parameter holds a NUL character.", hint="Leave it out.")
+
+
+def _check_address(scope: Scope) -> None:
+    """Refuse what came in by an address other than loopback, whoever started the server."""
+    address = (scope.get("server") or ("", None))[0]
+    try:
+        is_loopback = ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise UnknownHost(
+            f"this service answers on loopback only, not on '{address[:100]}'.",
+            hint="Start it with `luthier api`, and reach it through an SSH tunnel.",
+        )
 
 
 def _checked_host(headers: Headers) -> str:

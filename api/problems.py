@@ -49,7 +49,12 @@ _STATUSES: tuple[tuple[type[LuthierError], int], ...] = (
     (DiskFull, 507),
     (ServiceUnavailable, 503),
 )
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: PayloadTooLarge.code}
+_HTTP_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: PayloadTooLarge.code,
+    416: "range_not_satisfiable",
+}
 _CLIENT_CLOSED_REQUEST = 499  # nobody is left to read it
 
 _log = logging.getLogger(__name__)

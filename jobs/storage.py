@@ -1,7 +1,9 @@
 """The storage of data sets and models: a folder or a bucket, behind one interface (obstore)."""
 
 import contextlib
+import errno
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -14,10 +16,13 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
-from trainer_core.errors import ServiceUnavailable
+from trainer_core.errors import DiskFull, ServiceUnavailable
 from trainer_core.run_directory import fsync_directory
 
 _CHUNK_BYTES = 8 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ class Storage:
         """Give a path at which the file can be read for a while; it must not be changed."""
         if self._root is not None:
             if not (path := self._root / key).is_file():
-                raise ServiceUnavailable(f"the storage has lost {key}.", hint="Upload it again.")
+                raise _lost(key)
             yield path
             return
         with tempfile.NamedTemporaryFile(suffix=Path(key).suffix) as copy:
@@ -119,8 +124,25 @@ def _chunks(source: Path | Iterable[bytes]) -> Iterator[bytes]:
 def _translated(key: str) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as error:
+        raise _lost(key) from error
     except (BaseError, OSError) as error:
-        first_line = str(error).partition("\n")[0]
+        # What it says may name folders of the server, so it is for the log alone.
+        _log.error("the storage failed on %s: %s", key, error, extra={"action": "storage_failed"})
+        if _is_full(error):
+            raise DiskFull(
+                "there is no room in the storage.", hint="Free some, or wait."
+            ) from error
         raise ServiceUnavailable(
-            f"the storage failed on {key}: {first_line}", hint="Try again; see the service's log."
+            f"the storage failed on {key}.", hint="Try again; see the service's log."
         ) from error
+
+
+def _lost(key: str) -> ServiceUnavailable:
+    return ServiceUnavailable(f"the storage has lost {key}.", hint="Upload or train it again.")
+
+
+def _is_full(error: Exception) -> bool:
+    # obstore tells the system's error in its text alone.
+    is_told = any(f"(os error {number})" in str(error) for number in _FULL)
+    return is_told or (isinstance(error, OSError) and error.errno in _FULL)

@@ -19,6 +19,8 @@ from pathlib import Path
 from signal import Signals
 from typing import Protocol
 
+from sqlalchemy.exc import OperationalError
+
 from jobs.database import migrate
 from jobs.settings import PREFIX, Settings
 from luthier.embedded import EmbeddedPostgres, EmbeddedValkey, Home
@@ -85,7 +87,7 @@ def run(settings: Settings) -> int:
         port = _port(settings)
         servers, environment = _start_servers(settings, stack)
         _say("bringing the tables up to date")
-        migrate(environment[f"{PREFIX}DATABASE_URL"])
+        bring_up_to_date(environment[f"{PREFIX}DATABASE_URL"])
         api, worker = _services(settings, environment, home.logs, port)
         for service in (api, worker):
             stack.callback(_stop, service)
@@ -106,6 +108,20 @@ def run(settings: Settings) -> int:
         _say("stopping; running jobs are saved and go on at the next start")
     _say("stopped")
     return 0
+
+
+def bring_up_to_date(database_url: str) -> None:
+    """Bring the tables up to date, or raise ServerFailed if the database can't be reached."""
+    try:
+        migrate(database_url)
+    except OperationalError as error:
+        variable = f"{PREFIX}DATABASE_URL"
+        reason = " ".join(str(error.orig).split()).rstrip(".")
+        raise ServerFailed(
+            f"the database can't be used: {reason}.",
+            hint=f"Is it running, and is {variable} right?",
+            param=variable,
+        ) from error
 
 
 def _port(settings: Settings) -> int:

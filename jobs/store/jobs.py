@@ -141,12 +141,6 @@ def cancel(tx: Transaction, job_id: str, *, project: str = "default") -> Job:
     return moved
 
 
-def count_by_state(tx: Transaction) -> dict[State, int]:
-    """Return how many jobs are in each state."""
-    rows = tx.connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
-    return {State(state): count for state, count in rows}
-
-
 def say_state(tx: Transaction, job: Job, *, reason: str) -> None:
     """Append the event that a job has moved to the state that it is in."""
     data: dict[str, object] = {"state": job.state, "attempt": job.attempt, "reason": reason}

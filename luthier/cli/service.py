@@ -89,9 +89,11 @@ def worker(home: Path | None) -> None:
 def _serve(run: "Callable[[Settings], int]", **given: object) -> NoReturn:
     """Run a part of the service to its end; what keeps it from starting is one line."""
     from jobs.settings import load_settings
+    from luthier.embedded.home import Home
 
     try:
         settings = load_settings(**{name: v for name, v in given.items() if v is not None})
+        Home(settings.home).create()  # private, whichever part of the service comes first
         code = run(settings)
     except LuthierError as error:
         say(f"luthier: {' '.join(str(error).split())}")
@@ -104,12 +106,12 @@ def _run_api(settings: "Settings") -> int:
 
     from api.app import create_app
     from api.serving import Server
-    from jobs.database import migrate
+    from luthier.up import bring_up_to_date
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     server = Server(create_app(settings), settings, access_log=True)
     assert settings.database_url is not None, "create_app lets no missing URL pass"
-    migrate(settings.database_url)
+    bring_up_to_date(settings.database_url)
     try:
         server.run()
     except KeyboardInterrupt:  # uvicorn raises it anew once it has stopped in order

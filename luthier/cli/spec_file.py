@@ -25,8 +25,13 @@ def read_spec(source: str) -> Json:
     name = "stdin" if source == "-" else source
     try:
         values = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+        json.dumps(values, ensure_ascii=False).encode()  # as it will be sent
     except json.JSONDecodeError as error:
         raise click.UsageError(f"{name}:{error.lineno}:{error.colno}: {error.msg}") from error
+    except RecursionError as error:
+        raise click.UsageError(f"{name}: the JSON is nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise click.UsageError(f"{name}: half a surrogate pair is no text") from error
     except ValueError as error:
         raise click.UsageError(f"{name}: {error}") from error
     if not isinstance(values, dict):

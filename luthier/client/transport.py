@@ -56,6 +56,7 @@ class Transport:
 
     def __init__(self, base_url: str, *, api_key: str | None, timeout: float) -> None:
         self.base_url = _checked_url(base_url)
+        self._shown_url = _without_userinfo(self.base_url)
         self.timeout = timeout
         headers = {"User-Agent": f"luthier-python/{_version()}"}
         if api_key is not None:
@@ -87,9 +88,17 @@ class Transport:
 
     def request(self, call: Call) -> httpx.Response:
         """Return the whole answer to a call."""
+        num_tries = 0
 
         def once() -> httpx.Response:
-            response = self._open(call)
+            nonlocal num_tries
+            num_tries += 1
+            try:
+                response = self._open(call)
+            except NotFound:
+                if call.method == "DELETE" and num_tries > 1:
+                    return httpx.Response(204)  # done by a try whose answer was lost
+                raise
             with contextlib.closing(response), self.translated(call):
                 response.read()
             return response
@@ -140,7 +149,7 @@ class Transport:
         if not _is_repeatable(call):
             hint += " The request may have arrived all the same: look before you repeat it."
         return ServiceUnreachable(
-            f"no answer from {self.base_url}: {reason}.", code="unreachable", hint=hint
+            f"no answer from {self._shown_url}: {reason}.", code="unreachable", hint=hint
         )
 
 
@@ -199,9 +208,9 @@ def _refusal(response: httpx.Response) -> LuthierAPIError:
 
 def _not_ours(response: httpx.Response, what: str) -> UnexpectedReply:
     request = response.request
+    url = request.url.copy_with(query=None, userinfo=b"")
     return UnexpectedReply(
-        f"the answer to {request.method} {request.url.copy_with(query=None)} {what} "
-        f"(HTTP status {response.status_code}).",
+        f"the answer to {request.method} {url} {what} (HTTP status {response.status_code}).",
         status=response.status_code,
         code="unexpected_reply",
         hint="Does LUTHIER_URL lead to a Luthier service, and not to a page or a proxy before it?",
@@ -221,14 +230,25 @@ def _reason(error: httpx.TransportError) -> str:
 
 
 def _checked_url(base_url: str) -> str:
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(base_url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        httpx.URL(base_url)
+    except (ValueError, httpx.InvalidURL):
+        is_url = False
+    if not is_url:
         raise InvalidSetting(
-            f"'{base_url}' is not the URL of a service.",
+            f"'{_without_userinfo(base_url)}' is not the URL of a service.",
             hint="Write it as http://127.0.0.1:8750 in LUTHIER_URL.",
             param="LUTHIER_URL",
         )
     return base_url.rstrip("/")
+
+
+def _without_userinfo(url: str) -> str:
+    """Return a URL, which may be malformed, without the name and password in it."""
+    scheme, separator, rest = url.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def _checked_key(api_key: str) -> str:

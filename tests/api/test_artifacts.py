@@ -111,6 +111,8 @@ def test_range_after_the_end_is_416(shared: Shared, job_id: str, wanted: str) ->
 
     assert response.status_code == 416
     assert response.headers["Content-Range"] == f"bytes */{len(WEIGHTS)}"
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.json()["code"] == "range_not_satisfiable"
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import sys
 import httpx
 import pytest
 
+from api.guard import check
 from jobs.database import make_engine
 from jobs.settings import Settings
 from tests.api.conftest import Shared, serve, submit
+from trainer_core.errors import UnknownHost
 from trainer_core.spec import TASKS, parse_spec
 
 pytestmark = pytest.mark.slow
@@ -151,6 +153,23 @@ def test_foreign_host_is_refused(shared: Shared, host: str) -> None:
 )
 def test_loopback_host_is_answered(shared: Shared, host: str) -> None:
     assert shared.client.get("/jobs", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("server", [("192.168.1.5", 8750), ("::", 8750), ("/run/x", None), None])
+def test_request_that_came_by_another_address_is_refused_whatever_its_host_says(
+    server: tuple[str, int | None] | None,
+) -> None:
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/jobs",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }
+    check({**scope, "server": ("127.0.0.1", 8750)})
+
+    with pytest.raises(UnknownHost):
+        check({**scope, "server": server})
 
 
 def test_second_host_header_is_refused(shared: Shared) -> None:

@@ -46,6 +46,32 @@ def test_part_without_a_database_says_which_variable_is_missing(
     assert result.stderr.startswith("luthier: LUTHIER_DATABASE_URL is not set.")
 
 
+@pytest.mark.parametrize("command", ["api", "worker"])
+def test_home_that_a_part_makes_is_private(command: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+
+    invoke(command, "--home", str(home))
+
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
+def test_database_that_is_not_there_is_one_line_that_names_the_variable(tmp_path: Path) -> None:
+    result = invoke(
+        "api",
+        "--home",
+        str(tmp_path),
+        LUTHIER_DATABASE_URL="postgresql://u:s3cret@127.0.0.1:1/x",
+        LUTHIER_REDIS_URL="redis://127.0.0.1:1/0",
+    )
+
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("luthier: the database can't be used: ")
+    assert "LUTHIER_DATABASE_URL" in last
+    assert "s3cret" not in result.stderr
+    assert "defect" not in result.stderr
+
+
 def test_second_up_on_a_home_is_refused_in_one_line(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     home.create()

@@ -70,6 +70,8 @@ def test_setting_below_a_number_is_refused_with_its_place() -> None:
         (b"[1]", "a job spec is a JSON object"),
         (b'{"a": NaN}', "NaN is not JSON"),
         (b'{"a": 1, "a": 2}', "the key 'a' is given twice"),
+        (b"[" * 100_000, "nested too deeply"),
+        (rb'{"a": "\ud800"}', "half a surrogate pair"),
         (b"\xff\xfe{", "is not UTF-8"),
         (b"", r"spec.json:1:1"),
     ],

@@ -8,7 +8,7 @@ import luthier
 from tests.client.conftest import JOB, submit
 from tests.cutting_proxy import CuttingProxy
 from tests.scripted_server import Answer, ScriptedServer
-from trainer_core.errors import InvalidSetting
+from trainer_core.errors import InvalidSetting, LuthierError
 
 PROBLEM = {"title": "Service Unavailable", "detail": "not now.", "code": "service_unavailable"}
 
@@ -158,10 +158,33 @@ def test_proxy_of_the_environment_is_not_asked_for_this_machine(
         assert client.jobs.get("job_1").id == "job_1"
 
 
-@pytest.mark.parametrize("url", ["localhost:8750", "ftp://host", "http://", "8750"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8750", "ftp://host", "http://", "8750", "http://[::1", "http://h:abc"]
+)
 def test_url_without_scheme_or_host_is_an_invalid_setting(url: str) -> None:
     with pytest.raises(InvalidSetting, match="LUTHIER_URL"):
         luthier.Client(url)
+
+
+@pytest.mark.parametrize("url", ["http://user:s3cret@127.0.0.1:1", "http://user:s3cret@h:abc"])
+def test_password_in_the_url_is_not_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.client.transport.FIRST_DELAY_SECONDS", 0.01)
+
+    with pytest.raises(LuthierError) as caught, luthier.Client(url) as client:
+        client.jobs.get("job_1")
+
+    assert "s3cret" not in str(caught.value)
+
+
+def test_delete_whose_first_answer_was_lost_is_done() -> None:
+    gone = Answer(404, {"title": "Not Found", "detail": "no.", "code": "dataset_not_found"})
+    with ScriptedServer([Answer(503, PROBLEM), gone]) as server:
+        with luthier.Client(server.url) as client:
+            client.datasets.delete("ds_1")
+            with pytest.raises(luthier.NotFound):
+                client.datasets.delete("ds_1")
+
+        assert len(server.requests) == 3
 
 
 def test_key_that_no_header_can_hold_is_refused_without_being_shown() -> None:

@@ -17,6 +17,7 @@ README = Path(__file__).parents[2] / "README.md"
         ("LUTHIER_PORT", "http", "LUTHIER_PORT: .*integer.*'http'"),
         ("LUTHIER_PORT", "70000", "LUTHIER_PORT"),
         ("LUTHIER_DATABASE_URL", "mysql://a:secret@b/c", "LUTHIER_DATABASE_URL: write postgresql"),
+        ("LUTHIER_DATABASE_URL", "postgresql://a:secret@b:x/c", "LUTHIER_DATABASE_URL: write post"),
         ("LUTHIER_REDIS_URL", "amqp://a:secret@b", "LUTHIER_REDIS_URL: write redis"),
         ("LUTHIER_STORAGE_URL", "/srv/luthier", "LUTHIER_STORAGE_URL: write file:///"),
         ("LUTHIER_DEVICES", "cuda:0,tpu", "'tpu' is not a device"),

@@ -1,11 +1,12 @@
 """The storage contract, on a folder."""
 
+import errno
 import hashlib
 
 import pytest
 
 from jobs.storage import Storage
-from trainer_core.errors import ServiceUnavailable
+from trainer_core.errors import DiskFull, ServiceUnavailable
 
 
 @pytest.fixture
@@ -39,6 +40,24 @@ def test_write_that_breaks_off_leaves_nothing(storage):
         storage.put("a/c.bin", source())
     with pytest.raises(ServiceUnavailable):
         list(storage.read("a/c.bin", start=0, end=4))
+
+
+def test_lost_file_is_told_without_the_servers_folder(storage, tmp_path):
+    with pytest.raises(ServiceUnavailable, match="the storage has lost datasets/x") as caught:
+        list(storage.read("datasets/x", start=0, end=1))
+    assert str(tmp_path) not in str(caught.value)
+    assert "storage%20with" not in str(caught.value)
+    assert "ry again" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_is_told_as_such(storage, number):
+    def source():
+        yield b"half"
+        raise OSError(number, "full")
+
+    with pytest.raises(DiskFull):
+        storage.put("a/d.bin", source())
 
 
 def test_deleting_twice_is_no_error(storage):
