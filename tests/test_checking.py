@@ -1,6 +1,7 @@
 """What `survey` says of the rows of a job: counts and classes, or the place and the fix."""
 
 import json
+import random
 from collections import Counter
 
 import pytest
@@ -53,6 +54,34 @@ def test_class_with_one_row_is_trained_on_and_not_held_out(write):
 def test_classes_are_in_natural_order(write):
     files = {"train": write("train.csv", csv_of(["10", "2", "1", "x"] * 5))}
     assert survey(spec_of(), files).classes == ("1", "2", "10", "x")
+
+
+def test_split_of_rare_combinations_takes_neither_all_of_a_common_one_nor_too_few():
+    chance = random.Random(1)  # noqa: S311 - repeatable, not secret
+    names = [f"class {n}" for n in range(60)]
+    rare = [tuple(chance.sample(names, 5)) for _ in range(900)]
+    common = [("only_spam",)] * 100
+    for rows in ([*rare, *common], rare + rare[:100], [tuple(r) for r in rare]):
+        splits = assign_splits(rows, eval_share=0.1, test_share=0.05, seed=3)
+        assert splits.count(EVAL) == round(len(rows) * 0.1)
+        assert splits.count(TEST) == round(len(rows) * 0.05)
+    splits = assign_splits([*rare, *common], eval_share=0.1, test_share=0.0, seed=3)
+    assert 9 <= splits[900:].count(EVAL) <= 11
+
+
+def test_split_of_many_small_classes_holds_out_their_share():
+    rows = [(f"class {n}",) for n in range(77) for _ in range(8)]
+    splits = assign_splits(rows, eval_share=0.1, test_share=0.0, seed=5)
+    held_out = Counter(row for row, split in zip(rows, splits, strict=True) if split == EVAL)
+    assert sum(held_out.values()) == 62
+    assert max(held_out.values()) == 1
+    assert splits != assign_splits(rows, eval_share=0.1, test_share=0.0, seed=6)
+
+
+def test_split_of_the_same_labels_in_another_order_is_one_group():
+    rows = [("a", "b") if n % 2 else ("b", "a", "b") for n in range(20)]
+    splits = assign_splits(rows, eval_share=0.1, test_share=0.0, seed=1)
+    assert splits.count(EVAL) == 2
 
 
 def test_unknown_column_lists_the_columns_and_the_field_to_set(write):
@@ -109,6 +138,16 @@ def test_one_class_is_nothing_to_learn(write):
         survey(spec_of(), {"train": write("train.csv", csv_of(["a"] * 20))})
 
 
+def test_one_class_that_some_rows_do_not_have_is_something_to_learn(write):
+    rows = [{"text": "t", "label": ["red"]}, {"text": "t", "label": []}] * 10
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    spec = spec_of(problem="multi-label", data={"eval": None})
+    assert survey(spec, {"train": write("train.jsonl", text)}).classes == ("red",)
+    everywhere = (json.dumps(rows[0]) + "\n") * 20
+    with pytest.raises(DataError, match=r"every row of all\.jsonl has the label 'red'"):
+        survey(spec, {"train": write("all.jsonl", everywhere)})
+
+
 def test_regression_labels_must_be_finite_numbers(write):
     text = csv_of(["1.5"] * 12 + ["high", "inf"])
     with pytest.raises(InvalidRows) as caught:
@@ -134,6 +173,59 @@ def test_chat_column_is_found_and_turns_are_checked(write):
     assert (first["line"], first["column"]) == (13, "messages")
     assert "nothing to learn" in first["reason"]
     assert second["reason"].startswith("0.role: ")
+
+
+def chats_of(write, *rows):
+    """Write twelve good chats, and others after them."""
+    good = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    text = "".join(json.dumps(row) + "\n" for row in [*[good] * 12, *rows])
+    return {"train": write("chat.jsonl", text)}
+
+
+def test_chat_without_an_assistant_is_learnt_where_all_is_learnt(write):
+    mute = {"messages": [{"role": "user", "content": "q"}]}
+    spec = spec_of("causal-lm", loss_on="all", data={"eval": None})
+    assert survey(spec, chats_of(write, mute)).num_rows["train"] == 13
+
+
+def test_weight_of_a_message_is_one_or_zero_and_the_assistants(write):
+    ask = {"role": "user", "content": "q"}
+
+    def answer(weight):
+        return {"role": "assistant", "content": "a", "weight": weight}
+
+    files = chats_of(write, *({"messages": [ask, answer(w), answer(1)]} for w in (0, 1, None)))
+    found = survey(spec_of("causal-lm", data={"eval": None}), files)
+    last = list(rows_of(found, "train", files))[-3:]
+    assert [row.messages[1].weight for row in last] == [0, 1, 1]
+
+    bad = [[ask, answer(2)], [ask, answer(0)], [{**ask, "weight": 0}, answer(1)]]
+    with pytest.raises(InvalidRows) as caught:
+        survey(spec_of("causal-lm"), chats_of(write, *({"messages": turns} for turns in bad)))
+    reasons = [row["reason"] for row in caught.value.detail["rows"]]
+    assert reasons[0].startswith("1.weight: ")
+    assert "nothing to learn" in reasons[1]
+    assert "'weight' is for messages of the assistant" in reasons[2]
+
+
+def test_tools_are_refused_never_dropped(write):
+    ask = {"role": "user", "content": "q"}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
+    answer = {"role": "assistant", "content": "a", "tool_calls": None}
+    files = chats_of(
+        write,
+        {"messages": [ask, call, answer]},
+        {"messages": [ask, answer], "tools": [{"type": "function"}]},
+        {"messages": [ask, answer], "tools": []},
+    )
+    with pytest.raises(InvalidRows) as caught:
+        survey(spec_of("causal-lm"), files)
+    first, second = caught.value.detail["rows"]
+    assert (first["line"], first["column"]) == (13, "messages")
+    assert "'tool_calls' can't be learnt" in first["reason"]
+    assert (second["line"], second["column"]) == (14, "tools")
+    skipping = spec_of("causal-lm", data={"eval": None, "invalid_rows": "skip"})
+    assert survey(skipping, files).num_skipped == 2
 
 
 def test_plain_text_file_is_rows_of_text(write):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer_core.errors import InvalidSpec
-from trainer_core.spec import TASKS, Facts, check_built, parse_spec, resolve, spec_schema
+from trainer_core.spec import (
+    TASKS,
+    Facts,
+    check_built,
+    parse_spec,
+    resolve,
+    spec_schema,
+    unused,
+)
 from trainer_core.spec.references import parse_data_reference, parse_model_reference
 from trainer_core.spec.resolving import auto_pointers
 
@@ -128,6 +137,64 @@ def test_fields_that_contradict_each_other_are_refused(change):
     assert problems_of({**MINIMAL, **change})
 
 
+TEXT = {
+    **MINIMAL,
+    "task": "causal-lm",
+    "data": {"train": "dataset:ds_0123456789ab", "columns": {"text": "text"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "pointers"),
+    [
+        (MINIMAL, []),
+        (TEXT, []),
+        ({"training": {"optimizer": "sgd", "adam_beta1": 0.8}}, ["/training/adam_beta1"]),
+        (
+            {"training": {"optimizer": "lion_32bit", "adam_beta2": 0.9, "adam_epsilon": 1e-6}},
+            ["/training/adam_epsilon"],
+        ),
+        ({"training": {"adam_beta1": 0.8, "adam_epsilon": 1e-6}}, []),
+        ({"training": {"epochs": 5, "max_steps": 10}}, ["/training/epochs"]),
+        ({"checkpoints": {"strategy": "no"}}, ["/evaluation/metric"]),
+        ({"checkpoints": {"strategy": "no"}, "evaluation": {"strategy": "no"}}, []),
+        ({"evaluation": {"strategy": "no", "metric": "loss"}}, ["/evaluation/metric"]),
+        (
+            {
+                "data": {**MINIMAL["data"], "eval": None, "max_eval_rows": 9},
+                "evaluation": {"strategy": "steps", "steps": 5, "metric": "loss", "batch_size": 2},
+            },
+            ["/evaluation/steps", "/data/max_eval_rows", "/evaluation/batch_size",
+             "/evaluation/metric"],
+        ),
+        ({"threshold": 0.3}, ["/threshold"]),
+        ({"threshold": 0.3, "problem": "multi-label"}, []),
+        (
+            {"problem": "regression", "training": {"label_smoothing": 0.1}},
+            ["/training/label_smoothing"],
+        ),
+        ({**TEXT, "loss_on": "all", "chat_template": "model"}, ["/loss_on", "/chat_template"]),
+    ],
+)  # fmt: skip
+def test_setting_that_changes_nothing_is_told(values, pointers):
+    problems = list(unused(parse_spec({**MINIMAL, **values})))
+    assert [problem.pointer for problem in problems] == pointers
+    assert all(problem.message.startswith("is not used: ") for problem in problems)
+
+
+def test_references_are_those_of_splits_with_rows_of_their_own():
+    data = {"train": "dataset:ds_0123456789ab", "eval": 0.2, "test": "hub:org/rows"}
+    spec = parse_spec({**MINIMAL, "data": data})
+    assert spec.data.references() == {"train": "dataset:ds_0123456789ab", "test": "hub:org/rows"}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_metrics_say_which_way_is_better(task):
+    metrics = parse_spec(TASKS[task].example).metrics()
+    assert set(metrics.values()) <= {"higher", "lower"}
+    assert metrics["loss"] == "lower"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -198,3 +265,23 @@ def test_small_device_gets_a_micro_batch_that_divides_the_batch():
     assert training.micro_batch_size < 24
     assert 24 % training.micro_batch_size == 0
     assert training.precision == "bf16"
+
+
+def test_logits_of_a_large_vocabulary_make_the_micro_batch_smaller():
+    facts = replace(CPU, device="cuda", device_memory_bytes=24 << 30, num_weights=500_000_000)
+    spec = parse_spec({**TEXT, "training": {"batch_size": 64}, "max_length": 2048})
+    without = resolve(spec, facts).spec
+    with_logits = resolve(spec, replace(facts, num_logits_per_token=150_000)).spec
+    micro = with_logits.training.micro_batch_size
+    # A row has 2.0 GB of activations and 4.9 GB of logits; 12.6 GB are free for them.
+    assert (micro, without.training.micro_batch_size) == (1, 4)
+    assert with_logits.evaluation.batch_size == micro
+    assert without.evaluation.batch_size == 2 * without.training.micro_batch_size
+
+
+def test_model_that_can_not_recompute_is_not_asked_to():
+    facts = replace(CPU, device="cuda", device_memory_bytes=1 << 30, num_weights=110_000_000)
+    spec = parse_spec(MINIMAL)
+    assert resolve(spec, facts).spec.training.gradient_checkpointing is True
+    unable = resolve(spec, replace(facts, can_recompute=False)).spec
+    assert unable.training.gradient_checkpointing is False

@@ -41,6 +41,17 @@ def test_batches_waste_little_on_padding() -> None:
     assert padding_share(lengths, order=shuffled, batch_size=32) > 0.5
 
 
+@pytest.mark.parametrize(("count", "batch_size"), [(300, 16), (1000, 16), (6000, 32)])
+def test_other_rows_share_a_batch_in_the_next_epoch(count: int, batch_size: int) -> None:
+    sampler = GroupedSampler(_lengths(count), batch_size=batch_size, seed=1)
+    number_of = np.empty((2, count), dtype=np.int64)  # of the batch of each row, an epoch
+    for epoch in range(2):
+        number_of[epoch, sampler.order(epoch)] = np.arange(count) // batch_size
+    first, second = (numbers[:, None] == numbers for numbers in number_of)
+    pairs = np.triu(first, k=1)
+    assert (pairs & second).sum() < 0.3 * pairs.sum()
+
+
 def test_the_longest_row_comes_first_so_that_lack_of_memory_shows_at_once() -> None:
     lengths = _lengths(640)
     lengths[123] = 10_000

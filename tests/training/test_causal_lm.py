@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.trainer_utils import EvalPrediction
 
-from tests.training.tiny import carry_out, events_of, make_run, save_decoder, save_encoder
+from tests.training.tiny import (
+    carry_out,
+    events_of,
+    make_run,
+    save_decoder,
+    save_encoder,
+    tokenized,
+)
 from trainer_core.run_directory import Result
+from trainer_core.training.recipe import Measured
 from trainer_core.training.tasks.causal_lm import CausalLoss, sums_of_rows, token_metrics
 
 pytestmark = pytest.mark.slow
@@ -136,7 +143,7 @@ def test_a_model_that_reads_both_ways_is_refused(tmp_path: Path) -> None:
     assert "'bert'" in error.message
 
 
-def test_the_loss_of_a_step_is_that_of_torch() -> None:
+def test_the_loss_of_a_step_is_that_of_torch(tmp_path: Path) -> None:
     class Output:
         logits = torch.randn(2, 5, 7)
 
@@ -146,13 +153,14 @@ def test_the_loss_of_a_step_is_that_of_torch() -> None:
     )
     torch.testing.assert_close(CausalLoss()(Output, labels, torch.tensor(5)), expected)
 
-    sums = sums_of_rows(Output.logits, labels)
+    sums = sums_of_rows(None, {"labels": labels}, Output)
     assert sums[:, 1].tolist() == [2, 3]
-    metrics = token_metrics(EvalPrediction(predictions=sums.numpy(), label_ids=labels.numpy()))
+    rows = tokenized(tmp_path, [{"labels": 0}] * 2)
+    metrics = token_metrics(Measured("eval", rows, list(sums.numpy())))
     assert metrics["loss"] == pytest.approx(float(expected))
 
 
-def test_a_hopeless_perplexity_is_infinite_and_no_crash() -> None:
-    predictions = np.array([[10_000.0, 10.0, 0.0]])
-    metrics = token_metrics(EvalPrediction(predictions=predictions, label_ids=predictions))
+def test_a_hopeless_perplexity_is_infinite_and_no_crash(tmp_path: Path) -> None:
+    rows = tokenized(tmp_path, [{"labels": 0}])
+    metrics = token_metrics(Measured("eval", rows, [np.array([10_000.0, 10.0, 0.0])]))
     assert metrics["perplexity"] == math.inf

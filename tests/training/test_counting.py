@@ -45,7 +45,7 @@ def test_rows_that_are_left_out_are_not_counted_as_used(decoder: Path, tmp_path:
         read_json(directory.lineage),
         read_json(directory.checkpoints / "checkpoint-2" / LINEAGE),
     ):
-        assert lineage["num_rows"] == {"train": 16, "eval": 4}
+        assert lineage["num_rows"] == {"train": 16, "eval": 4, "test": 0}
         assert lineage["num_rows_left_out"] == {"train": 12, "eval": 2}
     card = (directory.model / "README.md").read_text()
     assert "on 16 rows (4 for eval held out)" in card

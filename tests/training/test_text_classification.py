@@ -5,18 +5,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-from transformers.trainer_utils import EvalPrediction
 
-from tests.training.tiny import COLOURS, carry_out, colour_rows, events_of, make_run, save_encoder
+from tests.training.tiny import (
+    COLOURS,
+    carry_out,
+    colour_rows,
+    events_of,
+    make_run,
+    save_encoder,
+    tokenized,
+)
 from trainer_core.events import ListReporter, Warned
-from trainer_core.run_directory import Result, read_json, verified_manifest
+from trainer_core.run_directory import Result, read_json, verified_manifest, write_json
+from trainer_core.training.recipe import Measured
 from trainer_core.training.tasks.text_classification import (
     multi_label_metrics,
     regression_loss,
     regression_metrics,
     single_label_loss,
+    single_label_metrics,
 )
 
 pytestmark = pytest.mark.slow
@@ -186,17 +195,72 @@ def test_losses_are_those_of_torch() -> None:
     torch.testing.assert_close(loss, torch.nn.functional.mse_loss(Output.logits[:, 0], targets))
 
 
-def test_a_class_counts_from_the_threshold_on() -> None:
-    prediction = EvalPrediction(
-        predictions=np.array([[0.5, -2.0], [-0.5, 2.0]]), label_ids=np.array([[1, 0], [0, 1]])
+def _measured(folder: Path, *, logits: list[list[float]], labels: list[Any]) -> Measured:
+    rows = tokenized(folder, [{"labels": label} for label in labels])
+    return Measured("eval", rows, [np.array(row) for row in logits])
+
+
+def test_a_class_counts_from_the_threshold_on(tmp_path: Path) -> None:
+    measured = _measured(tmp_path, logits=[[0.5, -2.0], [-0.5, 2.0]], labels=[[1, 0], [0, 1]])
+    assert multi_label_metrics(measured, threshold=0.5)["accuracy"] == 1.0
+    assert multi_label_metrics(measured, threshold=0.3)["accuracy"] == 0.5  # -0.5 is 0.38
+
+
+def test_macro_f1_is_the_mean_over_the_classes_that_some_row_has(tmp_path: Path) -> None:
+    # Three classes, the last of which is guessed once and is in no row. F1 of 0 is 2/3, of 1 is 1.
+    logits = [[9.0, 0.0, 0.0], [0.0, 0.0, 9.0], [0.0, 9.0, 0.0]]
+    one = _measured(tmp_path / "one", logits=logits, labels=[0, 0, 1])
+    assert single_label_metrics(one)["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
+    many = _measured(
+        tmp_path / "many",
+        logits=(np.array(logits) - 1).tolist(),
+        labels=[[1, 0, 0], [1, 0, 0], [0, 1, 0]],
     )
-    assert multi_label_metrics(prediction, threshold=0.5)["accuracy"] == 1.0
-    assert multi_label_metrics(prediction, threshold=0.3)["accuracy"] == 0.5  # -0.5 is 0.38
+    assert multi_label_metrics(many, threshold=0.5)["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
 
 
-def test_pearson_of_one_constant_is_left_out_with_a_warning() -> None:
+def test_a_head_for_the_same_classes_keeps_their_order(encoder: Path, tmp_path: Path) -> None:
+    first = make_run(tmp_path / "first", model=encoder, rows=colour_rows(120), spec=_spec())
+    assert carry_out(first).metrics["accuracy"] > 0.95
+    config = read_json(first.model / "config.json")
+    swapped = {"0": "red", "1": "green", "2": "blue"}  # as another tool may have ordered them
+    write_json(first.model / "config.json", {**config, "id2label": swapped})
+    weights = load_file(first.model / "model.safetensors")
+    for part in ("weight", "bias"):
+        weights[f"classifier.{part}"] = weights[f"classifier.{part}"].flip(0).contiguous()
+    save_file(weights, first.model / "model.safetensors", metadata={"format": "pt"})
+
+    spec = _spec(training={**FAST, "learning_rate": 1e-9, "epochs": 1})
+    again = make_run(tmp_path / "again", model=first.model, rows=colour_rows(120), spec=spec)
+    assert carry_out(again).metrics["accuracy"] > 0.95  # it was not learnt again
+    assert read_json(again.model / "config.json")["id2label"] == swapped
+
+
+@pytest.mark.parametrize("adapter", [None, {"r": 4}])
+def test_a_head_for_other_classes_begins_anew(
+    encoder: Path, tmp_path: Path, adapter: dict[str, Any] | None
+) -> None:
+    first = make_run(tmp_path / "first", model=encoder, rows=colour_rows(120), spec=_spec())
+    assert carry_out(first).metrics["accuracy"] > 0.95
+    named = {"red": "rouge", "green": "vert", "blue": "bleu"}
+    rows = [{**row, "label": named[row["label"]]} for row in colour_rows(120)]
+    training = {**FAST, "learning_rate": 1e-9, "epochs": 1}
+    spec = _spec(training=training, adapter=adapter)
+    second = make_run(tmp_path / "second", model=first.model, rows=rows, spec=spec)
+    assert carry_out(second).result is Result.SUCCEEDED
+    (warning,) = [w.data for w in events_of(second, "warning") if w.data["code"] == "head_renewed"]
+    assert "blue, green, red" in warning["message"]
+    old, new = (load_file(run.model / "model.safetensors") for run in (first, second))
+    assert not torch.allclose(old["classifier.weight"], new["classifier.weight"], atol=1e-3)
+    assert new["classifier.bias"].abs().max() < 1e-3
+    torch.testing.assert_close(
+        old["bert.pooler.dense.weight"], new["bert.pooler.dense.weight"], rtol=0, atol=1e-4
+    )
+
+
+def test_pearson_of_one_constant_is_left_out_with_a_warning(tmp_path: Path) -> None:
     reporter = ListReporter()
-    prediction = EvalPrediction(predictions=np.ones((3, 1)), label_ids=np.array([1.0, 2.0, 3.0]))
-    metrics = regression_metrics(prediction, reporter=reporter)
+    measured = _measured(tmp_path, logits=[[1.0]] * 3, labels=[1.0, 2.0, 3.0])
+    metrics = regression_metrics(measured, reporter=reporter)
     assert metrics == {"mse": pytest.approx(5 / 3)}
     assert isinstance(reporter.events[0], Warned)

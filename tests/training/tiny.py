@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
@@ -21,6 +22,7 @@ from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, Outcome, RunDirectory, write_json
 from trainer_core.training.run import run
 from trainer_core.training.stopping import Stopping
+from trainer_core.training.tokens import RowsWriter, TokenizedRows
 
 COLOURS = ["red", "green", "blue"]
 WORDS = [
@@ -168,6 +170,15 @@ def make_run(
 def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> InputFile:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return InputFile(path=path, name=path.name)
+
+
+def tokenized(folder: Path, rows: Iterable[Mapping[str, Any]]) -> TokenizedRows:
+    """Return rows of one token and their labels, as a task would have written them."""
+    columns = {"input_ids": np.int32, "labels": np.float32}
+    with RowsWriter(folder, split="eval", columns=columns) as writer:
+        for row in rows:
+            writer.add({"input_ids": np.array([0]), "labels": np.atleast_1d(row["labels"])})
+    return writer.rows()
 
 
 def carry_out(directory: RunDirectory) -> Outcome:

@@ -87,7 +87,7 @@ def _compute(spec: JobSpec, *, device: Device) -> dict[str, Any]:
         "dataloader_pin_memory": device.kind == "cuda",
         "per_device_eval_batch_size": spec.evaluation.batch_size,
         "remove_unused_columns": False,  # tasks hand over what the model takes
-        "label_names": ["labels"],
+        "eval_do_concat_batches": False,  # each concatenation copies all that was kept before
     }
 
 

@@ -4,16 +4,17 @@ Rows of like length share a batch, so that little is padded: random batches of s
 thirds padding. The number of rows in an optimizer step stays what the spec says.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
-from trainer_core.training.tokens import Array
+from trainer_core.training.tokens import Array, TokenizedRows, TokenRow
 
 Indexes = npt.NDArray[np.int64]
+Draw = Callable[[TokenRow, np.random.Generator], TokenRow]
 
 # Rows of a group are sorted together: larger groups pad less (100 batches twice as much as 1000 on
 # long tails), and with fewer than four the same rows would meet in a batch in every epoch.
@@ -96,6 +97,32 @@ class LongestFirstSampler(Sampler[int]):
 
     def __len__(self) -> int:
         return len(self.order)
+
+
+class DrawnRows(Dataset[TokenRow]):
+    """Rows of which a part is drawn anew each epoch, such as the tokens that are masked.
+
+    A draw is a function of the seed, the epoch and the row, so that it is the same in a resumed
+    run, in any loader worker, and in every evaluation.
+    """
+
+    def __init__(
+        self, rows: TokenizedRows, *, draw: Draw, seed: int, sampler: Sampler[int]
+    ) -> None:
+        self._rows = rows
+        self._draw = draw
+        self._seed = seed
+        # Whoever sets an epoch reaches the sampler. A data set is passed over by accelerate when
+        # it skips the batches before a checkpoint.
+        self._sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> TokenRow:
+        epoch = getattr(self._sampler, "epoch", 0)
+        chance = np.random.default_rng((self._seed, epoch, row))
+        return self._draw(self._rows[row], chance)
 
 
 def padding_share(lengths: Indexes, *, order: Indexes, batch_size: int) -> float:

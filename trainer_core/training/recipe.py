@@ -7,17 +7,16 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_utils import EvalPrediction
 
 from trainer_core.events import Phase, Reporter
 from trainer_core.rows.checking import Survey
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import JobSpec
+from trainer_core.training.batching import Draw
 from trainer_core.training.models import BaseModel
-from trainer_core.training.tokens import TokenizedRows, TokenRow
+from trainer_core.training.tokens import Array, TokenizedRows, TokenRow
 
-Collator = Callable[[Sequence[TokenRow]], dict[str, torch.Tensor]]
-Loss = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
+Batch = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,29 @@ class Setup:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What the model made of the rows of a split; both in the order of the file."""
+
+    split: str
+    rows: TokenizedRows
+    predictions: Sequence[Array]  # one a row; those of a batch may be padded with -100
+
+
+# Rows to what the model and the loss take.
+Collator = Callable[[Sequence[TokenRow]], dict[str, torch.Tensor]]
+
+# (model, batch, number of targets to divide by) to the loss and the model's output.
+ForwardLoss = Callable[[Any, Batch, torch.Tensor], tuple[torch.Tensor, Any]]
+
+# (model, batch, the model's output) to what the metrics need of each row, (B, ...), as little as
+# can be: all of it is kept. A task that generates does so here.
+Predict = Callable[[Any, Batch, Any], torch.Tensor]
+
+# (the model's output, labels, number of targets to divide by) to the loss.
+LabelLoss = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """What the run trains, on what, and how it is measured."""
 
@@ -41,18 +63,50 @@ class Recipe:
     tokenizer: PreTrainedTokenizerBase
     rows: Mapping[str, TokenizedRows]  # by split; `train` always
     collate: Collator
-    loss: Loss  # of the model's output, the labels and the number of targets in the step
-    count_targets: Callable[[torch.Tensor], torch.Tensor]  # in labels; what the loss is a mean over
-    compute_metrics: Callable[[EvalPrediction], dict[str, float]]
-    reduce_logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None  # before keeping
+    forward_loss: ForwardLoss
+    count_targets: Callable[[Batch], torch.Tensor]  # of a batch; what the loss is a mean over
+    targets_per_row: float  # their mean over the training rows
+    predict: Predict
+    measure: Callable[[Measured], dict[str, float]]
     adapter_task: str  # peft's name for the task
     new_modules: tuple[str, ...]  # parts that the base model does not have: an adapter saves them
     num_truncated: Mapping[str, int]  # rows cut, a split
     classes: tuple[str, ...]  # label names in the order of the model's outputs; empty without
     pipeline: str  # transformers' name for the task
     usage: str  # lines of Python that load and use the model, with `{folder}`
+    draw: Draw | None = None  # changes a row anew each epoch, such as which tokens are masked
+    trainer_class: type[Any] | None = None  # a RunLoop with a loss of its own; None: RunTrainer
 
 
-def count_labels(labels: torch.Tensor) -> torch.Tensor:
+@dataclass(frozen=True, slots=True)
+class LossOfLabels:
+    """The forward pass of a task whose loss is a function of the model's output and the labels.
+
+    The model is not given the labels: it would compute a loss of its own, by other rules. So a
+    collator for an encoder-decoder has to make `decoder_input_ids` from them.
+    """
+
+    loss: LabelLoss
+
+    def __call__(
+        self, model: Any, batch: Batch, num_targets: torch.Tensor
+    ) -> tuple[torch.Tensor, Any]:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        output = model(**inputs)
+        return self.loss(output, batch["labels"], num_targets), output
+
+
+def logits_of(_model: Any, _batch: Batch, output: Any) -> torch.Tensor:
+    """Return the logits of each row, to be kept whole."""
+    logits: torch.Tensor = output.logits
+    return logits
+
+
+def count_labels(batch: Batch) -> torch.Tensor:
     """Return how many labels are targets: those that are not -100."""
-    return labels.ne(-100).sum()
+    return batch["labels"].ne(-100).sum()
+
+
+def count_rows(batch: Batch) -> torch.Tensor:
+    """Return the number of rows, for a task with one target a row."""
+    return torch.tensor(len(batch["labels"]))

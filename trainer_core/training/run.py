@@ -43,6 +43,7 @@ from trainer_core.training.directories import clear_leftovers
 from trainer_core.training.failures import typed_error
 from trainer_core.training.limits import check_limits
 from trainer_core.training.lineage import data_hashes, describe_origin, describe_run, with_rows
+from trainer_core.training.loop import RunLoop
 from trainer_core.training.models import BaseModel, open_model
 from trainer_core.training.recipe import Recipe, Setup
 from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
@@ -113,7 +114,7 @@ class Attempt:
         self._stopping = stopping
         self._clock = PhaseClock(reporter)
         self._spec: JobSpec | None = None  # as far as it is known
-        self._trainer: RunTrainer | None = None
+        self._trainer: RunLoop | None = None
 
     def carry_out(self) -> Outcome:
         """Read, decide, build, train, measure, save."""
@@ -147,16 +148,16 @@ class Attempt:
         self._clock.enter(Phase.PREPARING)
         spec = self._spec = parse_spec(self._directory.read_spec())
         check_built(spec)
-        for problem in unused(spec):
-            name = problem.pointer.strip("/").replace("/", ".")
-            self._reporter.report(
-                Warned("setting_unused", f"{name} {problem.message}.", problem.hint)
-            )
         inputs = self._directory.read_inputs()
         _use_threads(inputs.num_threads)
         splits = {"train": inputs.train, "eval": inputs.eval, "test": inputs.test}
         files = {split: file for split, file in splits.items() if file is not None}
         found = survey(spec, files)
+        for problem in unused(found.spec):  # which columns there are says what rows can use
+            name = problem.pointer.strip("/").replace("/", ".")
+            self._reporter.report(
+                Warned("setting_unused", f"{name} {problem.message}.", problem.hint)
+            )
         if found.num_skipped:
             message = f"{found.num_skipped} bad rows are left out, as data.invalid_rows says."
             self._reporter.report(Warned("rows_skipped", message))
@@ -225,7 +226,7 @@ class Attempt:
         write_json(self._directory.lineage, lineage)
         return replace(decided, lineage=lineage)
 
-    def _make_trainer(self, recipe: Recipe, given: _Given, decided: _Decided) -> RunTrainer:
+    def _make_trainer(self, recipe: Recipe, given: _Given, decided: _Decided) -> RunLoop:
         spec = decided.spec
         model = add_adapter(recipe, spec.adapter) if spec.adapter else recipe.model
         arguments = training_arguments(
@@ -235,7 +236,8 @@ class Attempt:
             num_steps=num_optimizer_steps(spec, num_train_rows=len(recipe.rows["train"])),
             has_evaluation="eval" in recipe.rows,
         )
-        trainer = RunTrainer(
+        make = recipe.trainer_class or RunTrainer
+        trainer: RunLoop = make(
             recipe,
             model=model,
             spec=spec,
@@ -248,7 +250,7 @@ class Attempt:
         return trainer
 
     def _measure(
-        self, trainer: RunTrainer, recipe: Recipe, *, best_step: int | None
+        self, trainer: RunLoop, recipe: Recipe, *, best_step: int | None
     ) -> dict[str, float]:
         """Return the figures of the model that is handed out."""
         step = trainer.state.global_step if best_step is None else best_step
@@ -266,7 +268,7 @@ class Attempt:
 
     def _save(
         self,
-        trainer: RunTrainer,
+        trainer: RunLoop,
         recipe: Recipe,
         decided: _Decided,
         *,
@@ -347,7 +349,7 @@ def _facts(given: _Given, base: BaseModel) -> Facts:
     )
 
 
-def _batches_described(trainer: RunTrainer, spec: JobSpec) -> Logged:
+def _batches_described(trainer: RunLoop, spec: JobSpec) -> Logged:
     assert spec.training.micro_batch_size != "auto", "the spec is resolved before"
     sampler = trainer.sampler
     share = padding_share(

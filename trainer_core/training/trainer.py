@@ -1,272 +1,104 @@
-"""`transformers.Trainer`, changed where a run needs what it does not have; each change says why."""
+"""`transformers.Trainer` with the loss, the predictions and the figures of a recipe."""
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
-from transformers import PrinterCallback, Trainer, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, seed_worker
+from transformers import Trainer
+from transformers.trainer_utils import EvalPrediction
 
-from trainer_core.events import CheckpointSaved, Phase, PhaseEntered, Reporter, Warned
-from trainer_core.run_directory import verified_manifest, write_json
-from trainer_core.spec import JobSpec
-from trainer_core.training.arguments import is_greater_better
-from trainer_core.training.batching import GroupedSampler, LongestFirstSampler
-from trainer_core.training.callbacks import (
-    EarlyStoppingCallback,
-    StoppingCallback,
-    evaluations,
-)
-from trainer_core.training.checkpoints import LINEAGE, checkpoint_path, rotate
-from trainer_core.training.directories import whole_or_absent
-from trainer_core.training.recipe import Recipe
-from trainer_core.training.reporting import ReportingCallback, check_finite, without_timings
-from trainer_core.training.stopping import StopAsked, Stopping
+from trainer_core.training.batching import LongestFirstSampler
+from trainer_core.training.loop import RunLoop
+from trainer_core.training.recipe import Measured, Recipe
+from trainer_core.training.tokens import Array, TokenizedRows
 
 
-class RunTrainer(Trainer):
-    """Trains a recipe so that it can be stopped anywhere and go on as if it never was."""
+class RecipeTrainer(Trainer):
+    """Learns and measures as a recipe says."""
 
     # The recipe's loss is a mean over the whole optimizer step, whatever the model's own does.
     loss_is_scaled_for_ga = True
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        *,
-        model: Any,
-        spec: JobSpec,
-        arguments: TrainingArguments,
-        lineage: Mapping[str, Any],
-        reporter: Reporter,
-        stopping: Stopping,
-    ) -> None:
-        self._recipe = recipe
-        self._spec = spec
-        self._lineage = lineage
-        self._reporter = reporter
-        self._stopping = stopping
-        self.sampler = GroupedSampler(
-            recipe.rows["train"].lengths,
-            batch_size=spec.training.batch_size,
-            seed=spec.training.seed,
-        )
-        self.progress = ReportingCallback(reporter, num_tokens_until=self.sampler.num_tokens_until)
-        super().__init__(
-            model=model,
-            args=arguments,
-            data_collator=recipe.collate,
-            train_dataset=recipe.rows["train"],
-            eval_dataset=recipe.rows.get("eval"),
-            processing_class=recipe.tokenizer,
-            compute_loss_func=self._mean_loss,
-            compute_metrics=recipe.compute_metrics,
-            preprocess_logits_for_metrics=partial(_reduced, reduce=recipe.reduce_logits),
-            callbacks=[self.progress, *_early_stopping(spec), StoppingCallback(stopping)],
-        )
-        self.remove_callback(PrinterCallback)
+    _recipe: Recipe  # set by whoever makes it
+    _num_targets: Any  # of the optimizer step in hand
 
-    def fit(self, *, resume_from: Path | None) -> None:
-        """Train to the end, or raise StopAsked with a checkpoint saved if one was asked for."""
-        self._stopping.check()
-        try:
-            self.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-        except StopAsked:  # while evaluating; the step before it is done
-            if self._stopping.request.is_saving and not self._is_saved():
-                self._save_checkpoint(self.model, None)
-            raise
-        self._stopping.check()
-
-    def load_best(self) -> int | None:
-        """Load the weights of the best evaluation; return its step, None if none was saved."""
-        step = self.state.best_global_step
-        if step is None or not checkpoint_path(self._folder, step=step).exists():
-            return None
-        if step != self.state.global_step:
-            self.state.best_model_checkpoint = str(checkpoint_path(self._folder, step=step))
-            self._load_best_model()
-        return step
-
-    def metrics_at(self, step: int) -> dict[str, float]:
-        """Return what the evaluation after a step measured; empty if there was none."""
-        entries = [e for e in evaluations(self.state.log_history) if e["step"] == step]
-        if not entries:
-            return {}
-        named = {
-            name.removeprefix("eval_"): float(value)
-            for name, value in entries[-1].items()
-            if name.startswith("eval_")
-        }
-        return without_timings(named)
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor]:
+        # The stock one divides a step's loss by the step's own targets. Steps hold rows of like
+        # length, so that a token of a short row would weigh many times one of a long row (ADR 13).
+        batches, self._num_targets = super().get_batch_samples(epoch_iterator, num_batches, device)
+        num_rows = min(self._rows_per_step, len(self._recipe.rows["train"]))
+        return batches, torch.tensor(num_rows * self._recipe.targets_per_row, device=device)
 
     @property
-    def _folder(self) -> Path:
-        return Path(self.args.output_dir or "")
-
-    def _is_saved(self) -> bool:
-        return checkpoint_path(self._folder, step=self.state.global_step).exists()
-
-    def _mean_loss(
-        self, output: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor
-    ) -> torch.Tensor:
-        return self._recipe.loss(output, labels, num_items_in_batch)
-
-    # The stock samplers shuffle with the global generator, so that the order can't be had again.
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return self.sampler
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
-        return LongestFirstSampler(eval_dataset.lengths)
-
-    def _get_dataloader(  # noqa: PLR0917
-        self,
-        dataset: Any,
-        description: str,
-        batch_size: int,
-        sampler_fn: Any = None,
-        is_training: bool = False,
-        dataloader_key: str | None = None,
-    ) -> DataLoader[Any]:
-        # The stock loader draws from the global generator whenever it is iterated: an evaluation
-        # would change the dropout of all steps after it, and a resumed run differ.
-        loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler_fn(dataset),
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            generator=torch.Generator().manual_seed(self.args.seed),
-            worker_init_fn=partial(
-                seed_worker,
-                num_workers=self.args.dataloader_num_workers,
-                rank=self.args.process_index,
-            ),
-        )
-        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
-
-    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
-        # The stock one counts all parameters at each step, 12 % of a small model's step.
-        return 0
+    def _rows_per_step(self) -> int:
+        arguments = self.args
+        num_batches: int = arguments.gradient_accumulation_steps * arguments.world_size
+        return arguments.per_device_train_batch_size * num_batches
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         # The stock one takes every label of -100 for padding, which a regression may well predict.
-        count = sum(
-            (self._recipe.count_targets(batch["labels"]) for batch in batch_samples),
-            start=torch.tensor(0),
-        ).to(device)
+        counts = (self._recipe.count_targets(batch) for batch in batch_samples)
+        count = sum(counts, start=torch.tensor(0)).to(device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        self.progress.add_loss(loss)  # the loss of the latest step is nowhere else
-        return loss
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        if self.is_in_train:
-            self._reporter.report(PhaseEntered(Phase.EVALUATING))
-        metrics = super().evaluate(*args, **kwargs)
-        if self.is_in_train:
-            done = self.state.global_step / max(1, self.state.max_steps)
-            self._reporter.report(PhaseEntered(Phase.TRAINING, fraction=done))
-        return metrics
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        if f"eval_{self.args.metric_for_best_model}" not in metrics:
-            return False  # undefined on these rows; a warning said so
-        is_best: bool = super()._determine_best_metric(metrics, trial)
-        # The stock one may remember a best step that was never saved.
-        if is_best and self.args.save_strategy != SaveStrategy.NO:
-            self.control.should_save = True
-        return is_best
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # The stock one writes in place, syncs nothing, rotates by the files' clocks and adds a
-        # pickle of its arguments.
-        step = self.state.global_step
-        check_finite(float(self._tr_loss), what="the training loss", step=step)
-        path = checkpoint_path(self._folder, step=step)
-        is_best = self.state.best_global_step == step
-        with whole_or_absent(path) as partial_path:
-            folder = str(partial_path)
-            self.save_model(folder, _internal_call=True)
-            (partial_path / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-            self._save_optimizer_and_scheduler(folder)
-            self._save_scaler(folder)
-            self._save_rng_state(folder)
-            write_json(partial_path / LINEAGE, self._lineage)
-            self.state.save_to_json(str(partial_path / TRAINER_STATE_NAME))
-        rotate(
-            self._folder, keep=self._spec.checkpoints.keep, best_step=self.state.best_global_step
-        )
-        self._reporter.report(
-            CheckpointSaved(
-                step=step,
-                path=f"{self._folder.name}/{path.name}",
-                is_best=is_best,
-                metrics=self.metrics_at(step),
-            )
-        )
-
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        # The stock one knows the best checkpoint by its path at the time, and does not verify it.
-        begun: tuple[int, int] = super()._init_training_state(*args, **kwargs)
-        self.state.best_model_checkpoint = None
-        best = self.state.best_global_step
-        if best and verified_manifest(checkpoint_path(self._folder, step=best)) is None:
-            self.state.best_global_step = self.state.best_metric = None
-            message = (
-                f"the best model so far, of step {best}, is lost; the best from here on counts."
-            )
-            self._reporter.report(Warned("best_checkpoint_lost", message))
-        return begun
-
-    def _prepare_for_training(
-        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Mapping[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
-        prepared = super()._prepare_for_training(  # type: ignore[no-untyped-call]
-            max_steps, train_dataloader, resume_from_checkpoint
-        )
-        if resume_from_checkpoint and self._is_evaluation_owed():
-            # A stop came before the evaluation after the step; the best model depends on it.
-            self._load_rng_state(resume_from_checkpoint)
-            self._determine_best_metric(self._evaluate(None, None), None)
-            self.control.should_save = False  # this very checkpoint was resumed from
-        return prepared
+        loss, output = self._recipe.forward_loss(model, inputs, num_items_in_batch)
+        loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
+        return (loss, output) if return_outputs else loss
 
-    def _is_evaluation_owed(self) -> bool:
-        step = self.state.global_step
-        match self.args.eval_strategy:
-            case IntervalStrategy.STEPS:
-                assert self.args.eval_steps, "the spec asks for steps with this strategy"
-                every = int(self.args.eval_steps)
-            case IntervalStrategy.EPOCH:
-                every = -(-len(self.sampler) // self._spec.training.batch_size)
-            case _:
-                return False
-        is_due = step % every == 0 or step >= max(1, self.state.max_steps)
-        return is_due and step > 0 and not self.metrics_at(step)
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # What is told is the mean over the step's own targets: nats a token, also of short rows.
+        share: torch.Tensor = num_items_in_batch / self._num_targets
+        return loss * share
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # The stock one takes a step before it looks whether there is one left to take.
-        if not (
-            self.control.should_training_stop or self.state.global_step >= self.state.max_steps
-        ):
-            super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        self.compute_metrics = partial(self._figures, rows=rows, split=metric_key_prefix)
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def prediction_step(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        # The stock one keeps every output and label of all rows, padded to the longest.
+        batch = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            num_targets = self._recipe.count_targets(batch)
+            loss, output = self._recipe.forward_loss(model, batch, num_targets)
+            predictions = self._recipe.predict(model, batch, output).detach()
+        # Metrics take labels from the rows; the loop measures nothing where it sees none.
+        return loss.detach(), predictions, predictions.new_zeros(len(predictions))
+
+    def _figures(
+        self, output: EvalPrediction, *, rows: TokenizedRows, split: str
+    ) -> dict[str, float]:
+        by_batch: Any = output.predictions  # a list: eval_do_concat_batches is off
+        found: list[Array] = [row for batch in by_batch for row in batch]
+        places = np.argsort(LongestFirstSampler(rows.lengths).order)
+        predictions = [found[place] for place in places]
+        return self._recipe.measure(Measured(split, rows, predictions))
 
 
-def _reduced(logits: Any, labels: torch.Tensor, *, reduce: Any) -> torch.Tensor:
-    """Return what is kept of a model's output; encoder-decoders give more than logits."""
-    first: torch.Tensor = logits[0] if isinstance(logits, tuple) else logits
-    return first if reduce is None else reduce(first, labels)
-
-
-def _early_stopping(spec: JobSpec) -> list[EarlyStoppingCallback]:
-    rule, metric = spec.training.early_stopping, spec.evaluation.metric
-    if rule is None:
-        return []
-    return [EarlyStoppingCallback(rule, metric=metric, is_greater_better=is_greater_better(spec))]
+class RunTrainer(RunLoop, RecipeTrainer):
+    """Trains a recipe by the recipe's own loss."""

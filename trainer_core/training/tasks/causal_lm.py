@@ -9,7 +9,7 @@ are learnt (`loss_on`). Shapes: B rows of a batch, T tokens, V vocabulary.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
 )
-from transformers.trainer_utils import EvalPrediction
 
 from trainer_core.errors import TooFewRows, UnusableModel
 from trainer_core.events import Phase, Warned
@@ -35,7 +34,14 @@ from trainer_core.training.models import (
     load_model,
     mend_generation,
 )
-from trainer_core.training.recipe import Recipe, Setup, count_labels
+from trainer_core.training.recipe import (
+    Batch,
+    LossOfLabels,
+    Measured,
+    Recipe,
+    Setup,
+    count_labels,
+)
 from trainer_core.training.tokens import (
     ROWS_PER_BATCH,
     Array,
@@ -56,6 +62,7 @@ class Tally:
     num_rows: int = 0
     num_truncated: int = 0
     num_dropped: int = 0
+    num_targets: int = 0  # tokens learnt, of the rows that are not dropped
     num_chats_with_lost_turns: int = 0
 
 
@@ -77,8 +84,10 @@ def tokenize(setup: Setup, spec: CausalLM, split: str) -> tuple[TokenizedRows, T
             tally.num_rows += 1
             tally.num_truncated += len(tokens.ids) > spec.max_length
             tally.num_chats_with_lost_turns += tokens.has_lost_turns
-            if is_learnt[1:].any():  # nothing comes before the first token to predict it from
+            num_targets = int(is_learnt[1:].sum())  # nothing comes before the first token
+            if num_targets:
                 writer.add({"input_ids": ids, "is_learnt": is_learnt})
+                tally.num_targets += num_targets
             else:
                 tally.num_dropped += 1
     return writer.rows(), tally
@@ -187,7 +196,7 @@ class CausalCollator:
 
 @dataclass(frozen=True, slots=True)
 class CausalLoss:
-    """The mean negative log-likelihood of the learnt tokens, in nats, over the optimizer step."""
+    """The negative log-likelihood of the learnt tokens, in nats, over a number of tokens."""
 
     smoothing: float = 0.0  # while training only
 
@@ -204,34 +213,29 @@ class CausalLoss:
         return total / num_tokens
 
 
-def sums_of_rows(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
+def sums_of_rows(_model: Any, batch: Batch, output: Any) -> torch.Tensor:
     """Return of each row its loss, number of learnt tokens and number guessed right, (B, 3).
 
     The logits of a whole evaluation set would fill any memory.
     """
-    targets_BT = labels_BT[:, 1:]
-    logits_BTV = logits_BTV[:, :-1]
+    targets_BT = batch["labels"][:, 1:]
+    logits_BTV = output.logits[:, :-1]
     losses_BT = functional.cross_entropy(
         logits_BTV.float().transpose(1, 2), targets_BT, reduction="none"
     )
     is_target_BT = targets_BT.ne(-100)
     is_right_BT = logits_BTV.argmax(-1).eq(targets_BT)
     per_row = [losses_BT.sum(1), is_target_BT.sum(1), (is_right_BT & is_target_BT).sum(1)]
-    return torch.stack([column.double() for column in per_row], dim=1)
+    return torch.stack([column.float() for column in per_row], dim=1)
 
 
-def token_metrics(prediction: EvalPrediction) -> dict[str, float]:
+def token_metrics(measured: Measured) -> dict[str, float]:
     """Return loss, perplexity and token accuracy over all tokens, not over batches."""
-    loss_sum, num_tokens, num_right = np.asarray(prediction.predictions).sum(axis=0)
+    sums_B3 = np.stack(measured.predictions)
+    loss_sum, num_tokens, num_right = sums_B3.sum(axis=0, dtype=np.float64)
     loss = float(loss_sum / num_tokens)
     perplexity = math.exp(loss) if loss < 700 else math.inf  # exp(710) overflows
     return {"loss": loss, "perplexity": perplexity, "token_accuracy": float(num_right / num_tokens)}
-
-
-@dataclass(slots=True)
-class _Splits:
-    rows: dict[str, TokenizedRows] = field(default_factory=dict)
-    num_truncated: dict[str, int] = field(default_factory=dict)
 
 
 def build(setup: Setup) -> Recipe:
@@ -245,25 +249,26 @@ def build(setup: Setup) -> Recipe:
     if warning := mend_generation(loaded.model):
         setup.reporter.report(Warned("generation_settings_replaced", warning))
     setup.enter(Phase.TOKENIZING)
-    splits = _Splits()
+    rows: dict[str, TokenizedRows] = {}
+    tallies: dict[str, Tally] = {}
     for split, count in setup.found.num_rows.items():
         if count:
-            splits.rows[split], tally = tokenize(setup, spec, split)
-            splits.num_truncated[split] = tally.num_truncated
-            _tell(setup, spec, split=split, tally=tally)
+            rows[split], tallies[split] = tokenize(setup, spec, split)
+            _tell(setup, spec, split=split, tally=tallies[split])
     assert isinstance(setup.base.tokenizer.pad_token_id, int), "set by prepare_tokenizer"
     return Recipe(
         model=loaded.model,
         tokenizer=setup.base.tokenizer,
-        rows=splits.rows,
+        rows=rows,
         collate=CausalCollator(setup.base.tokenizer.pad_token_id),
-        loss=CausalLoss(spec.training.label_smoothing),
+        forward_loss=LossOfLabels(CausalLoss(spec.training.label_smoothing)),
         count_targets=count_labels,
-        compute_metrics=token_metrics,
-        reduce_logits=sums_of_rows,
+        targets_per_row=tallies["train"].num_targets / len(rows["train"]),
+        predict=sums_of_rows,
+        measure=token_metrics,
         adapter_task="CAUSAL_LM",
         new_modules=loaded.new_modules,
-        num_truncated=splits.num_truncated,
+        num_truncated={split: tally.num_truncated for split, tally in tallies.items()},
         classes=(),
         pipeline="text-generation",
         usage=_CHAT_USAGE if spec.columns.messages else _TEXT_USAGE,

@@ -20,15 +20,24 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-from transformers.trainer_utils import EvalPrediction
 
 from trainer_core.errors import DataError, UnusableModel
 from trainer_core.events import Phase, Reporter, Warned
 from trainer_core.rows.checking import rows_of
 from trainer_core.spec.tasks.text_classification import TextClassification
 from trainer_core.training.batching import attention_mask, pad_rows
+from trainer_core.training.heads import known_classes, loaded_heads, renew_heads
 from trainer_core.training.models import LoadedModel, check_architecture, load_model
-from trainer_core.training.recipe import Collator, Recipe, Setup, count_labels
+from trainer_core.training.recipe import (
+    Collator,
+    LossOfLabels,
+    Measured,
+    Recipe,
+    Setup,
+    count_labels,
+    count_rows,
+    logits_of,
+)
 from trainer_core.training.tokens import (
     ROWS_PER_BATCH,
     Array,
@@ -46,10 +55,12 @@ _PROBLEM_TYPES = {
 }
 
 
-def tokenize(setup: Setup, spec: TextClassification, split: str) -> tuple[TokenizedRows, int]:
+def tokenize(
+    setup: Setup, spec: TextClassification, split: str, *, classes: Sequence[str]
+) -> tuple[TokenizedRows, int]:
     """Return the rows of a split, and how many had to be cut."""
     assert spec.max_length != "auto", "the spec is resolved before"
-    encode_label = _label_encoder(spec, _class_names(setup, spec))
+    encode_label = _label_encoder(spec, classes)
     dtype = np.float32 if spec.problem != "single-label" else np.int64
     columns = {"input_ids": np.int32, "token_type_ids": np.int8, "labels": dtype}
     num_truncated = 0
@@ -86,14 +97,14 @@ def _label_encoder(spec: TextClassification, classes: Sequence[str]) -> Callable
     return mark
 
 
-def load(setup: Setup, spec: TextClassification) -> LoadedModel:
-    """Return the model with a head for the classes; a head that the base lacks is new."""
+def load(setup: Setup, spec: TextClassification, classes: tuple[str, ...]) -> LoadedModel:
+    """Return the model with a head for the classes; one for other classes begins anew."""
     check_architecture(setup.base, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, task=spec.task)
-    names = _class_names(setup, spec)
+    known = known_classes(setup.base.config)
     changes = {
         "problem_type": _PROBLEM_TYPES[spec.problem],
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: number for number, name in enumerate(names)},
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: number for number, name in enumerate(classes)},
     }
     tokenizer = setup.base.tokenizer
     if tokenizer.pad_token_id is None:
@@ -101,44 +112,35 @@ def load(setup: Setup, spec: TextClassification) -> LoadedModel:
             raise UnusableModel("the model's tokenizer has neither a padding nor an end token.")
         tokenizer.pad_token = tokenizer.eos_token
     changes["pad_token_id"] = tokenizer.pad_token_id  # decoders pool the last token that is no pad
-    return load_model(
+    loaded = load_model(
         setup.base,
         AutoModelForSequenceClassification,
         changes=changes,
         seed=spec.training.seed,
         is_head_new=True,
     )
+    is_for_these = len(known) == 1 if spec.problem == "regression" else known == classes
+    if is_for_these or not loaded_heads(loaded):
+        return loaded
+    message = f"the model's head is for other classes ({', '.join(known)[:200]}); it begins anew."
+    setup.reporter.report(Warned("head_renewed", message))
+    return renew_heads(loaded, seed=spec.training.seed)
 
 
 def _class_names(setup: Setup, spec: TextClassification) -> tuple[str, ...]:
+    """Return the classes in the order of the model's outputs."""
     if spec.problem == "regression":
         return (spec.columns.label,)
-    if not setup.found.classes:
+    found = setup.found.classes
+    if not found:
         raise DataError(
             "no row names a class.",
             hint=f"Fill the column '{spec.columns.label}'.",
             param=spec.columns.label,
         )
-    known = _classes_of_base(setup)
+    known = known_classes(setup.base.config)
     # A head that knows the very same classes keeps its order: its weights belong to it.
-    return known if set(known) == set(setup.found.classes) else setup.found.classes
-
-
-def _classes_of_base(setup: Setup) -> tuple[str, ...]:
-    return tuple((setup.base.config.id2label or {}).values())
-
-
-def _tell_of_head(setup: Setup, spec: TextClassification) -> None:
-    """Say that a head of as many other classes is trained further under new names."""
-    config = setup.base.config
-    heads = [n for n in config.architectures or () if n.endswith("ForSequenceClassification")]
-    known, names = _classes_of_base(setup), _class_names(setup, spec)
-    if heads and len(known) == len(names) and set(known) != set(names):
-        message = (
-            f"the model's head was trained for other classes ({', '.join(known)[:200]}); it is "
-            "trained on from there under the new names."
-        )
-        setup.reporter.report(Warned("head_renamed", message, "Use a model without a head."))
+    return known if sorted(known) == sorted(found) else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,27 +191,22 @@ def regression_loss(output: Any, labels_B: torch.Tensor, num_rows: torch.Tensor)
     return total / num_rows
 
 
-def count_rows(labels: torch.Tensor) -> torch.Tensor:
-    """Return the number of rows: -100 is a fair target of a regression."""
-    return torch.tensor(len(labels))
-
-
-def single_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
+def single_label_metrics(measured: Measured) -> dict[str, float]:
     """Return accuracy and the unweighted mean of the classes' F1."""
-    guesses_B = np.asarray(prediction.predictions).argmax(axis=-1)
-    truth_B = prediction.label_ids
+    guesses_B = np.stack(measured.predictions).argmax(axis=-1)
+    truth_B = measured.rows.values("labels")
     return {
         "accuracy": float(accuracy_score(truth_B, guesses_B)),
         "macro_f1": _macro_f1(truth_B, guesses_B, classes=np.unique(truth_B)),
     }
 
 
-def multi_label_metrics(prediction: EvalPrediction, *, threshold: float) -> dict[str, float]:
+def multi_label_metrics(measured: Measured, *, threshold: float) -> dict[str, float]:
     """Return F1 over classes and over all decisions, and the share of rows that are all right."""
     # The probability reaches the threshold where the logit reaches the threshold's own.
     cut = math.log(threshold / (1 - threshold))
-    guesses_BC = (np.asarray(prediction.predictions) >= cut).astype(int)
-    truth_BC = np.asarray(prediction.label_ids).astype(int)
+    guesses_BC = (np.stack(measured.predictions) >= cut).astype(int)
+    truth_BC = measured.rows.values("labels").reshape(guesses_BC.shape).astype(int)
     return {
         "macro_f1": _macro_f1(truth_BC, guesses_BC, classes=np.flatnonzero(truth_BC.any(axis=0))),
         "micro_f1": float(f1_score(truth_BC, guesses_BC, average="micro", zero_division=0)),
@@ -224,10 +221,10 @@ def _macro_f1(truth: Any, guesses: Any, *, classes: Any) -> float:
     return float(f1_score(truth, guesses, labels=classes, average="macro", zero_division=0))
 
 
-def regression_metrics(prediction: EvalPrediction, *, reporter: Reporter) -> dict[str, float]:
+def regression_metrics(measured: Measured, *, reporter: Reporter) -> dict[str, float]:
     """Return the mean squared error and Pearson's correlation, where that is defined."""
-    guesses_B = np.asarray(prediction.predictions)[:, 0].astype(np.float64)
-    truth_B = np.asarray(prediction.label_ids).astype(np.float64)
+    guesses_B = np.stack(measured.predictions)[:, 0].astype(np.float64)
+    truth_B = measured.rows.values("labels").astype(np.float64)
     metrics = {"mse": float(np.square(guesses_B - truth_B).mean())}
     if len(truth_B) < 2 or not guesses_B.std() > 0 or not truth_B.std() > 0:
         reporter.report(
@@ -245,11 +242,11 @@ def build(setup: Setup) -> Recipe:
     """Return the recipe of text classification."""
     spec = setup.spec
     assert isinstance(spec, TextClassification), f"a spec of another task: {spec.task}"
-    _tell_of_head(setup, spec)
-    loaded = load(setup, spec)
+    classes = _class_names(setup, spec)
+    loaded = load(setup, spec, classes)
     setup.enter(Phase.TOKENIZING)
     tokenized = {
-        split: tokenize(setup, spec, split)
+        split: tokenize(setup, spec, split, classes=classes)
         for split, count in setup.found.num_rows.items()
         if count
     }
@@ -258,11 +255,12 @@ def build(setup: Setup) -> Recipe:
         tokenizer=setup.base.tokenizer,
         rows={split: rows for split, (rows, _) in tokenized.items()},
         collate=_collator(setup, spec),
+        targets_per_row=1.0,
+        predict=logits_of,
         adapter_task="SEQ_CLS",
         new_modules=loaded.new_modules,
-        reduce_logits=None,
         num_truncated={split: number for split, (_, number) in tokenized.items()},
-        classes=_class_names(setup, spec),
+        classes=classes,
         pipeline="text-classification",
         usage=_USAGE,
         **_measures(setup, spec),
@@ -289,11 +287,11 @@ def _measures(setup: Setup, spec: TextClassification) -> Mapping[str, Any]:
             loss = partial(multi_label_loss)
             metrics = partial(multi_label_metrics, threshold=spec.threshold)
             count = count_rows
-        case "regression":
+        case "regression":  # of which -100 is a fair target
             loss = partial(regression_loss)
             metrics = partial(regression_metrics, reporter=setup.reporter)
             count = count_rows
-    return {"loss": loss, "compute_metrics": metrics, "count_targets": count}
+    return {"forward_loss": LossOfLabels(loss), "measure": metrics, "count_targets": count}
 
 
 _USAGE = """\

@@ -1,0 +1,38 @@
+"""The head of a base model, what comes after its body: the classes it knows, or a new beginning."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig, set_seed
+
+from trainer_core.training.models import LoadedModel
+
+
+def known_classes(config: PreTrainedConfig) -> tuple[str, ...]:
+    """Return a model's classes in the order of its outputs; empty where that can't be told."""
+    names: Any = config.id2label or {}  # typed as of strings; the loader makes them numbers
+    return tuple(str(names[number]) for number in range(len(names)) if number in names)
+
+
+def loaded_heads(loaded: LoadedModel) -> tuple[str, ...]:
+    """Return the modules after the body whose weights are all from the model's files."""
+    return tuple(
+        name
+        for name, module in loaded.model.named_children()
+        if name != loaded.model.base_model_prefix
+        and name not in loaded.new_modules
+        and any(True for _ in module.parameters())
+    )
+
+
+def renew_heads(loaded: LoadedModel, *, seed: int) -> LoadedModel:
+    """Return the model with new weights in the heads that were loaded."""
+    model: Any = loaded.model
+    heads = loaded_heads(loaded)
+    set_seed(seed)
+    for name in heads:
+        for module in model.get_submodule(name).modules():
+            for weight in module.parameters(recurse=False):
+                # transformers' own initialization passes over what was loaded.
+                weight._is_hf_initialized = False  # noqa: SLF001
+            model._init_weights(module)  # noqa: SLF001
+    return LoadedModel(model, tuple(sorted({*loaded.new_modules, *heads})))

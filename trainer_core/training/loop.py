@@ -1,0 +1,260 @@
+"""What a run needs of any `transformers.Trainer` and what none has; each change says why.
+
+Row order, loaders, checkpoints, the best model, stopping, resuming and telling are here, for
+whatever loss. `RunLoop` goes before a trainer's class: `class DPORun(RunLoop, DPOTrainer)`.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+from transformers import PrinterCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, seed_worker
+
+from trainer_core.events import CheckpointSaved, Phase, PhaseEntered, Reporter, Warned
+from trainer_core.run_directory import verified_manifest, write_json
+from trainer_core.spec import JobSpec
+from trainer_core.training.arguments import is_greater_better
+from trainer_core.training.batching import DrawnRows, GroupedSampler, LongestFirstSampler
+from trainer_core.training.callbacks import (
+    EarlyStoppingCallback,
+    StoppingCallback,
+    evaluations,
+)
+from trainer_core.training.checkpoints import LINEAGE, checkpoint_path, rotate
+from trainer_core.training.directories import whole_or_absent
+from trainer_core.training.recipe import Recipe
+from trainer_core.training.reporting import ReportingCallback, check_finite, without_timings
+from trainer_core.training.stopping import StopAsked, Stopping
+
+if TYPE_CHECKING:
+    from transformers import Trainer as _Base
+else:
+    _Base = object  # whichever trainer comes after it in a class
+
+
+class RunLoop(_Base):
+    """Trains a recipe so that it can be stopped anywhere and go on as if it never was."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        model: Any,
+        spec: JobSpec,
+        arguments: TrainingArguments,
+        lineage: Mapping[str, Any],
+        reporter: Reporter,
+        stopping: Stopping,
+    ) -> None:
+        self._recipe = recipe
+        self._spec = spec
+        self._lineage = lineage
+        self._reporter = reporter
+        self._stopping = stopping
+        self.sampler = GroupedSampler(
+            recipe.rows["train"].lengths,
+            batch_size=spec.training.batch_size,
+            seed=spec.training.seed,
+        )
+        self.progress = ReportingCallback(reporter, num_tokens_until=self.sampler.num_tokens_until)
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=recipe.collate,
+            train_dataset=recipe.rows["train"],
+            eval_dataset=recipe.rows.get("eval"),
+            processing_class=recipe.tokenizer,
+            callbacks=[self.progress, *_early_stopping(spec), StoppingCallback(stopping)],
+        )
+        self.remove_callback(PrinterCallback)
+
+    def fit(self, *, resume_from: Path | None) -> None:
+        """Train to the end, or raise StopAsked with a checkpoint saved if one was asked for."""
+        self._stopping.check()
+        try:
+            self.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        except StopAsked:  # while evaluating; the step before it is done
+            if self._stopping.request.is_saving and not self._is_saved():
+                self._save_checkpoint(self.model, None)
+            raise
+        self._stopping.check()
+
+    def load_best(self) -> int | None:
+        """Load the weights of the best evaluation; return its step, None if none was saved."""
+        step = self.state.best_global_step
+        if step is None or not checkpoint_path(self._folder, step=step).exists():
+            return None
+        if step != self.state.global_step:
+            self.state.best_model_checkpoint = str(checkpoint_path(self._folder, step=step))
+            self._load_best_model()
+        return step
+
+    def metrics_at(self, step: int) -> dict[str, float]:
+        """Return what the evaluation after a step measured; empty if there was none."""
+        entries = [e for e in evaluations(self.state.log_history) if e["step"] == step]
+        if not entries:
+            return {}
+        named = {
+            name.removeprefix("eval_"): float(value)
+            for name, value in entries[-1].items()
+            if name.startswith("eval_") and math.isfinite(value)  # JSON has no infinity
+        }
+        return without_timings(named)
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.args.output_dir or "")
+
+    def _is_saved(self) -> bool:
+        return checkpoint_path(self._folder, step=self.state.global_step).exists()
+
+    # The stock samplers shuffle with the global generator, so that the order can't be had again.
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self.sampler
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
+        return LongestFirstSampler(eval_dataset.lengths)
+
+    def _get_dataloader(  # noqa: PLR0917
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Any = None,
+        is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> DataLoader[Any]:
+        # The stock loader draws from the global generator whenever it is iterated: an evaluation
+        # would change the dropout of all steps after it, and a resumed run differ.
+        sampler = sampler_fn(dataset)
+        if draw := self._recipe.draw:
+            dataset = DrawnRows(dataset, draw=draw, seed=self.args.seed, sampler=sampler)
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            generator=torch.Generator().manual_seed(self.args.seed),
+            worker_init_fn=partial(
+                seed_worker,
+                num_workers=self.args.dataloader_num_workers,
+                rank=self.args.process_index,
+            ),
+        )
+        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
+        # The stock one counts all parameters at each step, 12 % of a small model's step.
+        return 0
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.progress.add_loss(loss)  # the loss of the latest step is nowhere else
+        return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        if self.is_in_train:
+            self._reporter.report(PhaseEntered(Phase.EVALUATING))
+        metrics = super().evaluate(*args, **kwargs)
+        if self.is_in_train:
+            done = self.state.global_step / max(1, self.state.max_steps)
+            self._reporter.report(PhaseEntered(Phase.TRAINING, fraction=done))
+        return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        if f"eval_{self.args.metric_for_best_model}" not in metrics:
+            return False  # undefined on these rows; a warning said so
+        is_best: bool = super()._determine_best_metric(metrics, trial)
+        # The stock one may remember a best step that was never saved.
+        if is_best and self.args.save_strategy != SaveStrategy.NO:
+            self.control.should_save = True
+        return is_best
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # The stock one writes in place, syncs nothing, rotates by the files' clocks and adds a
+        # pickle of its arguments.
+        step = self.state.global_step
+        check_finite(float(self._tr_loss), what="the training loss", step=step)
+        path = checkpoint_path(self._folder, step=step)
+        is_best = self.state.best_global_step == step
+        with whole_or_absent(path) as partial_path:
+            folder = str(partial_path)
+            self.save_model(folder, _internal_call=True)
+            (partial_path / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            self._save_optimizer_and_scheduler(folder)
+            self._save_scaler(folder)
+            self._save_rng_state(folder)
+            write_json(partial_path / LINEAGE, self._lineage)
+            self.state.save_to_json(str(partial_path / TRAINER_STATE_NAME))
+        rotate(
+            self._folder, keep=self._spec.checkpoints.keep, best_step=self.state.best_global_step
+        )
+        self._reporter.report(
+            CheckpointSaved(
+                step=step,
+                path=f"{self._folder.name}/{path.name}",
+                is_best=is_best,
+                metrics=self.metrics_at(step),
+            )
+        )
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        # The stock one knows the best checkpoint by its path at the time, and does not verify it.
+        begun: tuple[int, int] = super()._init_training_state(*args, **kwargs)
+        self.state.best_model_checkpoint = None
+        best = self.state.best_global_step
+        if best and verified_manifest(checkpoint_path(self._folder, step=best)) is None:
+            self.state.best_global_step = self.state.best_metric = None
+            message = (
+                f"the best model so far, of step {best}, is lost; the best from here on counts."
+            )
+            self._reporter.report(Warned("best_checkpoint_lost", message))
+        return begun
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> Any:
+        prepared = super()._prepare_for_training(  # type: ignore[no-untyped-call]
+            max_steps, train_dataloader, resume_from_checkpoint
+        )
+        if resume_from_checkpoint and self._is_evaluation_owed():
+            # A stop came before the evaluation after the step; the best model depends on it.
+            self._load_rng_state(resume_from_checkpoint)
+            self._determine_best_metric(self._evaluate(None, None), None)
+            self.control.should_save = False  # this very checkpoint was resumed from
+        return prepared
+
+    def _is_evaluation_owed(self) -> bool:
+        step = self.state.global_step
+        match self.args.eval_strategy:
+            case IntervalStrategy.STEPS:
+                assert self.args.eval_steps, "the spec asks for steps with this strategy"
+                every = int(self.args.eval_steps)
+            case IntervalStrategy.EPOCH:
+                every = -(-len(self.sampler) // self._spec.training.batch_size)
+            case _:
+                return False
+        is_due = step % every == 0 or step >= max(1, self.state.max_steps)
+        return is_due and step > 0 and not self.metrics_at(step)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # The stock one takes a step before it looks whether there is one left to take.
+        if not (
+            self.control.should_training_stop or self.state.global_step >= self.state.max_steps
+        ):
+            super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def _early_stopping(spec: JobSpec) -> list[EarlyStoppingCallback]:
+    rule, metric = spec.training.early_stopping, spec.evaluation.metric
+    if rule is None:
+        return []
+    return [EarlyStoppingCallback(rule, metric=metric, is_greater_better=is_greater_better(spec))]
