@@ -118,13 +118,9 @@ def _silence() -> dict[str, Any]:
 
 
 def _check_precision(precision: str, *, device: Device) -> None:
-    if precision == "fp16" and device.kind != "cuda":
-        problem = f"'fp16' can't be computed on {device.name}"
-    elif precision == "bf16" and device.kind == "cuda" and not device.has_fast_bf16:
-        problem = f"'bf16' can't be computed on {device.name}"
-    else:
-        return
-    raise InvalidSpec([FieldProblem("/training/precision", problem, "Set it to 'auto'.")])
+    if not device.computes(precision):
+        problem = f"'{precision}' can't be computed on {device.name}"
+        raise InvalidSpec([FieldProblem("/training/precision", problem, "Set it to 'auto'.")])
 
 
 def _check_optimizer(name: str) -> None:
