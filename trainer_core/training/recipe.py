@@ -1,6 +1,6 @@
 """What a task hands to the run: everything that differs from task to task, and nothing else."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,11 @@ class Recipe:
     usage: str  # lines of Python that load and use the model, with `{folder}`
     draw: Draw | None = None  # changes a row anew each epoch, such as which tokens are masked
     trainer_class: type[Any] | None = None  # a RunLoop with a loss of its own; None: RunTrainer
+    # Figures that are no single number, such as those of each class: JSON-ready, one report.
+    details: Callable[[Measured], Mapping[str, Any]] | None = None
+    # What the model says of each row of a split, JSON-ready, in the order of the file.
+    predictions: Callable[[Measured], Iterable[Mapping[str, Any]]] | None = None
+    add_files: Callable[[Path], None] | None = None  # into the finished model's folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ are learnt (`loss_on`). Shapes: B rows of a batch, T tokens, V vocabulary.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,6 @@ from transformers.models.auto.modeling_auto import (
 
 from trainer_core.errors import TooFewRows, UnusableModel
 from trainer_core.events import Phase, Warned
-from trainer_core.rows.checking import rows_of
 from trainer_core.spec.tasks.causal_lm import CausalLM, MessagesRow, TextRow
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.chats import CHATML_END, chatml_template, encode_chat, render
@@ -42,28 +42,10 @@ from trainer_core.training.recipe import (
     Setup,
     count_labels,
 )
-from trainer_core.training.tokens import (
-    ROWS_PER_BATCH,
-    Array,
-    RowsWriter,
-    TokenizedRows,
-    TokenRow,
-    batched,
-    encode,
-)
+from trainer_core.training.tokenizing import Tokenized, tokenize_splits
+from trainer_core.training.tokens import Array, TokenRow, encode
 
 _NO_LIMIT = 2**31 - 1
-
-
-@dataclass(slots=True)
-class Tally:
-    """What happened to the rows of a split on the way to tokens."""
-
-    num_rows: int = 0
-    num_truncated: int = 0
-    num_dropped: int = 0
-    num_targets: int = 0  # tokens learnt, of the rows that are not dropped
-    num_chats_with_lost_turns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,34 +55,37 @@ class _Tokens:
     has_lost_turns: bool = False
 
 
-def tokenize(setup: Setup, spec: CausalLM, split: str) -> tuple[TokenizedRows, Tally]:
-    """Return the rows of a split that have something to learn, and what happened to the others."""
-    assert spec.max_length != "auto", "the spec is resolved before"
-    tally = Tally()
-    columns = {"input_ids": np.int32, "is_learnt": np.bool_}
-    with RowsWriter(setup.cache, split=split, columns=columns) as writer:
-        for tokens in _tokenized(setup, spec, split):
-            ids, is_learnt = tokens.ids[: spec.max_length], tokens.is_learnt[: spec.max_length]
-            tally.num_rows += 1
-            tally.num_truncated += len(tokens.ids) > spec.max_length
-            tally.num_chats_with_lost_turns += tokens.has_lost_turns
+def tokenize_rows(setup: Setup, spec: CausalLM) -> dict[str, Tokenized]:
+    """Return the rows of every split that have something to learn.
+
+    Counted are rows, those that were cut, those dropped for nothing being left to learn, chats
+    with turns lost by the template, and the tokens learnt (targets) of the rows kept.
+    """
+    max_length = spec.max_length
+    assert max_length != "auto", "the spec is resolved before"
+
+    def encode_rows(rows: Sequence[Any], counts: Counter[str]) -> Iterator[TokenRow]:
+        for tokens in _tokenized(setup.base, spec, rows):
+            ids, is_learnt = tokens.ids[:max_length], tokens.is_learnt[:max_length]
             num_targets = int(is_learnt[1:].sum())  # nothing comes before the first token
+            counts["rows"] += 1
+            counts["truncated"] += len(tokens.ids) > max_length
+            counts["chats_with_lost_turns"] += tokens.has_lost_turns
+            counts["targets"] += num_targets
+            counts["dropped"] += num_targets == 0
             if num_targets:
-                writer.add({"input_ids": ids, "is_learnt": is_learnt})
-                tally.num_targets += num_targets
-            else:
-                tally.num_dropped += 1
-    return writer.rows(), tally
+                yield {"input_ids": ids, "is_learnt": is_learnt}
+
+    columns = {"input_ids": np.int32, "is_learnt": np.bool_}
+    return tokenize_splits(setup, columns=columns, encode=encode_rows)
 
 
-def _tokenized(setup: Setup, spec: CausalLM, split: str) -> Iterator[_Tokens]:
-    rows = rows_of(setup.found, split, setup.files)
-    for batch in batched(rows, size=ROWS_PER_BATCH):
-        texts = [row.text for row in batch if isinstance(row, TextRow)]
-        yield from _tokenized_texts(setup.base, texts)
-        for row in batch:
-            if isinstance(row, MessagesRow):
-                yield _tokenized_chat(setup.base, row, loss_on=spec.loss_on)
+def _tokenized(base: BaseModel, spec: CausalLM, rows: Sequence[Any]) -> Iterator[_Tokens]:
+    texts = [row.text for row in rows if isinstance(row, TextRow)]
+    yield from _tokenized_texts(base, texts)
+    for row in rows:
+        if isinstance(row, MessagesRow):
+            yield _tokenized_chat(base, row, loss_on=spec.loss_on)
 
 
 def _tokenized_texts(base: BaseModel, texts: Sequence[str]) -> Iterator[_Tokens]:
@@ -249,50 +234,47 @@ def build(setup: Setup) -> Recipe:
     if warning := mend_generation(loaded.model):
         setup.reporter.report(Warned("generation_settings_replaced", warning))
     setup.enter(Phase.TOKENIZING)
-    rows: dict[str, TokenizedRows] = {}
-    tallies: dict[str, Tally] = {}
-    for split, count in setup.found.num_rows.items():
-        if count:
-            rows[split], tallies[split] = tokenize(setup, spec, split)
-            _tell(setup, spec, split=split, tally=tallies[split])
+    tokenized = tokenize_rows(setup, spec)
+    for split, tokens in tokenized.items():
+        _tell(setup, spec, split=split, counts=tokens.counts)
     assert isinstance(setup.base.tokenizer.pad_token_id, int), "set by prepare_tokenizer"
     return Recipe(
         model=loaded.model,
         tokenizer=setup.base.tokenizer,
-        rows=rows,
+        rows={split: tokens.rows for split, tokens in tokenized.items()},
         collate=CausalCollator(setup.base.tokenizer.pad_token_id),
         forward_loss=LossOfLabels(CausalLoss(spec.training.label_smoothing)),
         count_targets=count_labels,
-        targets_per_row=tallies["train"].num_targets / len(rows["train"]),
+        targets_per_row=tokenized["train"].counts["targets"] / len(tokenized["train"].rows),
         predict=sums_of_rows,
         measure=token_metrics,
         adapter_task="CAUSAL_LM",
         new_modules=loaded.new_modules,
-        num_truncated={split: tally.num_truncated for split, tally in tallies.items()},
+        num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},
         classes=(),
         pipeline="text-generation",
         usage=_CHAT_USAGE if spec.columns.messages else _TEXT_USAGE,
     )
 
 
-def _tell(setup: Setup, spec: CausalLM, *, split: str, tally: Tally) -> None:
+def _tell(setup: Setup, spec: CausalLM, *, split: str, counts: Mapping[str, int]) -> None:
     """Report rows that are not learnt as they were given; raise if none is left."""
-    if tally.num_dropped == tally.num_rows:
+    if counts["dropped"] == counts["rows"]:
         raise TooFewRows(
             f"no row of the {split} split has anything to learn in its first {spec.max_length} "
             "tokens.",
             hint="Raise max_length, or shorten what comes before the assistant's answers.",
             param="/max_length",
         )
-    if tally.num_dropped:
+    if counts["dropped"]:
         message = (
-            f"{tally.num_dropped} of {tally.num_rows} {split} rows are left out: nothing to learn "
+            f"{counts['dropped']} of {counts['rows']} {split} rows are left out: nothing to learn "
             f"is in their first {spec.max_length} tokens."
         )
         setup.reporter.report(Warned("rows_left_out", message, "Raise max_length."))
-    if tally.num_chats_with_lost_turns:
+    if counts["chats_with_lost_turns"]:
         message = (
-            f"in {tally.num_chats_with_lost_turns} of {tally.num_rows} {split} chats the model's "
+            f"in {counts['chats_with_lost_turns']} of {counts['rows']} {split} chats the model's "
             "chat template changes earlier turns, so that not all of the assistant's are learnt."
         )
         hint = "Set chat_template to 'chatml', or give one answer a row."

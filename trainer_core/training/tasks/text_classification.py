@@ -8,7 +8,8 @@ Shapes: B rows of a batch, T tokens, C classes (1 for regression).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +24,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from trainer_core.errors import DataError, UnusableModel
 from trainer_core.events import Phase, Reporter, Warned
-from trainer_core.rows.checking import rows_of
 from trainer_core.spec.tasks.text_classification import TextClassification
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.heads import known_classes, loaded_heads, renew_heads
@@ -38,15 +38,8 @@ from trainer_core.training.recipe import (
     count_rows,
     logits_of,
 )
-from trainer_core.training.tokens import (
-    ROWS_PER_BATCH,
-    Array,
-    RowsWriter,
-    TokenizedRows,
-    TokenRow,
-    batched,
-    encode,
-)
+from trainer_core.training.tokenizing import Tokenized, tokenize_splits
+from trainer_core.training.tokens import Array, TokenRow, encode
 
 _PROBLEM_TYPES = {
     "single-label": "single_label_classification",
@@ -55,26 +48,27 @@ _PROBLEM_TYPES = {
 }
 
 
-def tokenize(
-    setup: Setup, spec: TextClassification, split: str, *, classes: Sequence[str]
-) -> tuple[TokenizedRows, int]:
-    """Return the rows of a split, and how many had to be cut."""
-    assert spec.max_length != "auto", "the spec is resolved before"
+def tokenize_rows(
+    setup: Setup, spec: TextClassification, *, classes: Sequence[str]
+) -> dict[str, Tokenized]:
+    """Return the tokens and labels of every split."""
+    max_length = spec.max_length
+    assert max_length != "auto", "the spec is resolved before"
     encode_label = _label_encoder(spec, classes)
+
+    def encode_rows(rows: Sequence[Any], counts: Counter[str]) -> Iterator[TokenRow]:
+        encoded = encode(setup.base.tokenizer, list(map(_texts, rows)), max_length=max_length)
+        for row, tokens in zip(rows, encoded, strict=True):
+            counts["truncated"] += tokens.is_truncated
+            yield {
+                "input_ids": np.asarray(tokens.ids),
+                "token_type_ids": np.asarray(tokens.type_ids),
+                "labels": encode_label(row),
+            }
+
     dtype = np.float32 if spec.problem != "single-label" else np.int64
     columns = {"input_ids": np.int32, "token_type_ids": np.int8, "labels": dtype}
-    num_truncated = 0
-    with RowsWriter(setup.cache, split=split, columns=columns) as writer:
-        rows = rows_of(setup.found, split, setup.files)
-        for batch in batched(rows, size=ROWS_PER_BATCH):
-            texts = [_texts(row) for row in batch]
-            encoded = encode(setup.base.tokenizer, texts, max_length=spec.max_length)
-            for row, tokens in zip(batch, encoded, strict=True):
-                num_truncated += tokens.is_truncated
-                ids, types = np.asarray(tokens.ids), np.asarray(tokens.type_ids)
-                labels = encode_label(row)
-                writer.add({"input_ids": ids, "token_type_ids": types, "labels": labels})
-    return writer.rows(), num_truncated
+    return tokenize_splits(setup, columns=columns, encode=encode_rows)
 
 
 def _texts(row: Any) -> str | tuple[str, str]:
@@ -245,21 +239,17 @@ def build(setup: Setup) -> Recipe:
     classes = _class_names(setup, spec)
     loaded = load(setup, spec, classes)
     setup.enter(Phase.TOKENIZING)
-    tokenized = {
-        split: tokenize(setup, spec, split, classes=classes)
-        for split, count in setup.found.num_rows.items()
-        if count
-    }
+    tokenized = tokenize_rows(setup, spec, classes=classes)
     return Recipe(
         model=loaded.model,
         tokenizer=setup.base.tokenizer,
-        rows={split: rows for split, (rows, _) in tokenized.items()},
+        rows={split: tokens.rows for split, tokens in tokenized.items()},
         collate=_collator(setup, spec),
         targets_per_row=1.0,
         predict=logits_of,
         adapter_task="SEQ_CLS",
         new_modules=loaded.new_modules,
-        num_truncated={split: number for split, (_, number) in tokenized.items()},
+        num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},
         classes=classes,
         pipeline="text-classification",
         usage=_USAGE,
