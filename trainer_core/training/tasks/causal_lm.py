@@ -15,18 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
 )
 
 from trainer_core.errors import TooFewRows, UnusableModel
-from trainer_core.events import Phase, Warned
+from trainer_core.events import Logged, Phase, Warned
 from trainer_core.spec.tasks.causal_lm import CausalLM, MessagesRow, TextRow
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.chats import CHATML_END, chatml_template, encode_chat, render
+from trainer_core.training.cross_entropy import TokenLosses
+from trainer_core.training.language_loss import LanguageLoss, find_logit_map, next_tokens
 from trainer_core.training.models import (
     BaseModel,
     LoadedModel,
@@ -36,7 +37,6 @@ from trainer_core.training.models import (
 )
 from trainer_core.training.recipe import (
     Batch,
-    LossOfLabels,
     Measured,
     Recipe,
     Setup,
@@ -179,39 +179,16 @@ class CausalCollator:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class CausalLoss:
-    """The negative log-likelihood of the learnt tokens, in nats, over a number of tokens."""
-
-    smoothing: float = 0.0  # while training only
-
-    def __call__(
-        self, output: Any, labels_BT: torch.Tensor, num_tokens: torch.Tensor
-    ) -> torch.Tensor:
-        targets_BT = labels_BT[:, 1:]
-        total = functional.cross_entropy(
-            output.logits[:, :-1].float().flatten(0, 1),
-            targets_BT.flatten(),
-            reduction="sum",
-            label_smoothing=self.smoothing if torch.is_grad_enabled() else 0.0,
-        )
-        return total / num_tokens
-
-
-def sums_of_rows(_model: Any, batch: Batch, output: Any) -> torch.Tensor:
+def sums_of_rows(_model: Any, batch: Batch, losses: TokenLosses) -> torch.Tensor:
     """Return of each row its loss, number of learnt tokens and number guessed right, (B, 3).
 
-    The logits of a whole evaluation set would fill any memory.
+    What is known of each token of a whole evaluation set would fill any memory.
     """
-    targets_BT = batch["labels"][:, 1:]
-    logits_BTV = output.logits[:, :-1]
-    losses_BT = functional.cross_entropy(
-        logits_BTV.float().transpose(1, 2), targets_BT, reduction="none"
-    )
-    is_target_BT = targets_BT.ne(-100)
-    is_right_BT = logits_BTV.argmax(-1).eq(targets_BT)
-    per_row = [losses_BT.sum(1), is_target_BT.sum(1), (is_right_BT & is_target_BT).sum(1)]
-    return torch.stack([column.float() for column in per_row], dim=1)
+    assert losses.is_right_N is not None, "rows are measured without gradients"
+    rows_N = torch.nonzero(next_tokens(batch["labels"]).ne(-100))[:, 0]
+    per_token = [losses.losses_N, torch.ones_like(losses.losses_N), losses.is_right_N]
+    sums_B3 = losses.losses_N.new_zeros(len(batch["labels"]), 3)
+    return sums_B3.index_add_(0, rows_N, torch.stack([part.to(sums_B3) for part in per_token], 1))
 
 
 def token_metrics(measured: Measured) -> dict[str, float]:
@@ -243,7 +220,7 @@ def build(setup: Setup) -> Recipe:
         tokenizer=setup.base.tokenizer,
         rows={split: tokens.rows for split, tokens in tokenized.items()},
         collate=CausalCollator(setup.base.tokenizer.pad_token_id),
-        forward_loss=LossOfLabels(CausalLoss(spec.training.label_smoothing)),
+        forward_loss=_loss(setup, loaded.model, spec),
         count_targets=count_labels,
         targets_per_row=tokenized["train"].counts["targets"] / len(tokenized["train"].rows),
         predict=sums_of_rows,
@@ -255,6 +232,14 @@ def build(setup: Setup) -> Recipe:
         pipeline="text-generation",
         usage=_CHAT_USAGE if spec.columns.messages else _TEXT_USAGE,
     )
+
+
+def _loss(setup: Setup, model: PreTrainedModel, spec: CausalLM) -> LanguageLoss:
+    # Compilers can't look into a head that is exchanged while it is called.
+    mapping = None if spec.training.compile else find_logit_map(model)
+    if mapping is None:
+        setup.reporter.report(Logged("The loss needs the logits of all tokens at once.", {}))
+    return LanguageLoss(model, mapping, spec.training.label_smoothing)
 
 
 def _tell(setup: Setup, spec: CausalLM, *, split: str, counts: Mapping[str, int]) -> None:
