@@ -1,10 +1,11 @@
 """Causal language modelling: plain text to continue, or chats to answer.
 
     {"text": "Once upon a time there was a fox."}
+    {"prompt": "Translate to French: fox\n", "completion": "renard"}
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
 
-Plain text is learnt whole, with the tokenizer's end token after it. Of a chat the assistant's turns
-are learnt (`loss_on`). Shapes: B rows of a batch, T tokens, V vocabulary.
+Plain text is learnt whole, with the tokenizer's end token after it. Of a prompt with a completion
+the latter is learnt with its end token, of a chat the assistant's turns (`loss_on`). Shapes: B rows of a batch, T tokens, V vocabulary.
 """
 
 import math
@@ -23,7 +24,8 @@ from transformers.models.auto.modeling_auto import (
 
 from trainer_core.errors import TooFewRows, UnusableModel
 from trainer_core.events import Logged, Phase, Warned
-from trainer_core.spec.tasks.causal_lm import CausalLM, MessagesRow, TextRow
+from trainer_core.spec.tasks.causal_lm import CausalLM, CompletionRow, TextRow
+from trainer_core.spec.tasks.messages import MessagesRow
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.chats import CHATML_END, chatml_template, encode_chat, render
 from trainer_core.training.cross_entropy import TokenLosses
@@ -83,23 +85,54 @@ def tokenize_rows(setup: Setup, spec: CausalLM) -> dict[str, Tokenized]:
 def _tokenized(base: BaseModel, spec: CausalLM, rows: Sequence[Any]) -> Iterator[_Tokens]:
     texts = [row.text for row in rows if isinstance(row, TextRow)]
     yield from _tokenized_texts(base, texts)
+    pairs = [row for row in rows if isinstance(row, CompletionRow)]
+    yield from _tokenized_completions(base, pairs, loss_on=spec.loss_on)
     for row in rows:
         if isinstance(row, MessagesRow):
             yield _tokenized_chat(base, row, loss_on=spec.loss_on)
 
 
 def _tokenized_texts(base: BaseModel, texts: Sequence[str]) -> Iterator[_Tokens]:
-    end = base.tokenizer.eos_token_id
     for encoded in encode(base.tokenizer, texts, max_length=_NO_LIMIT):
-        ids = np.asarray(encoded.ids)
-        if not len(ids) or ids[-1] != end:
-            ids = np.append(ids, end)
+        ids = _ended(np.asarray(encoded.ids), base)
         yield _Tokens(ids, np.ones(len(ids), dtype=np.bool_))
 
 
+def _tokenized_completions(
+    base: BaseModel, rows: Sequence[CompletionRow], *, loss_on: str
+) -> Iterator[_Tokens]:
+    """Encode prompt and completion apart: whoever generates has the prompt's tokens alone.
+
+    Encoded as one text, the last token before the border could hold a part of the completion.
+    """
+    prompts = encode(base.tokenizer, [row.prompt for row in rows], max_length=_NO_LIMIT)
+    for row, prompt in zip(rows, prompts, strict=True):
+        before = np.asarray(prompt.ids)
+        if before[-1] == base.tokenizer.eos_token_id and not _says_end(base, row.prompt):
+            before = before[:-1]  # some tokenizers end every text
+        written: Any = base.tokenizer.encode(row.completion, add_special_tokens=False)
+        after = _ended(np.asarray(written), base)
+        is_learnt = np.arange(len(before) + len(after)) >= (0 if loss_on == "all" else len(before))
+        yield _Tokens(np.concatenate([before, after]), is_learnt)
+
+
+def _ended(ids: Array, base: BaseModel) -> Array:
+    """Return tokens with the end token after them, if it is not there."""
+    end = base.tokenizer.eos_token_id
+    return ids if len(ids) and ids[-1] == end else np.append(ids, end)
+
+
+def _says_end(base: BaseModel, text: str) -> bool:
+    return text.endswith(str(base.tokenizer.eos_token))
+
+
 def _tokenized_chat(base: BaseModel, row: MessagesRow, *, loss_on: str) -> _Tokens:
-    turns = [{"role": turn.role, "content": turn.content} for turn in row.messages]
-    chat = render(base.tokenizer, turns, left_out=[turn.weight == 0 for turn in row.messages])
+    chat = render(
+        base.tokenizer,
+        [turn.for_template() for turn in row.messages],
+        left_out=[turn.weight == 0 for turn in row.messages],
+        tools=row.tools,
+    )
     ids, is_learnt = encode_chat(base.tokenizer, chat)
     if loss_on == "all":
         is_learnt = ~encode_chat(base.tokenizer, replace(chat, spans=chat.left_out))[1]
