@@ -2,10 +2,10 @@
 
     python -m benchmarks.large_vocab
 
-A head of 128 k tokens and 2048 tokens to learn. The peer is what everyone's first loss is: logits of
-all tokens, then `cross_entropy`, as transformers' own models do. Each measurement is a fresh
-process; its figure is the peak of resident memory during forward and backward pass, less what was
-resident once torch was imported and the inputs were made. The gradients of both are compared.
+A head of 128 k tokens and 2048 tokens to learn. The peer computes the logits of all tokens, then
+`cross_entropy`, as transformers' own models do. Each measurement is a fresh process; its figure is
+the peak of resident memory during forward and backward pass, less what was resident once torch was
+imported and the inputs were made. The gradients of both are compared.
 """
 
 import argparse
@@ -24,9 +24,9 @@ _STATUS = Path("/proc/self/status")
 
 def run(num_runs: int) -> dict[str, Any]:
     """Return the ratio of peak memories, peer over ours, and how far the gradients are apart."""
-    runs = []
-    for _ in range(num_runs):  # in alternation: the machine may be busy
-        runs.append({side: _measure_apart(side) for side in ("peer", "ours")})
+    runs = [  # in alternation: the machine may be busy
+        {side: _measure_apart(side) for side in ("peer", "ours")} for _ in range(num_runs)
+    ]
     ours, peer = (
         statistics.median(pair[side]["peak_mib"] for pair in runs) for side in ("ours", "peer")
     )
@@ -73,7 +73,9 @@ def gradient_error() -> float:
     gradients = {}
     for side in ("ours", "peer"):
         hidden, weight, targets = _inputs(64, 32, 1000, dtype=torch.float64)
-        gradients[side] = torch.autograd.grad(_loss_of(side, hidden, weight, targets), (hidden, weight))
+        gradients[side] = torch.autograd.grad(
+            _loss_of(side, hidden, weight, targets), (hidden, weight)
+        )
     pairs = zip(gradients["ours"], gradients["peer"], strict=True)
     return max(float((ours - peer).norm() / peer.norm()) for ours, peer in pairs)
 

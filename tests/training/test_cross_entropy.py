@@ -86,9 +86,7 @@ def test_under_autocast_it_is_as_exact_as_the_usual_loss() -> None:
     """Both are compared with fp64; bf16 keeps 8 bits, so that 1 % is the size of its error."""
     exact: Any = _head()
     *_, targets = exact
-    total = functional.cross_entropy(
-        _whole(*exact, LogitMap()), targets, reduction="sum"
-    )
+    total = functional.cross_entropy(_whole(*exact, LogitMap()), targets, reduction="sum")
     expected = torch.autograd.grad(total, exact[:3])
     hidden, weight, bias, _ = _head(dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):

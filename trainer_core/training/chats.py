@@ -93,7 +93,7 @@ def render(
     hidden = {number for number, is_hidden in enumerate(left_out) if is_hidden}
     own = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
     if tools or any(turn.get("tool_calls") for turn in turns):
-        _check_tools(template, turns)
+        _check_tools(template, turns, tools)
     if template.has_blocks and not hidden:
         text, spans = template.render_with_spans(turns)
         return Chat(text, spans, num_lost=max(0, len(own) - len(spans)))
@@ -107,13 +107,17 @@ def render(
     )
 
 
-def _check_tools(template: "_Template", turns: Sequence[Turn]) -> None:
+def _check_tools(
+    template: "_Template", turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]]
+) -> None:
     """Raise UnusableModel where the text would be the same without a tool, a call or its result."""
     whole = template.render(turns)
     without = {
-        "the tools": [(_Template(template.tokenizer, ()), list(turns))] if template.tools else [],
+        "the tools": [(_Template(template.tokenizer, ()), list(turns))] if tools else [],
         "calls": [(template, emptied) for emptied in _emptied(turns, "assistant", tool_calls=[])],
-        "results of calls": [(template, emptied) for emptied in _emptied(turns, "tool", content="")],
+        "results of calls": [
+            (template, emptied) for emptied in _emptied(turns, "tool", content="")
+        ],
     }
     lost = [
         what
@@ -122,7 +126,7 @@ def _check_tools(template: "_Template", turns: Sequence[Turn]) -> None:
     ]
     if lost:
         raise UnusableModel(
-            f"the model's chat template leaves out {', '.join(lost)}, so that they can't be learnt.",
+            f"the model's chat template leaves out {', '.join(lost)}, so they can't be learnt.",
             hint="Set chat_template to 'chatml', which writes them.",
             param="/chat_template",
         )
@@ -164,9 +168,9 @@ class _Template:
         self, tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]]
     ) -> None:
         self.tokenizer = tokenizer
-        self.tools = [dict(tool) for tool in tools]
+        self._tools: list[Any] = [dict(tool) for tool in tools]
         # Some models have another template for chats with tools.
-        self._text = tokenizer.get_chat_template(tools=self.tools or None)
+        self._text = tokenizer.get_chat_template(tools=self._tools or None)
 
     @property
     def has_blocks(self) -> bool:
@@ -196,7 +200,7 @@ class _Template:
             # It says it returns a string and returns two lists: texts, and spans of each text.
             rendered: Any = render_jinja_template(
                 conversations=[[dict(turn) for turn in turns]],
-                tools=self.tools or None,
+                tools=self._tools or None,
                 chat_template=self._text,
                 add_generation_prompt=is_prompt,
                 return_assistant_tokens_mask=marks,

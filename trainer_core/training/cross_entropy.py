@@ -201,9 +201,7 @@ def _map(logits_CV: Tensor, mapping: LogitMap, *, is_learning: bool) -> Tensor |
     return steepness_CV
 
 
-def _losses(
-    logits_CV: Tensor, targets_C: Tensor, *, smoothing: float, is_learning: bool
-) -> Tensor:
+def _losses(logits_CV: Tensor, targets_C: Tensor, *, smoothing: float, is_learning: bool) -> Tensor:
     """Return the loss of each position; its gradient takes the logits' place if learning."""
     targets_C1 = targets_C[:, None]
     logits_CV -= logits_CV.amax(-1, keepdim=True)

@@ -22,6 +22,7 @@ from trainer_core.training.cross_entropy import (
 )
 from trainer_core.training.recipe import Batch
 
+_INPUTS = ("input_ids", "attention_mask", "position_ids")
 _IGNORED = -100  # the label of what is no target
 _SMALL, _LARGE = 1e-3, 1e6  # logits that no cap bends, and that any cap holds
 
@@ -37,12 +38,10 @@ class LanguageLoss:
     mapping: LogitMap | None  # None: its logits have to be taken as they are
     smoothing: float = 0.0  # while training only
 
-    def __call__(
-        self, model: Any, batch: Batch, num_targets: Tensor
-    ) -> tuple[Tensor, TokenLosses]:
+    def __call__(self, model: Any, batch: Batch, num_targets: Tensor) -> tuple[Tensor, TokenLosses]:
         inputs = {name: batch[name] for name in _INPUTS if name in batch}
         next_BT = next_tokens(batch["labels"])
-        head = self.model.get_output_embeddings()
+        head = _head_of(self.model)
         if self.mapping is not None and _is_plain(head):
             found = self._in_chunks(model, head, inputs, next_BT)
         else:
@@ -82,12 +81,7 @@ class LanguageLoss:
         (losses,) = found
         # The model may have scaled what it takes for logits. It is in the sum only for DDP and
         # FSDP, which look at what the model returns to know which weights get a gradient.
-        return TokenLosses(
-            losses.total + 0 * output.logits, losses.losses_N, losses.is_right_N
-        )
-
-
-_INPUTS = ("input_ids", "attention_mask", "position_ids")
+        return TokenLosses(losses.total + 0 * output.logits, losses.losses_N, losses.is_right_N)
 
 
 def next_tokens(labels_BT: Tensor) -> Tensor:
@@ -100,7 +94,7 @@ def find_logit_map(model: PreTrainedModel) -> LogitMap | None:
 
     The head is made to say known numbers, and what the model returns for them is compared.
     """
-    head = model.get_output_embeddings()
+    head = _head_of(model)
     if not _is_plain(head):
         return None
     said_V = torch.linspace(-60, 60, head.out_features)
@@ -131,7 +125,7 @@ def find_logit_map(model: PreTrainedModel) -> LogitMap | None:
 def measuring(model: PreTrainedModel) -> Iterator[None]:
     """Run a model in a block for its output only: no dropout, no cache, no gradient."""
     was_training, used_cache = model.training, getattr(model.config, "use_cache", None)
-    model.eval()
+    model.train(False)  # as eval(), which is untyped
     model.config.use_cache = False
     try:
         with torch.no_grad():
@@ -139,6 +133,10 @@ def measuring(model: PreTrainedModel) -> Iterator[None]:
     finally:
         model.train(was_training)
         model.config.use_cache = used_cache
+
+
+def _head_of(model: Any) -> Any:
+    return model.get_output_embeddings()
 
 
 def _is_plain(head: Any) -> bool:
@@ -149,7 +147,7 @@ def _is_plain(head: Any) -> bool:
 @contextmanager
 def _in_place_of(head: torch.nn.Linear, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Let another function answer for a layer; whatever hooks into its call still runs."""
-    head.forward = forward  # type: ignore[method-assign]
+    head.forward = forward  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

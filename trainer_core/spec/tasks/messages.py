@@ -144,7 +144,8 @@ def _tool(value: Any) -> Any:
     if isinstance(value, Mapping) and "function" not in value and "name" in value:
         value = {"type": "function", "function": dict(value)}
     function = value.get("function") if isinstance(value, Mapping) else None
-    if not (isinstance(function, Mapping) and isinstance(function.get("name"), str)):
+    is_named = isinstance(function, Mapping) and isinstance(function.get("name"), str)
+    if not is_named:
         raise ValueError('expected {"type": "function", "function": {"name": ..., ...}}')
     return value
 

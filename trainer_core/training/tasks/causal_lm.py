@@ -1,11 +1,12 @@
-"""Causal language modelling: plain text to continue, or chats to answer.
+r"""Causal language modelling: plain text to continue, or chats to answer.
 
     {"text": "Once upon a time there was a fox."}
     {"prompt": "Translate to French: fox\n", "completion": "renard"}
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
 
 Plain text is learnt whole, with the tokenizer's end token after it. Of a prompt with a completion
-the latter is learnt with its end token, of a chat the assistant's turns (`loss_on`). Shapes: B rows of a batch, T tokens, V vocabulary.
+the latter is learnt, with its end token; of a chat the assistant's turns (`loss_on`).
+Shapes: B rows of a batch, T tokens, N targets.
 """
 
 import math
