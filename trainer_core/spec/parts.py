@@ -87,8 +87,9 @@ class TrainingSpec(SpecModel):
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 16
     """Examples per optimizer step over all devices. Default 16. It changes the result."""
     micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | Auto = "auto"
-    """Examples per forward pass and device; divides `batch_size`, the rest is accumulated. It
-    changes memory and speed only. `auto`: as many as are estimated to fit."""
+    """Examples of the greatest length per forward pass and device; of shorter ones as many as have
+    no more tokens. It divides `batch_size`; the rest is accumulated. It changes memory and speed
+    only. `auto`: as many as are estimated to fit."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the forward and backward pass. `auto`: bf16 where the device has it fast,
     else fp32."""

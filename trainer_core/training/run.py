@@ -34,7 +34,6 @@ from trainer_core.spec import (
 from trainer_core.spec.resolving import num_optimizer_steps
 from trainer_core.training.adapters import add_adapter, merge_adapter
 from trainer_core.training.arguments import training_arguments
-from trainer_core.training.batching import padding_share
 from trainer_core.training.cards import hub_name, model_card
 from trainer_core.training.checkpoints import steps_saved
 from trainer_core.training.clock import PhaseClock
@@ -48,6 +47,7 @@ from trainer_core.training.models import BaseModel, open_model
 from trainer_core.training.recipe import Recipe, Setup
 from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
 from trainer_core.training.saving import save_adapter, save_model
+from trainer_core.training.steps import padding_share
 from trainer_core.training.stopping import StopAsked, Stopping
 from trainer_core.training.tasks import find_task
 from trainer_core.training.trainer import RunTrainer
@@ -246,7 +246,7 @@ class Attempt:
             reporter=self._reporter,
             stopping=self._stopping,
         )
-        self._reporter.report(_batches_described(trainer, spec))
+        self._reporter.report(_batches_described(trainer))
         return trainer
 
     def _measure(
@@ -349,14 +349,11 @@ def _facts(given: _Given, base: BaseModel) -> Facts:
     )
 
 
-def _batches_described(trainer: RunLoop, spec: JobSpec) -> Logged:
-    assert spec.training.micro_batch_size != "auto", "the spec is resolved before"
-    sampler = trainer.sampler
-    share = padding_share(
-        sampler.lengths, order=sampler.order(0), batch_size=spec.training.micro_batch_size
-    )
-    num_tokens = int(sampler.lengths.sum())
+def _batches_described(trainer: RunLoop) -> Logged:
+    order = trainer.order
+    share = padding_share(order, cutting=trainer.cutting)
+    num_tokens = int(order.lengths.sum(dtype="int64"))
     return Logged(
-        f"{len(sampler)} rows of {num_tokens} tokens; {share:.1%} of the positions are padding",
-        {"num_rows": len(sampler), "num_tokens": num_tokens, "padding_share": round(share, 4)},
+        f"{len(order)} rows of {num_tokens} tokens; {share:.1%} of the positions are padding",
+        {"num_rows": len(order), "num_tokens": num_tokens, "padding_share": round(share, 4)},
     )
