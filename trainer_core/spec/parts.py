@@ -153,6 +153,9 @@ class EvaluationSpec(SpecModel):
     language model."""
     metric: Name | Auto = "auto"
     """Metric that chooses the best model. `auto`: the task's main metric."""
+    baseline: bool | Auto = "auto"
+    """Measure the base model on the evaluation rows before the first step, so that the job says
+    what it gained. `auto`: where it takes little of the time of training and generates no text."""
 
     @model_validator(mode="after")
     def _steps_go_with_strategy(self) -> Self:

@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, seed_worker
 
 from trainer_core.events import CheckpointSaved, Phase, PhaseEntered, Reporter, Warned
-from trainer_core.run_directory import verified_manifest, write_json
+from trainer_core.run_directory import RunDirectory, verified_manifest, write_json
 from trainer_core.spec import JobSpec
 from trainer_core.training.arguments import is_greater_better
 from trainer_core.training.batching import DrawnRows, LongestFirstSampler, RowOrder
@@ -31,7 +31,8 @@ from trainer_core.training.callbacks import (
 )
 from trainer_core.training.checkpoints import LINEAGE, checkpoint_path, rotate
 from trainer_core.training.directories import whole_or_absent
-from trainer_core.training.recipe import Recipe
+from trainer_core.training.evaluations import keep_details
+from trainer_core.training.recipe import Measured, Recipe
 from trainer_core.training.reporting import ReportingCallback, check_finite, without_timings
 from trainer_core.training.steps import Cutting, MicroBatch, StepLoader, StepSampler, pass_tokens
 from trainer_core.training.stopping import StopAsked, Stopping
@@ -69,6 +70,7 @@ class RunLoop(_Base):
         )
         self.cutting = _cutting(recipe, spec, arguments, model=model, order=self.order)
         self.progress = ReportingCallback(reporter, num_tokens_until=self.order.num_tokens_until)
+        self.measured: Measured | None = None  # by the latest evaluation
         super().__init__(
             model=model,
             args=arguments,
@@ -83,10 +85,13 @@ class RunLoop(_Base):
     def fit(self, *, resume_from: Path | None) -> None:
         """Train to the end, or raise StopAsked with a checkpoint saved if one was asked for."""
         self._stopping.check()
+        # At step 0, as the Trainer names it; what it finds is in every checkpoint's history.
+        self.args.eval_on_start = self._spec.evaluation.baseline is True and resume_from is None
         try:
             self.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         except StopAsked:  # while evaluating; the step before it is done
-            if self._stopping.request.is_saving and not self._is_saved():
+            is_saving = self._stopping.request.is_saving and self.state.global_step > 0
+            if is_saving and not self._is_saved():
                 self._save_checkpoint(self.model, None)
             raise
         self._stopping.check()
@@ -116,6 +121,10 @@ class RunLoop(_Base):
     @property
     def _folder(self) -> Path:
         return Path(self.args.output_dir or "")
+
+    @property
+    def _evaluations(self) -> Path:
+        return RunDirectory(self._folder.parent).evaluations
 
     def _is_saved(self) -> bool:
         return checkpoint_path(self._folder, step=self.state.global_step).exists()
@@ -202,6 +211,10 @@ class RunLoop(_Base):
         if self.is_in_train:
             self._reporter.report(PhaseEntered(Phase.EVALUATING))
         metrics = super().evaluate(*args, **kwargs)
+        if self.measured and self._recipe.details and self.is_world_process_zero():
+            details = self._recipe.details(self.measured)
+            step, split = self.state.global_step, self.measured.split
+            keep_details(self._evaluations, split=split, step=step, details=details)
         if self.is_in_train:
             done = self.state.global_step / max(1, self.state.max_steps)
             self._reporter.report(PhaseEntered(Phase.TRAINING, fraction=done))

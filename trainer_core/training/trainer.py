@@ -26,6 +26,7 @@ class RecipeTrainer(Trainer):
 
     _recipe: Recipe  # set by whoever makes it
     _spec: JobSpec
+    measured: Measured | None  # by the latest evaluation
     _told_share: torch.Tensor  # of the step in hand: what its loss is told by
     _is_learning = False  # model and optimizer are in their training mode
 
@@ -115,7 +116,8 @@ class RecipeTrainer(Trainer):
         found: list[Array] = [row for batch in by_batch for row in batch]
         places = np.argsort(LongestFirstSampler(rows.lengths).order)
         predictions = [found[place] for place in places]
-        return self._recipe.measure(Measured(split, rows, predictions))
+        self.measured = Measured(split, rows, predictions)
+        return self._recipe.measure(self.measured)
 
 
 class RunTrainer(RunLoop, RecipeTrainer):
