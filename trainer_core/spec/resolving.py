@@ -34,6 +34,7 @@ class Facts:
     num_eval_rows: int = 0
     num_logits_per_token: int = 0  # size of the vocabulary for a language model, else 0
     can_recompute: bool = True  # the model supports gradient checkpointing
+    has_flash_attention: bool = False  # the device, the model and what is installed have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,12 @@ def _chat_template(_: JobSpec, facts: Facts) -> _Chosen:
     if facts.has_chat_template:
         return "model", "the tokenizer has a chat template"
     return "chatml", "the tokenizer has no chat template"
+
+
+def _packing(spec: JobSpec, facts: Facts) -> _Chosen:
+    if facts.has_flash_attention and spec.training.precision == "bf16":
+        return True, "flash attention computes packed rows without waste"
+    return False, "rows of like length share a batch, and a mask over packed rows costs more"
 
 
 def _precision(_: JobSpec, facts: Facts) -> _Chosen:
@@ -181,6 +188,7 @@ _CHOICES: tuple[tuple[str, Callable[[JobSpec, Facts], _Chosen]], ...] = (
     ("/resources/gpus", _gpus),
     ("/training/learning_rate", _learning_rate),
     ("/training/precision", _precision),
+    ("/packing", _packing),
     ("/training/gradient_checkpointing", _gradient_checkpointing),
     ("/training/micro_batch_size", _micro_batch_size),
     ("/training/log_steps", _log_steps),

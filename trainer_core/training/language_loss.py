@@ -124,15 +124,18 @@ def find_logit_map(model: PreTrainedModel) -> LogitMap | None:
 @contextmanager
 def measuring(model: PreTrainedModel) -> Iterator[None]:
     """Run a model in a block for its output only: no dropout, no cache, no gradient."""
-    was_training, used_cache = model.training, getattr(model.config, "use_cache", None)
+    was_training, config = model.training, model.config
+    used_cache = getattr(config, "use_cache", None)
     model.train(False)  # as eval(), which is untyped
-    model.config.use_cache = False
+    if used_cache:
+        config.use_cache = False
     try:
         with torch.no_grad():
             yield
     finally:
         model.train(was_training)
-        model.config.use_cache = used_cache
+        if used_cache:
+            config.use_cache = used_cache
 
 
 def _head_of(model: Any) -> Any:

@@ -116,6 +116,9 @@ class CausalLM(TaskSpec):
     or every token, but never turns of weight 0. Default assistant. Plain text is learnt whole."""
     chat_template: Literal["model", "chatml"] | Auto = "auto"
     """How a chat becomes text. `auto`: the model's own template if it has one, else ChatML."""
+    packing: bool | Auto = "auto"
+    """Put several examples into one row of the batch, each seeing itself alone. It changes speed
+    and memory only. `auto`: where flash attention computes such rows without waste."""
 
     @property
     def columns(self) -> CausalLMColumns:

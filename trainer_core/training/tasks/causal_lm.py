@@ -38,6 +38,7 @@ from trainer_core.training.models import (
     load_model,
     mend_generation,
 )
+from trainer_core.training.packing import has_flash_attention, keeps_apart, packed_batch
 from trainer_core.training.recipe import (
     Batch,
     Measured,
@@ -197,13 +198,21 @@ def end_turns(model: Any, base: BaseModel, spec: CausalLM) -> None:
 
 @dataclass(frozen=True, slots=True)
 class CausalCollator:
-    """Pads the rows of a batch to its longest; what is not to be learnt has the label -100."""
+    """Pads the rows of a batch to its longest; what is not to be learnt has the label -100.
+
+    Or packs them, into rows of up to `pack_length` tokens.
+    """
 
     pad_token_id: int
+    pack_length: int | None = None
 
     def __call__(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
         ids = [row["input_ids"] for row in rows]
         labels = [np.where(row["is_learnt"], row["input_ids"], -100) for row in rows]
+        if self.pack_length is not None:
+            return packed_batch(
+                ids, labels, capacity=self.pack_length, pad_token_id=self.pad_token_id
+            )
         labels_BT = pad_rows(labels, value=-100)
         labels_BT[:, 0] = -100  # no token comes before it to predict it from
         return {
@@ -219,10 +228,18 @@ def sums_of_rows(_model: Any, batch: Batch, losses: TokenLosses) -> torch.Tensor
     What is known of each token of a whole evaluation set would fill any memory.
     """
     assert losses.is_right_N is not None, "rows are measured without gradients"
-    rows_N = torch.nonzero(next_tokens(batch["labels"]).ne(-100))[:, 0]
+    rows_N, num_rows = _rows_of_targets(batch)
     per_token = [losses.losses_N, torch.ones_like(losses.losses_N), losses.is_right_N]
-    sums_B3 = losses.losses_N.new_zeros(len(batch["labels"]), 3)
+    sums_B3 = losses.losses_N.new_zeros(num_rows, 3)
     return sums_B3.index_add_(0, rows_N, torch.stack([part.to(sums_B3) for part in per_token], 1))
+
+
+def _rows_of_targets(batch: Batch) -> tuple[torch.Tensor, int]:
+    """Return of which row each target is, and how many rows there are."""
+    is_target_BT = next_tokens(batch["labels"]).ne(-100)
+    if "examples" in batch:
+        return batch["examples"][is_target_BT], len(batch["lengths"])
+    return torch.nonzero(is_target_BT)[:, 0], len(is_target_BT)
 
 
 def token_metrics(measured: Measured) -> dict[str, float]:
@@ -253,7 +270,7 @@ def build(setup: Setup) -> Recipe:
         model=loaded.model,
         tokenizer=setup.base.tokenizer,
         rows={split: tokens.rows for split, tokens in tokenized.items()},
-        collate=CausalCollator(setup.base.tokenizer.pad_token_id),
+        collate=_collator(loaded.model, setup.base.tokenizer.pad_token_id, spec),
         forward_loss=_loss(setup, loaded.model, spec),
         count_targets=count_labels,
         targets_per_row=tokenized["train"].counts["targets"] / len(tokenized["train"].rows),
@@ -266,6 +283,24 @@ def build(setup: Setup) -> Recipe:
         pipeline="text-generation",
         usage=_CHAT_USAGE if spec.columns.messages else _TEXT_USAGE,
     )
+
+
+def _collator(model: PreTrainedModel, pad_token_id: int, spec: CausalLM) -> CausalCollator:
+    assert spec.max_length != "auto", "the spec is resolved before"
+    if not spec.packing:
+        return CausalCollator(pad_token_id)
+    if not keeps_apart(model):
+        raise UnusableModel(
+            f"a model of type '{model.config.model_type}' can't learn from packed rows: an example "
+            "would see those before it.",
+            hint="Set packing to false.",
+            param="/packing",
+        )
+    is_half = spec.resources.gpus != 0 and spec.training.precision != "fp32"
+    if is_half and has_flash_attention(model.config):
+        model.set_attn_implementation("flash_attention_2")
+        return CausalCollator(pad_token_id, pack_length=_NO_LIMIT)  # it knows borders in one row
+    return CausalCollator(pad_token_id, pack_length=spec.max_length)
 
 
 def _loss(setup: Setup, model: PreTrainedModel, spec: CausalLM) -> LanguageLoss:
