@@ -286,6 +286,15 @@ def test_logits_of_a_large_vocabulary_make_the_micro_batch_smaller():
     assert without.evaluation.batch_size == 2 * without.training.micro_batch_size
 
 
+def test_rows_are_packed_where_flash_attention_computes_them_in_half_precision():
+    facts = replace(CPU, device="cuda", has_fast_bf16=True, has_flash_attention=True)
+    assert resolve(parse_spec(TEXT), CPU).spec.packing is False
+    assert resolve(parse_spec(TEXT), facts).spec.packing is True
+    exact = parse_spec({**TEXT, "training": {"precision": "fp32"}})
+    assert resolve(exact, facts).spec.packing is False
+    assert resolve(parse_spec({**TEXT, "packing": True}), CPU).spec.packing is True
+
+
 def test_model_that_can_not_recompute_is_not_asked_to():
     facts = replace(CPU, device="cuda", device_memory_bytes=1 << 30, num_weights=110_000_000)
     spec = parse_spec(MINIMAL)

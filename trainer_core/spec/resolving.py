@@ -32,7 +32,7 @@ class Facts:
     device_memory_bytes: int | None  # None where unknown
     has_fast_bf16: bool
     num_eval_rows: int = 0
-    num_logits_per_token: int = 0  # size of the vocabulary for a language model, else 0
+    num_logits_per_token: int = 0  # kept at each token: the vocabulary of a language model, or 0
     can_recompute: bool = True  # the model supports gradient checkpointing
     has_flash_attention: bool = False  # the device, the model and what is installed have it
 

@@ -305,10 +305,15 @@ def _facts(given: _Given, base: BaseModel) -> Facts:
         has_fast_bf16=given.device.has_fast_bf16,
         can_recompute=base.can_recompute,
         has_flash_attention=given.device.has_fast_bf16 and has_flash_attention(base.config),
-        num_logits_per_token=(
-            base.config.get_text_config().vocab_size if given.spec.has_token_logits else 0
-        ),
+        num_logits_per_token=_num_logits_per_token(given.spec, base),
     )
+
+
+def _num_logits_per_token(spec: JobSpec, base: BaseModel) -> int:
+    is_chunked = spec.has_chunked_loss and not spec.training.compile
+    if not spec.has_token_logits or is_chunked:
+        return 0
+    return int(base.config.get_text_config().vocab_size)
 
 
 def _batches_described(trainer: RunLoop) -> Logged:

@@ -101,6 +101,7 @@ class CausalLM(TaskSpec):
     summary = "Teach a language model to continue text, or to answer in a chat."
     max_length_tokens = 2048
     has_token_logits = True
+    has_chunked_loss = True
     example: ClassVar[dict[str, Any]] = {
         "task": "causal-lm",
         "model": "hub:HuggingFaceTB/SmolLM2-135M-Instruct",

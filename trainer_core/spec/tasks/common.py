@@ -76,6 +76,7 @@ class TaskSpec(SpecModel):
     max_length_tokens: ClassVar[int] = 512  # what `max_length: auto` never exceeds
     is_generating: ClassVar[bool] = False  # measuring it generates text, token by token
     has_token_logits: ClassVar[bool] = False  # the model scores its whole vocabulary at each token
+    has_chunked_loss: ClassVar[bool] = False  # it holds few of these at a time, unless compiled
 
     version: Literal[1] = 1
     """Version of the spec's form. Stored specs parse for ever."""
