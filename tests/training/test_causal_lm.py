@@ -17,6 +17,7 @@ from tests.training.tiny import (
     tokenized,
 )
 from trainer_core.run_directory import Result
+from trainer_core.training import language_loss
 from trainer_core.training.language_loss import LanguageLoss, find_logit_map
 from trainer_core.training.recipe import Measured
 from trainer_core.training.tasks.causal_lm import sums_of_rows, token_metrics
@@ -144,7 +145,11 @@ def test_a_model_that_reads_both_ways_is_refused(tmp_path: Path) -> None:
     assert "'bert'" in error.message
 
 
-def test_the_sums_of_each_row_are_those_of_its_log_probabilities(decoder: Path) -> None:
+@pytest.mark.parametrize("few_logits", [0, 10**9])
+def test_the_sums_of_each_row_are_those_of_its_log_probabilities(
+    decoder: Path, few_logits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(language_loss, "_FEW_LOGITS", few_logits)  # in chunks, and whole
     model: Any = AutoModelForCausalLM.from_pretrained(decoder).eval()
     ids = torch.randint(1, 300, (3, 7), generator=torch.Generator().manual_seed(1))
     labels = ids.clone()

@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from trainer_core.training import language_loss
 from trainer_core.training.cross_entropy import LogitMap
 from trainer_core.training.language_loss import LanguageLoss, find_logit_map
 
@@ -30,6 +31,13 @@ pytestmark = [
     # peft 0.21 asks models by a name that transformers 5.23 calls deprecated.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def always_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models as small as these would get their logits whole."""
+    monkeypatch.setattr(language_loss, "_FEW_LOGITS", 0)
+
 
 SIZES: dict[str, Any] = {
     "vocab_size": 50,
@@ -129,6 +137,13 @@ def test_a_map_that_is_not_known_is_none_and_the_logits_are_taken_as_they_are() 
     model.forward = forward  # type: ignore[method-assign]
     assert find_logit_map(model) is None
     _check(model, model, LanguageLoss(model, None, 0.1))
+
+
+def test_few_logits_are_taken_whole_to_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_loss, "_FEW_LOGITS", 10**9)
+    monkeypatch.setattr(language_loss, "linear_cross_entropy", None)  # not called
+    model = _model("gemma2")
+    _check(model, model, LanguageLoss(model, find_logit_map(model), 0.1))
 
 
 def test_a_scale_inside_the_model_is_found(tmp_path: Path) -> None:

@@ -38,16 +38,25 @@ class TokenLosses:
     is_right_N: Tensor | None  # whether the target is the likeliest token; None while learning
 
 
-def cross_entropy(logits_NV: Tensor, targets_N: Tensor, *, smoothing: float) -> TokenLosses:
-    """Return the losses of logits that are there as a whole."""
-    losses_N = functional.cross_entropy(
-        logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)),
-        targets_N,
+def cross_entropy(logits_PV: Tensor, targets_P: Tensor, *, smoothing: float) -> TokenLosses:
+    """Return the losses of logits that are there as a whole.
+
+    Args:
+        logits_PV: of all P positions.
+        targets_P: the right tokens, and -100 where a position is no target.
+        smoothing: probability mass spread over all tokens, in [0, 1).
+    """
+    losses_P = functional.cross_entropy(
+        logits_PV.to(torch.promote_types(logits_PV.dtype, torch.float32)),
+        targets_P,
         reduction="none",
         label_smoothing=smoothing,
     )
-    is_right_N = None if torch.is_grad_enabled() else logits_NV.argmax(-1).eq(targets_N)
-    return TokenLosses(losses_N.sum(), losses_N.detach(), is_right_N)
+    is_target_P = targets_P.ne(-100)
+    is_right_N = None
+    if not torch.is_grad_enabled():
+        is_right_N = logits_PV.argmax(-1).eq(targets_P)[is_target_P]
+    return TokenLosses(losses_P.sum(), losses_P.detach()[is_target_P], is_right_N)
 
 
 def linear_cross_entropy(

@@ -23,6 +23,7 @@ from trainer_core.training.cross_entropy import (
 from trainer_core.training.recipe import Batch
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids")
+_FEW_LOGITS = 2**18  # up to here, 1 MiB, whole logits are quicker: chunks cost 0.3 ms of Python
 _IGNORED = -100  # the label of what is no target
 _SMALL, _LARGE = 1e-3, 1e6  # logits that no cap bends, and that any cap holds
 
@@ -42,7 +43,7 @@ class LanguageLoss:
         inputs = {name: batch[name] for name in _INPUTS if name in batch}
         next_BT = next_tokens(batch["labels"])
         head = _head_of(self.model)
-        if self.mapping is not None and _is_plain(head):
+        if self.mapping is not None and _is_plain(head) and _is_large(head, next_BT):
             found = self._in_chunks(model, head, inputs, next_BT)
         else:
             found = self._whole(model, inputs, next_BT)
@@ -53,9 +54,8 @@ class LanguageLoss:
         return self.smoothing if torch.is_grad_enabled() else 0.0
 
     def _whole(self, model: Any, inputs: dict[str, Tensor], next_BT: Tensor) -> TokenLosses:
-        is_target_BT = next_BT.ne(_IGNORED)
-        logits_NV = model(**inputs).logits[is_target_BT]
-        return cross_entropy(logits_NV, next_BT[is_target_BT], smoothing=self._smoothing)
+        logits_PV = model(**inputs).logits.flatten(0, 1)
+        return cross_entropy(logits_PV, next_BT.flatten(), smoothing=self._smoothing)
 
     def _in_chunks(
         self, model: Any, head: torch.nn.Linear, inputs: dict[str, Tensor], next_BT: Tensor
@@ -145,6 +145,10 @@ def _head_of(model: Any) -> Any:
 def _is_plain(head: Any) -> bool:
     """Whether it is a linear layer alone, without an adapter or a hook in its way."""
     return type(head) is torch.nn.Linear and "forward" not in vars(head)
+
+
+def _is_large(head: torch.nn.Linear, next_BT: Tensor) -> bool:
+    return next_BT.numel() * head.out_features > _FEW_LOGITS
 
 
 @contextmanager
