@@ -9,7 +9,6 @@ the latter is learnt, with its end token; of a chat the assistant's turns (`loss
 Shapes: B rows of a batch, T tokens, N targets.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,8 +28,12 @@ from trainer_core.spec.tasks.causal_lm import CausalLM, CompletionRow, TextRow
 from trainer_core.spec.tasks.messages import MessagesRow
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.chats import CHATML_END, chatml_template, encode_chat, render
-from trainer_core.training.cross_entropy import TokenLosses
-from trainer_core.training.language_loss import LanguageLoss, find_logit_map, next_tokens
+from trainer_core.training.language_loss import (
+    LanguageLoss,
+    find_logit_map,
+    sums_of_rows,
+    token_metrics,
+)
 from trainer_core.training.models import (
     BaseModel,
     LoadedModel,
@@ -40,8 +43,6 @@ from trainer_core.training.models import (
 )
 from trainer_core.training.packing import has_flash_attention, keeps_apart, packed_batch
 from trainer_core.training.recipe import (
-    Batch,
-    Measured,
     Recipe,
     Setup,
     count_labels,
@@ -220,35 +221,6 @@ class CausalCollator:
             "attention_mask": attention_mask(ids),
             "labels": labels_BT,
         }
-
-
-def sums_of_rows(_model: Any, batch: Batch, losses: TokenLosses) -> torch.Tensor:
-    """Return of each row its loss, number of learnt tokens and number guessed right, (B, 3).
-
-    What is known of each token of a whole evaluation set would fill any memory.
-    """
-    assert losses.is_right_N is not None, "rows are measured without gradients"
-    rows_N, num_rows = _rows_of_targets(batch)
-    per_token = [losses.losses_N, torch.ones_like(losses.losses_N), losses.is_right_N]
-    sums_B3 = losses.losses_N.new_zeros(num_rows, 3)
-    return sums_B3.index_add_(0, rows_N, torch.stack([part.to(sums_B3) for part in per_token], 1))
-
-
-def _rows_of_targets(batch: Batch) -> tuple[torch.Tensor, int]:
-    """Return of which row each target is, and how many rows there are."""
-    is_target_BT = next_tokens(batch["labels"]).ne(-100)
-    if "examples" in batch:
-        return batch["examples"][is_target_BT], len(batch["lengths"])
-    return torch.nonzero(is_target_BT)[:, 0], len(is_target_BT)
-
-
-def token_metrics(measured: Measured) -> dict[str, float]:
-    """Return loss, perplexity and token accuracy over all tokens, not over batches."""
-    sums_B3 = np.stack(measured.predictions)
-    loss_sum, num_tokens, num_right = sums_B3.sum(axis=0, dtype=np.float64)
-    loss = float(loss_sum / num_tokens)
-    perplexity = math.exp(loss) if loss < 700 else math.inf  # exp(710) overflows
-    return {"loss": loss, "perplexity": perplexity, "token_accuracy": float(num_right / num_tokens)}
 
 
 def build(setup: Setup) -> Recipe:
