@@ -110,7 +110,6 @@ def test_unknown_task_names_the_known_ones(task, words):
     ("change", "pointer"),
     [
         ({"output": {"push": {"repo": "me/m"}}}, "/output/push"),
-        ({"tracking": ["wandb"]}, "/tracking"),
         ({"resources": {"on_oom": "shrink"}}, "/resources/on_oom"),
         ({"resources": {"gpus": 2}}, "/resources/gpus"),
         ({"adapter": {"quantization": "4bit"}}, "/adapter/quantization"),

@@ -8,6 +8,7 @@
     run.json         out: what a repetition needs: versions, seeds, threads, hashes
     log.txt          out: everything the process printed
     checkpoints/     out: checkpoint-N/, each whole or absent
+    tracking/        out: files of experiment trackers; they go out with the model
     model/           out: the finished model, and manifest.json, written last
     outcome.json     out, last of all: how it ended
 
@@ -45,6 +46,7 @@ class Inputs:
     model_revision: str | None = None  # commit of the base model, where it has one
     num_threads: Annotated[int, Field(ge=1)] | None = None  # of torch on the CPU; None: its choice
     device: str | None = None  # "cpu", "cuda:0"; None for the best there is
+    run_id: str | None = None  # the same in each attempt; None: trackers go by the directory's path
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -182,6 +184,10 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def tracking(self) -> Path:
+        return self.path / "tracking"
 
     @property
     def model(self) -> Path:

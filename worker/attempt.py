@@ -166,7 +166,7 @@ class Attempt:
                 return Ending(State.SUCCEEDED, "trained", outcome=run.read_outcome())
             run.outcome.unlink(missing_ok=True)
             process = self._process = self.spare.take()
-            process.start(run.path)
+            process.start(run.path, trackers=self.job.spec["tracking"])
             stop = self._supervise(process, pump, lease)
             exit_code = process.kill()
             lease.check()

@@ -63,7 +63,6 @@ def _unbuilt(spec: JobSpec) -> Iterator[tuple[str, str, bool]]:
     adapter = spec.adapter
     gpus = spec.resources.gpus
     yield "/output/push", "pushing to the Hub", spec.output.push is not None
-    yield "/tracking", "reporting to experiment trackers", bool(spec.tracking)
     yield "/resources/on_oom", "retrying with a smaller batch", spec.resources.on_oom == "shrink"
     yield "/resources/gpus", "training on several devices", gpus != "auto" and gpus > 1
     yield (

@@ -4,6 +4,7 @@ Exit codes: 0 succeeded, 75 stopped as asked, 1 failed; `outcome.json` says more
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -49,10 +50,11 @@ def _run_supervised() -> int:
     from trainer_core.training.warm import import_everything
 
     import_everything()
-    path = wait_for_order()
-    if path is None:
+    order = wait_for_order()
+    if order is None:
         return 0
-    directory = RunDirectory(path.resolve())
+    os.environ.update(order.environment)
+    directory = RunDirectory(order.run_dir.resolve())
     stopping = Stopping(directory)
     stopping.listen([signal.SIGTERM], is_patient=True)
     begin(directory.path)

@@ -36,7 +36,7 @@ from trainer_core.training.adapters import add_adapter, merge_adapter
 from trainer_core.training.arguments import training_arguments
 from trainer_core.training.batching import padding_share
 from trainer_core.training.cards import hub_name, model_card
-from trainer_core.training.checkpoints import steps_saved
+from trainer_core.training.checkpoints import step_of, steps_saved
 from trainer_core.training.clock import PhaseClock
 from trainer_core.training.devices import Device, choose_device
 from trainer_core.training.directories import clear_leftovers
@@ -50,6 +50,7 @@ from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, 
 from trainer_core.training.saving import save_adapter, save_model
 from trainer_core.training.stopping import StopAsked, Stopping
 from trainer_core.training.tasks import find_task
+from trainer_core.training.tracking import Tracking, tracked_run
 from trainer_core.training.trainer import RunTrainer
 
 _CACHE = "cache"  # tokenized rows, while the run lasts
@@ -61,14 +62,16 @@ def run(
     """Carry out a run and return how it ended; `outcome.json` is written last of all."""
     _clear_earlier_end(directory)
     with JsonlReporter(directory.events) as events:
-        reporter = Reporters([events, *watchers])
-        attempt = Attempt(directory, reporter, stopping)
+        told = Reporters([events, *watchers])
+        tracking = Tracking(told)
+        attempt = Attempt(directory, Reporters([told, tracking]), stopping, tracking)
         try:
             outcome = attempt.carry_out()
         except StopAsked:
             outcome = attempt.stopped()
         except Exception as error:  # noqa: BLE001 - the one place where all end: as a typed error
             outcome = attempt.failed(error)
+        tracking.close(outcome.result)
     shutil.rmtree(directory.path / _CACHE, ignore_errors=True)  # made anew from the rows
     write_json(directory.outcome, outcome.to_dict())
     return outcome
@@ -108,10 +111,17 @@ class _Decided:
 class Attempt:
     """One attempt at a run, and how far it came."""
 
-    def __init__(self, directory: RunDirectory, reporter: Reporter, stopping: Stopping) -> None:
+    def __init__(
+        self,
+        directory: RunDirectory,
+        reporter: Reporter,
+        stopping: Stopping,
+        tracking: Tracking,
+    ) -> None:
         self._directory = directory
         self._reporter = reporter
         self._stopping = stopping
+        self._tracking = tracking
         self._clock = PhaseClock(reporter)
         self._spec: JobSpec | None = None  # as far as it is known
         self._trainer: RunLoop | None = None
@@ -124,6 +134,7 @@ class Attempt:
             recipe = self._build(given, decided)
             decided = self._count(recipe, decided)
             trainer = self._trainer = self._make_trainer(recipe, given, decided)
+        self._track(given, decided)
         self._clock.enter(Phase.TRAINING)
         trainer.fit(resume_from=decided.checkpoint.path if decided.checkpoint else None)
         best_step = trainer.load_best()
@@ -249,6 +260,11 @@ class Attempt:
         self._reporter.report(_batches_described(trainer, spec))
         return trainer
 
+    def _track(self, given: _Given, decided: _Decided) -> None:
+        done = step_of(decided.checkpoint.path) if decided.checkpoint else 0
+        run = tracked_run(self._directory, spec=decided.spec, inputs=given.inputs, first_step=done)
+        self._tracking.begin(decided.spec.tracking, run)
+
     def _measure(
         self, trainer: RunLoop, recipe: Recipe, *, best_step: int | None
     ) -> dict[str, float]:
@@ -275,6 +291,7 @@ class Attempt:
         metrics: Mapping[str, float],
     ) -> None:
         self._clock.enter(Phase.SAVING)
+        self._tracking.close(Result.SUCCEEDED)  # its files go into the model's folder
         spec, folder = decided.spec, self._directory.model
         card = model_card(spec, recipe=recipe, lineage=decided.lineage, metrics=metrics)
         if spec.adapter and spec.adapter.output == "adapter":
@@ -285,6 +302,7 @@ class Attempt:
                 card=card,
                 base_model=hub_name(spec) or spec.model,
                 classes=recipe.classes,
+                tracking=self._directory.tracking,
             )
         else:
             model = merge_adapter(trainer.model) if spec.adapter else recipe.model
@@ -295,6 +313,7 @@ class Attempt:
                 folder=folder,
                 card=card,
                 use_cache=use_cache,
+                tracking=self._directory.tracking,
             )
         self._clock.stop()
         lineage = decided.lineage | {"seconds": self._clock.seconds}

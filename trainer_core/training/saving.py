@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_core.run_directory import write_json
 from trainer_core.training.directories import whole_or_absent
+from trainer_core.training.tracking import copy_tracking
 
 _ADAPTER_CONFIG = "adapter_config.json"
 
@@ -20,6 +21,7 @@ def save_model(
     folder: Path,
     card: str,
     use_cache: bool | None,
+    tracking: Path,
 ) -> None:
     """Write a model that plain `from_pretrained` loads.
 
@@ -29,6 +31,7 @@ def save_model(
         folder: where; it appears whole and sealed.
         card: text of README.md.
         use_cache: the base model's setting, which training turns off; None if it had none.
+        tracking: files of experiment trackers that go with it, if there are any.
     """
     if use_cache is not None:
         model.config.use_cache = use_cache
@@ -37,6 +40,7 @@ def save_model(
     with whole_or_absent(folder) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        copy_tracking(tracking, partial / tracking.name)
         (partial / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -48,6 +52,7 @@ def save_adapter(
     card: str,
     base_model: str,
     classes: Sequence[str],
+    tracking: Path,
 ) -> None:
     """Write an adapter alone.
 
@@ -57,6 +62,7 @@ def save_adapter(
         folder: where; it appears whole and sealed.
         card: text of README.md.
         classes: label names, if the task has any.
+        tracking: files of experiment trackers that go with it, if there are any.
         base_model: name of the model that the adapter belongs to; never a path of this machine.
     """
     with whole_or_absent(folder) as partial:
@@ -66,4 +72,5 @@ def save_adapter(
         write_json(partial / _ADAPTER_CONFIG, config | {"base_model_name_or_path": base_model})
         if classes:  # an adapter has no config.json to hold them
             write_json(partial / "labels.json", {"id2label": dict(enumerate(classes))})
+        copy_tracking(tracking, partial / tracking.name)
         (partial / "README.md").write_text(card, encoding="utf-8")

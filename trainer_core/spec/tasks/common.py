@@ -95,7 +95,8 @@ class TaskSpec(SpecModel):
     resources: ResourcesSpec = ResourcesSpec()
     """Devices and limits."""
     tracking: tuple[Tracker, ...] = ()
-    """Experiment trackers to report to. Default none."""
+    """Experiment trackers to report to. Default none. Their addresses and keys are the worker's.
+    What they write as files comes with the model, in `tracking/`."""
     output: OutputSpec = OutputSpec()
     """Further places for the model."""
     labels: Annotated[Labels, Field(max_length=16, default_factory=dict)]
