@@ -9,6 +9,7 @@
     log.txt          out: everything the process printed
     checkpoints/     out: checkpoint-N/, each whole or absent
     tracking/        out: files of experiment trackers; they go out with the model
+    evaluations/     out: what evaluations found beside their figures, and predictions
     model/           out: the finished model, and manifest.json, written last
     outcome.json     out, last of all: how it ended
 
@@ -188,6 +189,10 @@ class RunDirectory:
     @property
     def tracking(self) -> Path:
         return self.path / "tracking"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations"
 
     @property
     def model(self) -> Path:

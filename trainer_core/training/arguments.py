@@ -34,12 +34,11 @@ def training_arguments(
     training = spec.training
     _check_optimizer(training.optimizer)
     _check_precision(training.precision, device=device)
-    assert training.micro_batch_size != "auto", "the spec is resolved before"
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=num_steps,
-        per_device_train_batch_size=training.micro_batch_size,
-        gradient_accumulation_steps=training.batch_size // training.micro_batch_size,
+        per_device_train_batch_size=training.batch_size,  # a step comes whole and is cut there
+        gradient_accumulation_steps=1,
         **_optimization(spec, num_steps=num_steps),
         **_compute(spec, device=device),
         **_schedule(spec, has_evaluation=has_evaluation),

@@ -76,6 +76,9 @@ class Recipe:
     usage: str  # lines of Python that load and use the model, with `{folder}`
     draw: Draw | None = None  # changes a row anew each epoch, such as which tokens are masked
     trainer_class: type[Any] | None = None  # a RunLoop with a loss of its own; None: RunTrainer
+    # The loss looks at all rows of an optimizer step at once: they are not cut, nor put in order of
+    # length, as with negatives that are the other rows' positives.
+    is_step_whole: bool = False
     # Figures that are no single number, such as those of each class: JSON-ready, one report.
     details: Callable[[Measured], Mapping[str, Any]] | None = None
     # What the model says of each row of a split, JSON-ready, in the order of the file.

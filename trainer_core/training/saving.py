@@ -1,7 +1,7 @@
 """The finished model: safetensors, tokenizer, label names and card, whole or absent."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_core.run_directory import write_json
 from trainer_core.training.directories import whole_or_absent
-from trainer_core.training.tracking import copy_tracking
 
 _ADAPTER_CONFIG = "adapter_config.json"
+
+AddFiles = Callable[[Path], None]  # into the folder it is given
 
 
 def save_model(
@@ -21,7 +22,7 @@ def save_model(
     folder: Path,
     card: str,
     use_cache: bool | None,
-    tracking: Path,
+    add_files: AddFiles,
 ) -> None:
     """Write a model that plain `from_pretrained` loads.
 
@@ -31,7 +32,7 @@ def save_model(
         folder: where; it appears whole and sealed.
         card: text of README.md.
         use_cache: the base model's setting, which training turns off; None if it had none.
-        tracking: files of experiment trackers that go with it, if there are any.
+        add_files: writes what else belongs to it.
     """
     if use_cache is not None:
         model.config.use_cache = use_cache
@@ -40,8 +41,8 @@ def save_model(
     with whole_or_absent(folder) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        copy_tracking(tracking, partial / tracking.name)
         (partial / "README.md").write_text(card, encoding="utf-8")
+        add_files(partial)
 
 
 def save_adapter(
@@ -52,7 +53,7 @@ def save_adapter(
     card: str,
     base_model: str,
     classes: Sequence[str],
-    tracking: Path,
+    add_files: AddFiles,
 ) -> None:
     """Write an adapter alone.
 
@@ -62,8 +63,8 @@ def save_adapter(
         folder: where; it appears whole and sealed.
         card: text of README.md.
         classes: label names, if the task has any.
-        tracking: files of experiment trackers that go with it, if there are any.
         base_model: name of the model that the adapter belongs to; never a path of this machine.
+        add_files: writes what else belongs to it.
     """
     with whole_or_absent(folder) as partial:
         model.save_pretrained(partial, save_embedding_layers=False)
@@ -72,5 +73,5 @@ def save_adapter(
         write_json(partial / _ADAPTER_CONFIG, config | {"base_model_name_or_path": base_model})
         if classes:  # an adapter has no config.json to hold them
             write_json(partial / "labels.json", {"id2label": dict(enumerate(classes))})
-        copy_tracking(tracking, partial / tracking.name)
         (partial / "README.md").write_text(card, encoding="utf-8")
+        add_files(partial)
