@@ -207,7 +207,8 @@ class ResourcesSpec(SpecModel):
     gpus: Annotated[int, Field(ge=0, le=64)] | Auto = "auto"
     """Devices to train on. `auto`: the one of the worker that takes the job; 0 for the CPU."""
     max_runtime_seconds: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Stop an attempt after so many seconds of wall time. Default null: no limit."""
+    """Seconds of wall time that an attempt may take, 1 or more. Then a checkpoint is saved and the
+    run fails with `max_runtime_reached`. Default null: no limit."""
     on_oom: Literal["fail", "shrink"] = "fail"
     """After running out of memory: fail with advice, or try once more with half the micro-batch
     and twice the accumulation, which gives the same result. Default fail."""

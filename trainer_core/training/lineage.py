@@ -19,6 +19,14 @@ from trainer_core.training.devices import Device
 
 _PACKAGES = ("luthier", "torch", "transformers", "accelerate", "tokenizers", "peft", "numpy")
 
+_WITHOUT_EFFECT: Any = {  # on the result
+    "name": True,
+    "labels": True,
+    "tracking": True,
+    "output": True,
+    "resources": {"max_runtime_seconds", "priority"},
+}
+
 
 def data_hashes(files: Mapping[str, InputFile]) -> dict[str, str]:
     """Return the SHA-256 of each split's file.
@@ -41,7 +49,7 @@ def data_hashes(files: Mapping[str, InputFile]) -> dict[str, str]:
 
 def spec_hash(spec: JobSpec) -> str:
     """Return the SHA-256 of what of a spec decides the result."""
-    values = spec.model_dump(mode="json", exclude={"name", "labels", "tracking", "output"})
+    values = spec.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from trainer_core.errors import TooFewRows
+from trainer_core.errors import MaxRuntimeReached, TooFewRows
 from trainer_core.events import (
     JsonlReporter,
     Logged,
@@ -128,8 +129,18 @@ class Attempt:
 
     def carry_out(self) -> Outcome:
         """Read, decide, build, train, measure, save."""
+        began = time.monotonic()
         with self._stopping.droppable():
             given = self._read()
+        seconds = given.spec.resources.max_runtime_seconds
+        if seconds is None:
+            return self._train(given)
+        left = max(0.01, began + seconds - time.monotonic())  # zero would be no limit
+        with self._stopping.limited(left):
+            return self._train(given)
+
+    def _train(self, given: _Given) -> Outcome:
+        with self._stopping.droppable():
             decided = self._decide(given)
             recipe = self._build(given, decided)
             decided = self._count(recipe, decided)
@@ -155,8 +166,16 @@ class Attempt:
         return Outcome(Result.SUCCEEDED, step=step, best_step=best_step, metrics=metrics)
 
     def stopped(self) -> Outcome:
-        """Return the outcome of an attempt that was asked to stop."""
-        return self._unfinished(Outcome(Result.STOPPED))
+        """Return the outcome of an attempt that was asked to stop, or had no more time."""
+        if not self._stopping.is_over:
+            return self._unfinished(Outcome(Result.STOPPED))
+        assert self._spec is not None, "the limit is the spec's"
+        error = MaxRuntimeReached(
+            f"the attempt reached its limit of {self._spec.resources.max_runtime_seconds} seconds.",
+            hint="Raise resources.max_runtime_seconds, or train for fewer steps.",
+            param="resources.max_runtime_seconds",
+        )
+        return self._unfinished(Outcome(Result.FAILED, error=error.to_typed()))
 
     def failed(self, error: Exception) -> Outcome:
         """Return the outcome of an attempt that an exception ended; the log gets its traceback."""

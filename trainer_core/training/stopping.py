@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM or Ctrl-C, with the reason in the run directory's `stop.json`.
+"""Being asked to stop: by SIGTERM or Ctrl-C, with the reason in `stop.json`, or by the clock.
 
 Reading, tokenizing and loading are dropped where they are; steps and saves are finished first.
 """
@@ -22,11 +22,33 @@ class Stopping:
         self._run = run
         self._is_droppable = False
         self.is_asked = False
+        self._is_over = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over, and nobody asked for anything else."""
+        return self._is_over and self._run.read_stop() is None
 
     @property
     def request(self) -> StopRequest:
         """What was asked for; a signal without a `stop.json` asks for a checkpoint."""
-        return self._run.read_stop() or StopRequest("the process was asked to end", is_saving=True)
+        return self._run.read_stop() or StopRequest("it has to end here", is_saving=True)
+
+    @contextmanager
+    def limited(self, seconds: float) -> Iterator[None]:
+        """Ask to stop, with a checkpoint, if the block is not over after so many seconds."""
+
+        def note(_number: int, _: FrameType | None) -> None:
+            self._is_over = True
+            self.ask()
+
+        before = signal.signal(signal.SIGALRM, note)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     def ask(self) -> None:
         """Take note, and drop the work in hand if it may be dropped."""
