@@ -134,6 +134,8 @@ def test_option_that_is_not_built_is_refused_never_ignored(change, pointer):
         {"training": {"early_stopping": {}}, "evaluation": {"strategy": "no"}},
         {"training": {"batch_size": 8, "micro_batch_size": 3}},
         {"evaluation": {"strategy": "steps"}},
+        {"training": {"freeze": ["embeddings"]}, "adapter": {}},
+        {"training": {"freeze": ["layers:0"]}},
         {"evaluation": {"metric": "bleu"}},
         {"data": {**MINIMAL["data"], "eval": 0.5, "test": 0.5}},
         {"data": {**MINIMAL["data"], "eval": 1.5}},

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from trainer_core.spec.base import Auto, ColumnName, Name, ShortText, SpecModel, Text
 from trainer_core.spec.references import DataReference
@@ -75,6 +75,11 @@ Scheduler = Literal[
 ]
 
 
+FreezePattern = Annotated[
+    ShortText, StringConstraints(pattern=r"^(layers:[1-9]\d{0,3}|[A-Za-z0-9_.*?\[\]!-]+)$")
+]
+
+
 class TrainingSpec(SpecModel):
     """How to train. `auto` is chosen by the service, and the choice is recorded with its reason."""
 
@@ -119,6 +124,10 @@ class TrainingSpec(SpecModel):
     """Probability mass spread over the wrong classes, in [0, 1). Default 0."""
     neftune_noise_alpha: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Noise on the embeddings while training (NEFTune); null for none. Default null."""
+    freeze: Annotated[tuple[FreezePattern, ...], Field(max_length=64)] = ()
+    """Weights that stay as they are: `embeddings`, `body` (all but the head), `layers:N` (the first
+    N of each stack), or names of modules or weights, whole or from a dot on, where `*`, `?` and
+    `[0-3]` match as in file names: `encoder.layer.[0-3]`. Default none."""
     early_stopping: EarlyStopping | None = None
     """Stop before the end when evaluation no longer improves; needs evaluation. Default null."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42

@@ -41,6 +41,7 @@ from trainer_core.training.devices import Device, choose_device
 from trainer_core.training.directories import clear_leftovers
 from trainer_core.training.failures import typed_error
 from trainer_core.training.finishing import Finish
+from trainer_core.training.freezing import freeze
 from trainer_core.training.limits import check_limits
 from trainer_core.training.lineage import data_hashes, describe_origin, describe_run, with_rows
 from trainer_core.training.loop import RunLoop
@@ -270,6 +271,10 @@ class Attempt:
     def _make_trainer(self, recipe: Recipe, given: _Given, decided: _Decided) -> RunLoop:
         spec = decided.spec
         model = add_adapter(recipe, spec.adapter) if spec.adapter else recipe.model
+        if spec.training.freeze:
+            num_frozen = freeze(recipe.model, spec.training.freeze)
+            message = f"{num_frozen} of {recipe.model.num_parameters()} weights are frozen"
+            self._reporter.report(Logged(message, {"num_frozen": num_frozen}))
         arguments = training_arguments(
             spec,
             folder=self._directory.checkpoints,

@@ -139,6 +139,14 @@ class TaskSpec(SpecModel):
         return self
 
     @model_validator(mode="after")
+    def _adapter_freezes_all(self) -> Self:
+        if self.adapter and self.training.freeze:
+            raise ValueError(
+                "training.freeze goes without an adapter: an adapter freezes all of the base model"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _evaluation_has_rows(self) -> Self:
         if self.training.early_stopping and not self.is_measured_in_training:
             raise ValueError(
