@@ -88,7 +88,8 @@ class TrainingSpec(SpecModel):
     max_steps: PositiveInt | None = None
     """Optimizer steps to take in place of `epochs`. Default null."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] | Auto = "auto"
-    """Peak learning rate, in (0, 10]. `auto`: 5e-5 for all weights, 2e-4 for an adapter."""
+    """Peak learning rate, in (0, 10]. `auto`: 5e-5 for all weights, 2e-4 for an adapter, 5e-4 for
+    random weights."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 16
     """Examples per optimizer step over all devices. Default 16. It changes the result."""
     micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | Auto = "auto"
@@ -191,6 +192,27 @@ class CheckpointSpec(SpecModel):
         return self
 
 
+class ScratchSpec(SpecModel):
+    """Begin with random weights in the base model's architecture, and keep its tokenizer.
+
+    Sizes are those of the base model where they are null. They go by transformers' usual names,
+    whatever the architecture calls them.
+    """
+
+    num_hidden_layers: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Layers, 1 to 256."""
+    hidden_size: Annotated[int, Field(ge=8, le=16_384)] | None = None
+    """Numbers that stand for a token between the layers, 8 to 16384; divided among the heads."""
+    num_attention_heads: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Attention heads of a layer, 1 to 256."""
+    num_key_value_heads: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Heads of keys and values, which divide the attention heads, 1 to 256."""
+    intermediate_size: Annotated[int, Field(ge=8, le=131_072)] | None = None
+    """Numbers inside a layer's feed-forward part, 8 to 131072."""
+    max_position_embeddings: Annotated[int, Field(ge=8, le=1_048_576)] | None = None
+    """Tokens that the model is made for, 8 to 1048576."""
+
+
 class AdapterSpec(SpecModel):
     """Train a small low-rank addition in place of all weights (LoRA, Hu et al. 2021)."""
 
@@ -262,6 +284,7 @@ __all__ = [
     "OutputSpec",
     "PushSpec",
     "ResourcesSpec",
+    "ScratchSpec",
     "Tracker",
     "TrainingSpec",
 ]

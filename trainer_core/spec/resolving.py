@@ -82,6 +82,8 @@ _Chosen = tuple[Any, str]
 def _learning_rate(spec: JobSpec, _: Facts) -> _Chosen:
     if spec.adapter:
         return 2e-4, "the usual for low-rank adapters"
+    if spec.scratch is not None:
+        return 5e-4, "the usual for random weights"
     return 5e-5, "the usual for training all weights"
 
 

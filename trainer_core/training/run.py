@@ -48,6 +48,7 @@ from trainer_core.training.loop import RunLoop
 from trainer_core.training.models import BaseModel, open_model
 from trainer_core.training.recipe import Recipe, Setup
 from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
+from trainer_core.training.scratch import begin_anew
 from trainer_core.training.steps import padding_share
 from trainer_core.training.stopping import StopAsked, Stopping
 from trainer_core.training.tasks import find_task
@@ -208,6 +209,8 @@ class Attempt:
         hashes = data_hashes(given.files)
         self._clock.enter(Phase.LOADING)
         base = open_model(given.inputs.model)
+        if given.spec.scratch is not None:
+            base = begin_anew(base, given.spec.scratch)
         origin = describe_origin(given.spec, inputs=given.inputs, hashes=hashes)
         checkpoint = resumable(self._directory.checkpoints, origin=origin, reporter=self._reporter)
         resolution = _resolve(given, base, checkpoint)

@@ -22,6 +22,7 @@ from trainer_core.spec.parts import (
     Labels,
     OutputSpec,
     ResourcesSpec,
+    ScratchSpec,
     Tracker,
     TrainingSpec,
 )
@@ -81,6 +82,9 @@ class TaskSpec(SpecModel):
     """Name for people; need not be unique."""
     model: ModelReference
     """Base model: `hub:org/name[@revision]`, `model:NAME` or `job:ID`."""
+    scratch: ScratchSpec | None = None
+    """Begin with random weights in the base model's architecture, `{}` for its own sizes. Default
+    null: begin with its weights."""
     data: DataSpec
     """Rows."""
     max_length: MaxLength = "auto"
@@ -144,6 +148,12 @@ class TaskSpec(SpecModel):
             raise ValueError(
                 "training.freeze goes without an adapter: an adapter freezes all of the base model"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_stands_on_weights(self) -> Self:
+        if self.adapter and self.scratch:
+            raise ValueError("scratch goes without an adapter: it would freeze random weights")
         return self
 
     @model_validator(mode="after")
