@@ -119,7 +119,6 @@ def test_unknown_task_names_the_known_ones(task, words):
         ({"output": {"push": {"repo": "me/m"}}}, "/output/push"),
         ({"resources": {"on_oom": "shrink"}}, "/resources/on_oom"),
         ({"resources": {"gpus": 2}}, "/resources/gpus"),
-        ({"adapter": {"quantization": "4bit"}}, "/adapter/quantization"),
         ({"data": {"train": "hub:org/rows"}}, "/data/train"),
     ],
 )
@@ -276,6 +275,42 @@ def test_small_device_gets_a_micro_batch_that_divides_the_batch():
     assert training.micro_batch_size < 24
     assert 24 % training.micro_batch_size == 0
     assert training.precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("device", "has_fast_bf16", "precision", "tf32"),
+    [
+        ("cpu", False, "auto", False),
+        ("cuda", False, "auto", False),
+        ("cuda", True, "auto", True),
+        ("cuda", True, "fp32", False),
+    ],
+)
+def test_tf32_is_chosen_where_there_is_it_and_nobody_asked_for_fp32(
+    device, has_fast_bf16, precision, tf32
+):
+    facts = replace(CPU, device=device, has_fast_bf16=has_fast_bf16)
+    spec = parse_spec({**MINIMAL, "training": {"precision": precision}})
+    assert resolve(spec, facts).spec.training.tf32 is tf32
+
+
+def test_frozen_weights_of_fewer_bits_leave_room_for_more_rows():
+    facts = replace(CPU, device="cuda", device_memory_bytes=40 << 30, num_weights=7_000_000_000)
+    sizes = [
+        resolve(
+            parse_spec(
+                {
+                    **TEXT,
+                    "training": {"batch_size": 64},
+                    "adapter": {"quantization": bits},
+                    "max_length": 64,
+                }
+            ),
+            facts,
+        ).spec.training.micro_batch_size
+        for bits in ("none", "8bit", "4bit")
+    ]
+    assert sizes[0] < sizes[1] <= sizes[2]
 
 
 def test_logits_of_a_large_vocabulary_make_the_micro_batch_smaller():

@@ -60,16 +60,10 @@ def check_built(spec: JobSpec) -> None:
 
 
 def _unbuilt(spec: JobSpec) -> Iterator[tuple[str, str, bool]]:
-    adapter = spec.adapter
     gpus = spec.resources.gpus
     yield "/output/push", "pushing to the Hub", spec.output.push is not None
     yield "/resources/on_oom", "retrying with a smaller batch", spec.resources.on_oom == "shrink"
     yield "/resources/gpus", "training on several devices", gpus != "auto" and gpus > 1
-    yield (
-        "/adapter/quantization",
-        "training on quantized weights",
-        adapter is not None and adapter.quantization != "none",
-    )
     for split, source in spec.data.references().items():
         is_hub = source.startswith("hub:")
         yield f"/data/{split}", "reading a data set from the Hub", is_hub

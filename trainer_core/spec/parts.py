@@ -99,6 +99,9 @@ class TrainingSpec(SpecModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the forward and backward pass. `auto`: bf16 where the device has it fast,
     else fp32."""
+    tf32: bool | Auto = "auto"
+    """Round the factors of fp32 products to 10 bits of mantissa, on GPUs that have it: faster, and
+    the result differs in the fourth digit. `auto`: there, unless precision is fp32."""
     gradient_checkpointing: bool | Auto = "auto"
     """Recompute activations in place of keeping them: less memory, about a third more time.
     `auto`: only where the batch would not fit otherwise."""
@@ -227,7 +230,8 @@ class AdapterSpec(SpecModel):
     target_modules: tuple[ShortText, ...] | Literal["all-linear"] = "all-linear"
     """Modules that get an adapter: names, or every linear layer of the body. Default all-linear."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
-    """Precision of the frozen weights (4bit is QLoRA). Default none."""
+    """Precision of the frozen weights (4bit is QLoRA), by bitsandbytes. Default none. A merged
+    model has whole weights again."""
     output: Literal["merged", "adapter"] = "merged"
     """Hand out one merged model, or the adapter alone. Default merged: it loads everywhere."""
 

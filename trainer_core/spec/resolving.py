@@ -113,7 +113,7 @@ def _fitting_micro_batch(spec: JobSpec, facts: Facts) -> int:
     assert spec.max_length != "auto", "max_length is chosen before the micro-batch"
     if facts.device_memory_bytes is None:
         return spec.training.batch_size
-    state = facts.num_weights * (4 if spec.adapter else _STATE_BYTES_PER_WEIGHT)
+    state = facts.num_weights * _state_bytes_per_weight(spec)
     free = max(0.0, facts.device_memory_bytes * _MEMORY_SHARE - state)
     per_token = (
         facts.num_weights * _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER
@@ -124,6 +124,12 @@ def _fitting_micro_batch(spec: JobSpec, facts: Facts) -> int:
     return next(size for size in range(min(batch, fitting), 0, -1) if batch % size == 0)
 
 
+def _state_bytes_per_weight(spec: JobSpec) -> float:
+    if spec.adapter is None:
+        return _STATE_BYTES_PER_WEIGHT
+    return {"none": 4.0, "8bit": 1.2, "4bit": 0.7}[spec.adapter.quantization]
+
+
 def _gradient_checkpointing(spec: JobSpec, facts: Facts) -> _Chosen:
     if not facts.can_recompute:
         return False, "the model does not support it"
@@ -132,6 +138,14 @@ def _gradient_checkpointing(spec: JobSpec, facts: Facts) -> _Chosen:
     if spec.training.batch_size == 1:
         return False, "the batch is one row"
     return True, "not even two rows' activations are estimated to fit without it"
+
+
+def _tf32(spec: JobSpec, facts: Facts) -> _Chosen:
+    if facts.device != "cuda" or not facts.has_fast_bf16:  # both came with Ampere
+        return False, "the device does not have it"
+    if spec.training.precision == "fp32":
+        return False, "fp32 is computed in full"
+    return True, "for the products that precision leaves in fp32"
 
 
 def _micro_batch_size(spec: JobSpec, facts: Facts) -> _Chosen:
@@ -183,6 +197,7 @@ _CHOICES: tuple[tuple[str, Callable[[JobSpec, Facts], _Chosen]], ...] = (
     ("/resources/gpus", _gpus),
     ("/training/learning_rate", _learning_rate),
     ("/training/precision", _precision),
+    ("/training/tf32", _tf32),
     ("/training/gradient_checkpointing", _gradient_checkpointing),
     ("/training/micro_batch_size", _micro_batch_size),
     ("/training/log_steps", _log_steps),

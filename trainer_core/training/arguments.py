@@ -34,6 +34,7 @@ def training_arguments(
     training = spec.training
     _check_optimizer(training.optimizer)
     _check_precision(training.precision, device=device)
+    _check_tf32(spec, device=device)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=num_steps,
@@ -80,6 +81,7 @@ def _compute(spec: JobSpec, *, device: Device) -> dict[str, Any]:
         "use_cpu": device.kind == "cpu",
         "bf16": training.precision == "bf16",
         "fp16": training.precision == "fp16",
+        "tf32": training.tf32 if device.kind == "cuda" else None,
         "activation_checkpointing": bool(training.gradient_checkpointing),
         "torch_compile": training.compile,
         "dataloader_num_workers": training.data_loader_workers,
@@ -120,6 +122,12 @@ def _check_precision(precision: str, *, device: Device) -> None:
     if not device.computes(precision):
         problem = f"'{precision}' can't be computed on {device.name}"
         raise InvalidSpec([FieldProblem("/training/precision", problem, "Set it to 'auto'.")])
+
+
+def _check_tf32(spec: JobSpec, *, device: Device) -> None:
+    if spec.training.tf32 is True and not device.has_tf32:
+        problem = f"{device.name} has no TF32"
+        raise InvalidSpec([FieldProblem("/training/tf32", problem, "Set it to 'auto'.")])
 
 
 def _check_optimizer(name: str) -> None:

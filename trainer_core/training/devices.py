@@ -30,6 +30,11 @@ class Device:
     memory_bytes: int | None
     has_fast_bf16: bool
 
+    @property
+    def has_tf32(self) -> bool:
+        """Whether it rounds the factors of fp32 products if asked to."""
+        return self.kind == "cuda" and self.has_fast_bf16  # both came with Ampere
+
     def computes(self, precision: str) -> bool:
         """Return whether the device can train in a precision of the spec."""
         match precision:

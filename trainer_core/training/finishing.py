@@ -21,6 +21,7 @@ from trainer_core.training.evaluations import (
     write_predictions,
 )
 from trainer_core.training.loop import RunLoop
+from trainer_core.training.models import BaseModel
 from trainer_core.training.recipe import Recipe
 from trainer_core.training.saving import save_adapter, save_model
 from trainer_core.training.tracking import copy_tracking
@@ -35,6 +36,7 @@ class Finish:
     clock: PhaseClock
     spec: JobSpec  # resolved
     lineage: Mapping[str, Any]
+    base: BaseModel
     use_cache: bool | None  # the base model's setting
     trainer: RunLoop
     recipe: Recipe
@@ -81,7 +83,7 @@ class Finish:
             )
         else:
             save_model(
-                merge_adapter(self.trainer.model) if spec.adapter else recipe.model,
+                merge_adapter(self.trainer.model, self.base) if spec.adapter else recipe.model,
                 tokenizer=recipe.tokenizer,
                 folder=self.directory.model,
                 card=card,

@@ -23,6 +23,7 @@ from transformers import (
 
 from trainer_core.errors import LuthierError, UnusableModel
 from trainer_core.training.failures import is_capacity
+from trainer_core.training.quantizing import Quantizing, quantized_loading
 from trainer_core.training.safety import check_config, check_model_files, weight_files
 from trainer_core.training.vocabulary import check_embeddings, check_words
 
@@ -58,6 +59,7 @@ class BaseModel:
     tokenizer_limit: int | None  # tokens that the tokenizer says are the most; None for no limit
     can_recompute: bool  # it supports gradient checkpointing
     is_new: bool = False  # its weights are not those on disk: they begin at random
+    quantizing: Quantizing | None = None  # its layers are loaded in less than 16 bits
 
     @property
     def usual_length(self) -> int | None:
@@ -153,6 +155,7 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # judged below
+            **(quantized_loading(base.config, auto_class, base.quantizing)),
             **_LOCAL,
         )
         check_embeddings(model, base.tokenizer)

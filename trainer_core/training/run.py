@@ -46,6 +46,7 @@ from trainer_core.training.limits import check_limits
 from trainer_core.training.lineage import data_hashes, describe_origin, describe_run, with_rows
 from trainer_core.training.loop import RunLoop
 from trainer_core.training.models import BaseModel, open_model
+from trainer_core.training.quantizing import choose_quantizing
 from trainer_core.training.recipe import Recipe, Setup
 from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
 from trainer_core.training.scratch import begin_anew
@@ -156,6 +157,7 @@ class Attempt:
             clock=self._clock,
             spec=decided.spec,
             lineage=decided.lineage,
+            base=decided.base,
             use_cache=decided.use_cache,
             trainer=trainer,
             recipe=recipe,
@@ -217,6 +219,7 @@ class Attempt:
         self._spec = resolution.spec
         if warning := check_limits(resolution.spec, base):
             self._reporter.report(Warned("max_length_large", warning, "Set it to 'auto'."))
+        base = replace(base, quantizing=choose_quantizing(resolution.spec, given.device))
         self._tell(resolution)
         lineage = describe_run(
             origin, resolution=resolution, found=given.found, device=given.device
