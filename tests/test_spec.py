@@ -135,6 +135,21 @@ def test_option_that_is_not_built_is_refused_never_ignored(change, pointer):
         {"evaluation": {"strategy": "steps"}},
         {"training": {"freeze": ["embeddings"]}, "adapter": {}},
         {"training": {"freeze": ["layers:0"]}},
+        {"training": {"scheduler": "linear", "scheduler_options": {"power": 2}}},
+        {
+            "training": {
+                "scheduler": "cosine_with_restarts",
+                "scheduler_options": {"num_cycles": 1.5},
+            }
+        },
+        {
+            "training": {
+                "scheduler": "warmup_stable_decay",
+                "warmup_ratio": 0.5,
+                "scheduler_options": {"decay_ratio": 0.6},
+            }
+        },
+        {"training": {"scheduler": "reduce_lr_on_plateau"}, "evaluation": {"strategy": "no"}},
         {"scratch": {}, "adapter": {}},
         {"scratch": {"hidden_size": 10**9}},
         {"scratch": {"auto_map": {"AutoModel": "attack.Model"}}},
@@ -165,6 +180,10 @@ TEXT = {
             ["/training/adam_epsilon"],
         ),
         ({"training": {"adam_beta1": 0.8, "adam_epsilon": 1e-6}}, []),
+        ({"training": {"optimizer": "schedule_free_sgd", "scheduler": "cosine", "adam_beta1": 0.8}},
+         ["/training/adam_beta1", "/training/scheduler"]),
+        ({"training": {"scheduler": "reduce_lr_on_plateau", "warmup_ratio": 0.1}},
+         ["/training/warmup_ratio"]),
         ({"training": {"epochs": 5, "max_steps": 10}}, ["/training/epochs"]),
         ({"checkpoints": {"strategy": "no"}}, ["/evaluation/metric"]),
         ({"checkpoints": {"strategy": "no"}, "evaluation": {"strategy": "no"}}, []),

@@ -60,9 +60,17 @@ Optimizer = Literal[
     "adagrad",
     "rmsprop",
     "lion_32bit",
+    "lion_8bit",
+    "paged_lion_8bit",
     "adamw_8bit",
+    "paged_adamw_32bit",
     "paged_adamw_8bit",
+    "ademamix",
+    "ademamix_8bit",
     "schedule_free_adamw",
+    "schedule_free_radam",
+    "schedule_free_sgd",
+    "stable_adamw",
 ]
 Scheduler = Literal[
     "linear",
@@ -72,7 +80,44 @@ Scheduler = Literal[
     "constant",
     "constant_with_warmup",
     "inverse_sqrt",
+    "cosine_with_min_lr",
+    "warmup_stable_decay",
+    "reduce_lr_on_plateau",
 ]
+
+
+class SchedulerOptions(SpecModel):
+    """What single schedulers take; an option of another scheduler is refused."""
+
+    num_cycles: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Waves of a cosine, > 0, or whole restarts. Default null: 0.5, from the peak down, or 1."""
+    power: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Exponent of `polynomial`, in (0, 10]. Default null: 1, a straight line."""
+    min_lr_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Lowest learning rate, as a share of the peak, in [0, 1). Default null: 0.1 for
+    `cosine_with_min_lr`, else 0."""
+    decay_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of all steps over which `warmup_stable_decay` falls at the end. Default null: 0.1."""
+    decay_type: Literal["linear", "cosine", "1-sqrt"] | None = None
+    """Form of that fall. Default null: 1-sqrt (Hägele et al. 2024)."""
+    timescale_steps: PositiveInt | None = None
+    """Steps after which `inverse_sqrt` has fallen by a factor of 1.4. Default null: those of the
+    warm-up, or 10000 without one."""
+    factor: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """What `reduce_lr_on_plateau` multiplies the learning rate by, in (0, 1). Default null: 0.1."""
+    patience: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Evaluations without improvement before it does so, 0 to 1000. Default null: 10."""
+
+
+SCHEDULER_OPTIONS: dict[str, frozenset[str]] = {
+    "cosine": frozenset({"num_cycles"}),
+    "cosine_with_restarts": frozenset({"num_cycles"}),
+    "polynomial": frozenset({"power", "min_lr_ratio"}),
+    "inverse_sqrt": frozenset({"timescale_steps"}),
+    "cosine_with_min_lr": frozenset({"num_cycles", "min_lr_ratio"}),
+    "warmup_stable_decay": frozenset({"decay_ratio", "decay_type", "min_lr_ratio"}),
+    "reduce_lr_on_plateau": frozenset({"factor", "patience", "min_lr_ratio"}),
+}
 
 
 FreezePattern = Annotated[
@@ -108,7 +153,9 @@ class TrainingSpec(SpecModel):
     compile: bool = False
     """Run the model through torch.compile. Default false: it pays off on long GPU runs only."""
     optimizer: Optimizer = "adamw_torch_fused"
-    """Optimizer, by the Trainer's name for it. Default fused AdamW: the same steps, faster."""
+    """Optimizer, by the Trainer's name for it. Default fused AdamW: the same steps, faster.
+    Those of 8 bits, `paged_`, `lion_` and `ademamix` need bitsandbytes; `schedule_free_` needs
+    schedulefree, and `stable_adamw` torch-optimi."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """First-moment decay of Adam optimizers, in [0, 1). Default 0.9."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -121,7 +168,10 @@ class TrainingSpec(SpecModel):
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the gradient to this L2 norm; null for no clipping. Default 1.0."""
     scheduler: Scheduler = "linear"
-    """Learning-rate schedule after the warm-up. Default linear decay to zero."""
+    """Learning-rate schedule after the warm-up. Default linear decay to zero.
+    `reduce_lr_on_plateau` falls when `evaluation.metric` no longer improves, without a warm-up."""
+    scheduler_options: SchedulerOptions = SchedulerOptions()
+    """What the scheduler takes besides. Default null for each: the scheduler's own."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.06
     """Share of all steps over which the learning rate rises from zero, in [0, 1). Default 0.06."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -141,6 +191,20 @@ class TrainingSpec(SpecModel):
     data_loader_workers: Annotated[int, Field(ge=0, le=64)] = 0
     """Processes that collate batches beside the training process. Default 0: rows are tokenized
     before the first step, so collating is cheap."""
+
+    @model_validator(mode="after")
+    def _options_are_the_schedulers(self) -> Self:
+        known = SCHEDULER_OPTIONS.get(self.scheduler, frozenset())
+        given = {name for name, value in self.scheduler_options if value is not None}
+        if others := sorted(given - known):
+            has = f"it has {', '.join(sorted(known))}" if known else "it has none"
+            raise ValueError(f"the scheduler '{self.scheduler}' has no option '{others[0]}'; {has}")
+        if (self.scheduler_options.decay_ratio or 0) + self.warmup_ratio > 1:
+            raise ValueError("warmup_ratio and decay_ratio together are more than all steps")
+        cycles = self.scheduler_options.num_cycles
+        if cycles and cycles % 1 and self.scheduler == "cosine_with_restarts":
+            raise ValueError(f"num_cycles {cycles} of restarts is to be a whole number")
+        return self
 
     @model_validator(mode="after")
     def _micro_batch_divides_batch(self) -> Self:
@@ -288,6 +352,7 @@ __all__ = [
     "OutputSpec",
     "PushSpec",
     "ResourcesSpec",
+    "SchedulerOptions",
     "ScratchSpec",
     "Tracker",
     "TrainingSpec",

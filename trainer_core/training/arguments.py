@@ -9,14 +9,20 @@ from transformers import TrainingArguments
 
 from trainer_core.errors import FieldProblem, InvalidSpec
 from trainer_core.spec import JobSpec
+from trainer_core.spec.parts import TrainingSpec
 from trainer_core.training.devices import Device
 
+# Beginning of an optimizer's name -> the module that has it, and the package that brings that.
 _OPTIMIZER_PACKAGES = {
-    "lion_32bit": "bitsandbytes",
-    "adamw_8bit": "bitsandbytes",
-    "paged_adamw_8bit": "bitsandbytes",
-    "schedule_free_adamw": "schedulefree",
+    "lion": ("bitsandbytes", "bitsandbytes"),
+    "paged": ("bitsandbytes", "bitsandbytes"),
+    "adamw_8bit": ("bitsandbytes", "bitsandbytes"),
+    "ademamix": ("bitsandbytes", "bitsandbytes"),
+    "schedule_free": ("schedulefree", "schedulefree"),
+    "stable_adamw": ("optimi", "torch-optimi"),
 }
+_MIN_LR_RATIO = 0.1  # of a cosine that does not fall to zero
+_DECAY_RATIO = 0.1  # of all steps, for warm-up, plateau and decay
 
 
 def training_arguments(
@@ -64,15 +70,60 @@ def _optimization(spec: JobSpec, *, num_steps: int) -> dict[str, Any]:
         "adam_epsilon": training.adam_epsilon,
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm or 0.0,
-        # The Trainer's "constant" has no warm-up, and would ignore the spec's in silence.
-        "lr_scheduler_type": (
-            "constant_with_warmup" if training.scheduler == "constant" else training.scheduler
-        ),
+        "lr_scheduler_type": _scheduler(training),
+        "lr_scheduler_kwargs": _scheduler_options(spec, num_steps=num_steps),
         "warmup_steps": math.ceil(training.warmup_ratio * num_steps),
         "neftune_noise_alpha": training.neftune_noise_alpha,
         "seed": training.seed,
         "data_seed": training.seed,
     }
+
+
+def _scheduler(training: TrainingSpec) -> str:
+    if training.optimizer.startswith("schedule_free"):
+        return "constant"  # it averages, and warms up by itself
+    # The Trainer's "constant" has no warm-up, and would ignore the spec's in silence.
+    return "constant_with_warmup" if training.scheduler == "constant" else training.scheduler
+
+
+def _scheduler_options(spec: JobSpec, *, num_steps: int) -> dict[str, Any]:
+    """Return the options by the names that the Trainer's schedulers have for them."""
+    training = spec.training
+    options = training.scheduler_options
+    assert training.learning_rate != "auto", "the spec is resolved before"
+    min_rate = (
+        None if options.min_lr_ratio is None else options.min_lr_ratio * training.learning_rate
+    )
+    found: dict[str, Any] = {}
+    match _scheduler(training):
+        case "cosine":
+            found = {"num_cycles": options.num_cycles}
+        case "cosine_with_restarts":
+            found = {"num_cycles": options.num_cycles and int(options.num_cycles)}
+        case "polynomial":
+            found = {"power": options.power, "lr_end": min_rate}
+        case "inverse_sqrt":
+            found = {"timescale": options.timescale_steps}
+        case "cosine_with_min_lr":
+            ratio = _MIN_LR_RATIO if options.min_lr_ratio is None else options.min_lr_ratio
+            found = {"num_cycles": options.num_cycles, "min_lr_rate": ratio}
+        case "warmup_stable_decay":
+            num_decay = math.ceil((options.decay_ratio or _DECAY_RATIO) * num_steps)
+            num_warmup = math.ceil(training.warmup_ratio * num_steps)
+            found = {
+                "num_decay_steps": min(num_decay, num_steps - num_warmup),
+                "decay_type": options.decay_type or "1-sqrt",
+                "min_lr_ratio": options.min_lr_ratio,
+            }
+        case "reduce_lr_on_plateau":
+            found = {
+                "mode": "max" if is_greater_better(spec) else "min",
+                "factor": options.factor,
+                "patience": options.patience,
+                "min_lr": min_rate,
+                "eps": 0.0,  # else a rate of 1e-8 never falls
+            }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _compute(spec: JobSpec, *, device: Device) -> dict[str, Any]:
@@ -131,9 +182,10 @@ def _check_tf32(spec: JobSpec, *, device: Device) -> None:
 
 
 def _check_optimizer(name: str) -> None:
-    package = _OPTIMIZER_PACKAGES.get(name)
-    if package and importlib.util.find_spec(package) is None:
-        problem = f"the optimizer '{name}' needs the package '{package}', which is not installed"
-        raise InvalidSpec(
-            [FieldProblem("/training/optimizer", problem, "Choose 'adamw_torch_fused'.")]
-        )
+    for beginning, (module, package) in _OPTIMIZER_PACKAGES.items():
+        if name.startswith(beginning) and importlib.util.find_spec(module) is None:
+            problem = (
+                f"the optimizer '{name}' needs the package '{package}', which is not installed"
+            )
+            hint = "Choose 'adamw_torch_fused'."
+            raise InvalidSpec([FieldProblem("/training/optimizer", problem, hint)])

@@ -151,6 +151,8 @@ class Attempt:
         self._track(given, decided)
         self._clock.enter(Phase.TRAINING)
         trainer.fit(resume_from=decided.checkpoint.path if decided.checkpoint else None)
+        optimizer: Any = trainer.optimizer
+        optimizer.eval()  # one that averages puts its averages into the weights; others do nothing
         finish = Finish(
             directory=self._directory,
             reporter=self._reporter,

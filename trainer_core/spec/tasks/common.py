@@ -162,6 +162,11 @@ class TaskSpec(SpecModel):
             raise ValueError(
                 "training.early_stopping needs evaluation: set data.eval and evaluation.strategy"
             )
+        if self.training.scheduler == "reduce_lr_on_plateau" and not self.is_measured_in_training:
+            raise ValueError(
+                "training.scheduler 'reduce_lr_on_plateau' needs evaluation: set data.eval and "
+                "evaluation.strategy"
+            )
         if self.checkpoints.strategy == "no" and self.training.early_stopping:
             raise ValueError("training.early_stopping needs checkpoints to go back to the best one")
         return self
