@@ -118,7 +118,10 @@ def test_unknown_task_names_the_known_ones(task, words):
     [
         ({"output": {"push": {"repo": "me/m"}}}, "/output/push"),
         ({"resources": {"on_oom": "shrink"}}, "/resources/on_oom"),
-        ({"resources": {"gpus": 2}}, "/resources/gpus"),
+        (
+            {"resources": {"gpus": 2, "parallel": {"strategy": "fsdp"}}, "adapter": {}},
+            "/resources/parallel/strategy",
+        ),
         ({"data": {"train": "hub:org/rows"}}, "/data/train"),
     ],
 )
@@ -151,6 +154,11 @@ def test_option_that_is_not_built_is_refused_never_ignored(change, pointer):
         },
         {"training": {"scheduler": "reduce_lr_on_plateau"}, "evaluation": {"strategy": "no"}},
         {"scratch": {}, "adapter": {}},
+        {"resources": {"parallel": {"strategy": "fsdp", "zero_stage": 3}}},
+        {"resources": {"parallel": {"strategy": "ddp", "offload": "all"}}},
+        {"resources": {"parallel": {"strategy": "deepspeed", "reshard": True}}},
+        {"resources": {"parallel": {"strategy": "deepspeed", "offload": "all"}}},
+        {"resources": {"parallel": {"strategy": "deepspeed", "config": {"a": 1}}}},
         {"scratch": {"hidden_size": 10**9}},
         {"scratch": {"auto_map": {"AutoModel": "attack.Model"}}},
         {"evaluation": {"metric": "bleu"}},

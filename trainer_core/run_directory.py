@@ -46,6 +46,7 @@ class Inputs:
     test: InputFile | None = None
     model_revision: str | None = None  # commit of the base model, where it has one
     num_threads: Annotated[int, Field(ge=1)] | None = None  # of torch on the CPU; None: its choice
+    num_processes: Annotated[int, Field(ge=1, le=64)] = 1  # one a GPU; on the CPU any number
     device: str | None = None  # "cpu", "cuda:0"; None for the best there is
     run_id: str | None = None  # the same in each attempt; None: trackers go by the directory's path
 

@@ -66,10 +66,14 @@ def check_built(spec: JobSpec) -> None:
 
 
 def _unbuilt(spec: JobSpec) -> Iterator[tuple[str, str, bool]]:
-    gpus = spec.resources.gpus
+    is_shared_out = spec.resources.parallel.strategy != "ddp"
     yield "/output/push", "pushing to the Hub", spec.output.push is not None
     yield "/resources/on_oom", "retrying with a smaller batch", spec.resources.on_oom == "shrink"
-    yield "/resources/gpus", "training on several devices", gpus != "auto" and gpus > 1
+    yield (
+        "/resources/parallel/strategy",
+        "an adapter on a model that is shared out",
+        is_shared_out and spec.adapter is not None,
+    )
     for split, source in spec.data.references().items():
         is_hub = source.startswith("hub:")
         yield f"/data/{split}", "reading a data set from the Hub", is_hub

@@ -33,6 +33,7 @@ class Facts:
     has_fast_bf16: bool
     num_eval_rows: int = 0
     num_logits_per_token: int = 0  # size of the vocabulary for a language model, else 0
+    num_processes: int = 1  # that share each optimizer step, a device each
     can_recompute: bool = True  # the model supports gradient checkpointing
 
 
@@ -187,7 +188,7 @@ def _baseline(spec: JobSpec, facts: Facts) -> _Chosen:
 def _gpus(_: JobSpec, facts: Facts) -> _Chosen:
     if facts.device == "cpu":
         return 0, "the worker has no GPU"
-    return 1, "the worker's device"
+    return facts.num_processes, "the worker's device" + ("s" if facts.num_processes > 1 else "")
 
 
 _CHOICES: tuple[tuple[str, Callable[[JobSpec, Facts], _Chosen]], ...] = (

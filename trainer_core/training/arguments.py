@@ -11,6 +11,7 @@ from trainer_core.errors import FieldProblem, InvalidSpec
 from trainer_core.spec import JobSpec
 from trainer_core.spec.parts import TrainingSpec
 from trainer_core.training.devices import Device
+from trainer_core.training.processes import num_processes
 
 # Beginning of an optimizer's name -> the module that has it, and the package that brings that.
 _OPTIMIZER_PACKAGES = {
@@ -47,7 +48,7 @@ def training_arguments(
         per_device_train_batch_size=training.batch_size,  # a step comes whole and is cut there
         gradient_accumulation_steps=1,
         **_optimization(spec, num_steps=num_steps),
-        **_compute(spec, device=device),
+        **{**_compute(spec, device=device), **_parallel(spec)},
         **_schedule(spec, has_evaluation=has_evaluation),
         **_silence(),
     )
@@ -163,6 +164,62 @@ def _schedule(spec: JobSpec, *, has_evaluation: bool) -> dict[str, Any]:
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # it would hide that the loss diverged
     }
+
+
+def _parallel(spec: JobSpec) -> dict[str, Any]:
+    """Return how several processes share the model; nothing for a single one."""
+    parallel = spec.resources.parallel
+    if num_processes() == 1:
+        return {}
+    match parallel.strategy:
+        case "ddp":
+            return {}
+        case "fsdp":
+            settings = {
+                "version": 2,
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",  # by the layers that the model names
+                "reshard_after_forward": parallel.reshard is not False,
+                "cpu_offload": parallel.offload == "all",
+                "state_dict_type": "FULL_STATE_DICT",
+                "activation_checkpointing": bool(spec.training.gradient_checkpointing),
+            }
+            # FSDP's own way to recompute, in place of the Trainer's.
+            return {"fsdp": True, "fsdp_config": settings, "activation_checkpointing": False}
+        case "deepspeed":
+            _check_deepspeed()
+            return {"deepspeed": deepspeed_settings(spec)}
+
+
+def deepspeed_settings(spec: JobSpec) -> dict[str, Any]:
+    """Return DeepSpeed's configuration; `auto` is filled in by the Trainer from its arguments."""
+    parallel = spec.resources.parallel
+    zero: dict[str, Any] = {
+        "stage": parallel.zero_stage or 2,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+    }
+    if parallel.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if parallel.offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    if zero["stage"] == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        "zero_optimization": zero,
+        "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": "auto"},
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": 1,  # a step comes whole and is cut in the loop
+    }
+
+
+def _check_deepspeed() -> None:
+    if importlib.util.find_spec("deepspeed") is None:
+        problem = "the package 'deepspeed' is not installed"
+        hint = "Choose 'fsdp', which needs no package."
+        raise InvalidSpec([FieldProblem("/resources/parallel/strategy", problem, hint)])
 
 
 def _silence() -> dict[str, Any]:

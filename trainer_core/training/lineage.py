@@ -16,6 +16,7 @@ from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, file_sha256
 from trainer_core.spec import JobSpec, Resolution
 from trainer_core.training.devices import Device
+from trainer_core.training.processes import num_processes
 
 _PACKAGES = ("luthier", "torch", "transformers", "accelerate", "tokenizers", "peft", "numpy")
 
@@ -76,6 +77,7 @@ def describe_run(
         "num_rows": dict(found.num_rows),
         "num_rows_skipped": found.num_skipped,
         "device": device.name,
+        "num_processes": num_processes(),
         "num_threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -106,5 +108,12 @@ def with_rows(lineage: Mapping[str, Any], *, num_rows: Mapping[str, int]) -> dic
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what keeps a resumed run from equalling an uninterrupted one bit for bit."""
-    names = ("num_threads", "device", "machine", "versions", "resolved_spec_sha256")
+    names = (
+        "num_processes",
+        "num_threads",
+        "device",
+        "machine",
+        "versions",
+        "resolved_spec_sha256",
+    )
     return [name for name in names if before.get(name) != now.get(name)]

@@ -4,8 +4,10 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ from trainer_core.spec import (
     unused,
 )
 from trainer_core.spec.resolving import num_optimizer_steps
+from trainer_core.training import processes
 from trainer_core.training.adapters import add_adapter
 from trainer_core.training.arguments import training_arguments
 from trainer_core.training.checkpoints import step_of, steps_saved
@@ -63,9 +66,11 @@ def run(
     directory: RunDirectory, *, stopping: Stopping, watchers: Sequence[Reporter] = ()
 ) -> Outcome:
     """Carry out a run and return how it ended; `outcome.json` is written last of all."""
-    _clear_earlier_end(directory)
-    with JsonlReporter(directory.events) as events:
-        told = Reporters([events, *watchers])
+    if processes.is_first():
+        _clear_earlier_end(directory)
+    processes.wait_for_all()
+    with _events_of(directory) as events:
+        told = Reporters([*events, *watchers])
         tracking = Tracking(told)
         attempt = Attempt(directory, Reporters([told, tracking]), stopping, tracking)
         try:
@@ -75,8 +80,27 @@ def run(
         except Exception as error:  # noqa: BLE001 - the one place where all end: as a typed error
             outcome = attempt.failed(error)
         tracking.close(outcome.result)
-    shutil.rmtree(directory.path / _CACHE, ignore_errors=True)  # made anew from the rows
-    write_json(directory.outcome, outcome.to_dict())
+    return _conclude(directory, outcome)
+
+
+@contextmanager
+def _events_of(directory: RunDirectory) -> Iterator[list[Reporter]]:
+    """Give the reporter that keeps the events; of several processes the first one tells them."""
+    if not processes.is_first():
+        yield []
+        return
+    with JsonlReporter(directory.events) as events:
+        yield [events]
+
+
+def _conclude(directory: RunDirectory, outcome: Outcome) -> Outcome:
+    """Write how a run ended; of several processes the first that fails says why."""
+    if processes.is_first():
+        shutil.rmtree(directory.path / _CACHE, ignore_errors=True)  # made anew from the rows
+    if processes.num_processes() > 1 and (earlier := directory.read_outcome()):
+        return earlier
+    if processes.is_first() or outcome.result is Result.FAILED:
+        write_json(directory.outcome, outcome.to_dict())
     return outcome
 
 
@@ -136,7 +160,7 @@ class Attempt:
         with self._stopping.droppable():
             given = self._read()
         seconds = given.spec.resources.max_runtime_seconds
-        if seconds is None:
+        if seconds is None or not processes.is_first():  # the others learn of it by agreement
             return self._train(given)
         left = max(0.01, began + seconds - time.monotonic())  # zero would be no limit
         with self._stopping.limited(left):
@@ -148,6 +172,7 @@ class Attempt:
             recipe = self._build(given, decided)
             decided = self._count(recipe, decided)
             trainer = self._trainer = self._make_trainer(recipe, given, decided)
+            processes.wait_for_all()
         self._track(given, decided)
         self._clock.enter(Phase.TRAINING)
         trainer.fit(resume_from=decided.checkpoint.path if decided.checkpoint else None)
@@ -195,7 +220,8 @@ class Attempt:
         spec = self._spec = parse_spec(self._directory.read_spec())
         check_built(spec)
         inputs = self._directory.read_inputs()
-        _use_threads(inputs.num_threads)
+        threads = inputs.num_threads
+        _use_threads(threads and max(1, threads // processes.num_processes()))
         splits = {"train": inputs.train, "eval": inputs.eval, "test": inputs.test}
         files = {split: file for split, file in splits.items() if file is not None}
         found = survey(spec, files)
@@ -216,7 +242,7 @@ class Attempt:
         if given.spec.scratch is not None:
             base = begin_anew(base, given.spec.scratch)
         origin = describe_origin(given.spec, inputs=given.inputs, hashes=hashes)
-        checkpoint = resumable(self._directory.checkpoints, origin=origin, reporter=self._reporter)
+        checkpoint = self._checkpoint(origin)
         resolution = _resolve(given, base, checkpoint)
         self._spec = resolution.spec
         if warning := check_limits(resolution.spec, base):
@@ -226,16 +252,27 @@ class Attempt:
         lineage = describe_run(
             origin, resolution=resolution, found=given.found, device=given.device
         )
-        write_json(self._directory.lineage, lineage)
+        self._write(self._directory.lineage, lineage)
         if checkpoint:
             tell_resumption(checkpoint, lineage=lineage, reporter=self._reporter)
         use_cache = getattr(base.config, "use_cache", None)
         return _Decided(resolution.spec, base, lineage, checkpoint, use_cache)
 
+    def _checkpoint(self, origin: Mapping[str, Any]) -> Checkpoint | None:
+        """Return what to go on from; the first process looks, and clears away what is of no use."""
+        found = None
+        if processes.is_first():
+            found = resumable(self._directory.checkpoints, origin=origin, reporter=self._reporter)
+        return processes.of_first(found)
+
+    def _write(self, path: Path, values: Mapping[str, Any]) -> None:
+        if processes.is_first():
+            write_json(path, values)
+
     def _tell(self, resolution: Resolution) -> None:
         spec = resolution.spec.model_dump(mode="json")
         choices = [asdict(choice) for choice in resolution.choices]
-        write_json(self._directory.resolved, {"spec": spec, "choices": choices})
+        self._write(self._directory.resolved, {"spec": spec, "choices": choices})
         for choice in resolution.choices:
             message = f"{choice.pointer.strip('/').replace('/', '.')}: {choice.value}, {choice.why}"
             self._reporter.report(Logged(message, asdict(choice)))
@@ -273,7 +310,7 @@ class Attempt:
                 detail={"num_rows": num_rows["train"], "min_rows": MIN_TRAIN_ROWS},
             )
         lineage = with_rows(decided.lineage, num_rows=num_rows)
-        write_json(self._directory.lineage, lineage)
+        self._write(self._directory.lineage, lineage)
         return replace(decided, lineage=lineage)
 
     def _make_trainer(self, recipe: Recipe, given: _Given, decided: _Decided) -> RunLoop:
@@ -304,6 +341,8 @@ class Attempt:
         return trainer
 
     def _track(self, given: _Given, decided: _Decided) -> None:
+        if not processes.is_first():
+            return
         done = step_of(decided.checkpoint.path) if decided.checkpoint else 0
         run = tracked_run(self._directory, spec=decided.spec, inputs=given.inputs, first_step=done)
         self._tracking.begin(decided.spec.tracking, run)
@@ -346,6 +385,7 @@ def _facts(given: _Given, base: BaseModel) -> Facts:
         num_train_rows=given.found.num_rows["train"],
         num_eval_rows=given.found.num_rows["eval"],
         num_weights=base.num_weights,
+        num_processes=processes.num_processes(),
         max_positions=base.usual_length,
         has_chat_template=bool(base.tokenizer.chat_template),
         device=given.device.kind,

@@ -4,7 +4,7 @@ Reading, tokenizing and loading are dropped where they are; steps and saves are 
 """
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -18,8 +18,17 @@ class StopAsked(BaseException):
 class Stopping:
     """Whether someone asked this run to stop, and how."""
 
-    def __init__(self, run: RunDirectory) -> None:
+    def __init__(
+        self, run: RunDirectory, *, agree: Callable[[bool], bool] = lambda is_asked: is_asked
+    ) -> None:
+        """Begin with nobody asking.
+
+        Args:
+            run: may say why to stop.
+            agree: returns what all processes of the run make of it; all of them call it.
+        """
         self._run = run
+        self._agree = agree
         self._is_droppable = False
         self.is_asked = False
         self._is_over = False
@@ -56,17 +65,23 @@ class Stopping:
         if self._is_droppable:
             raise StopAsked
 
+    def look(self) -> bool:
+        """Return whether someone asked, in any process; all of them look at the same places."""
+        self.is_asked = self._agree(self.is_asked)
+        return self.is_asked
+
     def check(self) -> None:
-        """Raise StopAsked if someone asked."""
-        if self.is_asked:
+        """Raise StopAsked if someone asked, in any process, as `look` does."""
+        if self.look():
             raise StopAsked
 
     @contextmanager
     def droppable(self) -> Iterator[None]:
         """Let a request to stop raise StopAsked wherever the block is: nothing in it is kept."""
-        self.check()
         self._is_droppable = True
         try:
+            if self.is_asked:
+                raise StopAsked
             yield
         finally:
             self._is_droppable = False

@@ -45,10 +45,15 @@ def begin(run_directory: Path) -> None:
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
     os.close(log)
-    threading.Thread(target=_watch_supervisor, name="supervisor-watch", daemon=True).start()
+    watch_supervisor()
 
 
-def _watch_supervisor() -> None:
+def watch_supervisor() -> None:
+    """Die, from now on, when whoever holds the other end of standard input does."""
+    threading.Thread(target=_watch, name="supervisor-watch", daemon=True).start()
+
+
+def _watch() -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
     kill_group()

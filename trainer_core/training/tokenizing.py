@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer_core.rows.checking import rows_of
+from trainer_core.training import processes
 from trainer_core.training.recipe import Setup
 from trainer_core.training.tokens import (
     ROWS_PER_BATCH,
+    Array,
     RowsWriter,
     TokenizedRows,
     TokenRow,
     batched,
+    written_rows,
 )
 
 # A batch of rows to their tokens, which may be more or fewer rows. What happens to rows on the way
@@ -40,10 +43,16 @@ def tokenize(
         encode: yields `input_ids` and the other columns of each row.
     """
     counts: Counter[str] = Counter()
-    with RowsWriter(setup.cache, split=split, columns=columns) as writer:
-        for row in _encoded(setup, split, encode=encode, counts=counts):
-            writer.add(row)
-    return Tokenized(writer.rows(), counts)
+    lengths: dict[str, Array] = {}
+    if processes.is_first():
+        with RowsWriter(setup.cache, split=split, columns=columns) as writer:
+            for row in _encoded(setup, split, encode=encode, counts=counts):
+                writer.add(row)
+        lengths = writer.lengths()
+    lengths, counts = processes.of_first((lengths, counts))
+    return Tokenized(
+        written_rows(setup.cache, split=split, columns=columns, lengths=lengths), counts
+    )
 
 
 def _encoded(

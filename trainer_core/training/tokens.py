@@ -61,9 +61,39 @@ class TokenizedRows(Dataset[TokenRow]):
         return self._columns[column].values
 
 
+def written_rows(
+    folder: Path, *, split: str, columns: Mapping[str, type], lengths: Mapping[str, Array]
+) -> TokenizedRows:
+    """Return rows that a `RowsWriter` has written, here or in another process.
+
+    Args:
+        folder: where.
+        split: of the writer.
+        columns: of the writer.
+        lengths: how many values each row has, by column.
+    """
+    return TokenizedRows(
+        {
+            name: _column(_path(folder, split, name), np.dtype(dtype), lengths[name])
+            for name, dtype in columns.items()
+        }
+    )
+
+
+def _path(folder: Path, split: str, column: str) -> Path:
+    return folder / f"{split}.{column}.bin"
+
+
+def _column(path: Path, dtype: np.dtype[Any], lengths: Array) -> RaggedColumn:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    if not offsets[-1]:  # an empty file can't be mapped
+        return RaggedColumn(np.empty(0, dtype=dtype), offsets)
+    return RaggedColumn(np.memmap(path, dtype=dtype, mode="r"), offsets)
+
+
 @dataclass(slots=True)
 class _ColumnFile:
-    path: Path
     dtype: np.dtype[Any]
     file: IO[bytes]
     lengths: list[int] = field(default_factory=list)
@@ -72,23 +102,16 @@ class _ColumnFile:
         self.file.write(np.ascontiguousarray(values, dtype=self.dtype).tobytes())
         self.lengths.append(len(values))
 
-    def column(self) -> RaggedColumn:
-        offsets = np.zeros(len(self.lengths) + 1, dtype=np.int64)
-        np.cumsum(self.lengths, out=offsets[1:])
-        if not offsets[-1]:  # an empty file can't be mapped
-            return RaggedColumn(np.empty(0, dtype=self.dtype), offsets)
-        return RaggedColumn(np.memmap(self.path, dtype=self.dtype, mode="r"), offsets)
-
 
 class RowsWriter:
     """Writes tokenized rows to `folder/split.column.bin`, row by row."""
 
     def __init__(self, folder: Path, *, split: str, columns: Mapping[str, type]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._split, self._columns = folder, split, columns
         self._files = {
-            name: _ColumnFile(path, np.dtype(dtype), path.open("wb"))
+            name: _ColumnFile(np.dtype(dtype), _path(folder, split, name).open("wb"))
             for name, dtype in columns.items()
-            for path in [folder / f"{split}.{name}.bin"]
         }
 
     def add(self, row: Mapping[str, Array]) -> None:
@@ -98,7 +121,15 @@ class RowsWriter:
 
     def rows(self) -> TokenizedRows:
         """Return what was written; the writer is closed."""
-        return TokenizedRows({name: file.column() for name, file in self._files.items()})
+        return written_rows(
+            self._folder, split=self._split, columns=self._columns, lengths=self.lengths()
+        )
+
+    def lengths(self) -> dict[str, Array]:
+        """Return how many values each row has, by column."""
+        return {
+            name: np.asarray(file.lengths, dtype=np.int64) for name, file in self._files.items()
+        }
 
     def __enter__(self) -> Self:
         return self
