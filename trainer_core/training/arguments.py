@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,13 @@ _DECAY_RATIO = 0.1  # of all steps, for warm-up, plateau and decay
 
 
 def training_arguments(
-    spec: JobSpec, *, folder: Path, device: Device, num_steps: int, has_evaluation: bool
+    spec: JobSpec,
+    *,
+    folder: Path,
+    device: Device,
+    num_steps: int,
+    has_evaluation: bool,
+    layers: Sequence[str] = (),
 ) -> TrainingArguments:
     """Return the Trainer's arguments for a resolved spec.
 
@@ -37,6 +44,7 @@ def training_arguments(
         device: what to train on.
         num_steps: optimizer steps in all.
         has_evaluation: whether there are rows to evaluate on.
+        layers: classes of the model's layers, by which several processes share it out.
     """
     training = spec.training
     _check_optimizer(training.optimizer)
@@ -48,7 +56,7 @@ def training_arguments(
         per_device_train_batch_size=training.batch_size,  # a step comes whole and is cut there
         gradient_accumulation_steps=1,
         **_optimization(spec, num_steps=num_steps),
-        **{**_compute(spec, device=device), **_parallel(spec)},
+        **{**_compute(spec, device=device), **_parallel(spec, device=device, layers=layers)},
         **_schedule(spec, has_evaluation=has_evaluation),
         **_silence(),
     )
@@ -166,7 +174,7 @@ def _schedule(spec: JobSpec, *, has_evaluation: bool) -> dict[str, Any]:
     }
 
 
-def _parallel(spec: JobSpec) -> dict[str, Any]:
+def _parallel(spec: JobSpec, *, device: Device, layers: Sequence[str]) -> dict[str, Any]:
     """Return how several processes share the model; nothing for a single one."""
     parallel = spec.resources.parallel
     if num_processes() == 1:
@@ -175,9 +183,15 @@ def _parallel(spec: JobSpec) -> dict[str, Any]:
         case "ddp":
             return {}
         case "fsdp":
+            if device.kind != "cuda":
+                raise _no_fsdp(f"accelerate does not share out a model on {device.name}")
+            if not layers:
+                raise _no_fsdp("the model has no stack of layers to share out")
             settings = {
                 "version": 2,
-                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",  # by the layers that the model names
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+                # By default also embeddings, of which some would be shared out twice.
+                "transformer_layer_cls_to_wrap": list(layers),
                 "reshard_after_forward": parallel.reshard is not False,
                 "cpu_offload": parallel.offload == "all",
                 "state_dict_type": "FULL_STATE_DICT",
@@ -188,6 +202,11 @@ def _parallel(spec: JobSpec) -> dict[str, Any]:
         case "deepspeed":
             _check_deepspeed()
             return {"deepspeed": deepspeed_settings(spec)}
+
+
+def _no_fsdp(why: str) -> InvalidSpec:
+    problem = FieldProblem("/resources/parallel/strategy", why, "Set it to 'ddp'.")
+    return InvalidSpec([problem])
 
 
 def deepspeed_settings(spec: JobSpec) -> dict[str, Any]:

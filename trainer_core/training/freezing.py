@@ -6,9 +6,9 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trainer_core.errors import FieldProblem, InvalidSpec
+from trainer_core.training.stacks import layer_stacks
 
 _LAYERS = "layers:"
 
@@ -45,7 +45,7 @@ def _matching(model: PreTrainedModel, pattern: str) -> Iterator[nn.Parameter]:
     elif pattern == "body":
         yield from model.base_model.parameters()
     elif pattern.startswith(_LAYERS):
-        for stack in _stacks(model):
+        for stack in layer_stacks(model):
             for layer in list(stack)[: int(pattern.removeprefix(_LAYERS))]:
                 yield from layer.parameters()
     else:
@@ -61,17 +61,6 @@ def _parameters_of(
     for module in model.modules():
         if is_meant(module):
             yield from module.parameters()
-
-
-def _stacks(model: PreTrainedModel) -> list[nn.ModuleList]:
-    """Return the lists of layers of the model: one, or two of an encoder and a decoder."""
-    return [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module)
-        and all(isinstance(layer, GradientCheckpointingLayer) for layer in module)
-    ]
 
 
 def _nothing_matches(model: PreTrainedModel, pattern: str) -> tuple[str, str]:

@@ -53,6 +53,7 @@ from trainer_core.training.quantizing import choose_quantizing
 from trainer_core.training.recipe import Recipe, Setup
 from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
 from trainer_core.training.scratch import begin_anew
+from trainer_core.training.stacks import layer_classes
 from trainer_core.training.steps import padding_share
 from trainer_core.training.stopping import StopAsked, Stopping
 from trainer_core.training.tasks import find_task
@@ -326,6 +327,7 @@ class Attempt:
             device=given.device,
             num_steps=num_optimizer_steps(spec, num_train_rows=len(recipe.rows["train"])),
             has_evaluation="eval" in recipe.rows,
+            layers=layer_classes(recipe.model),
         )
         make = recipe.trainer_class or RunTrainer
         trainer: RunLoop = make(
