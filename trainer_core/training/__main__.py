@@ -24,6 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m trainer_core.training", description=__doc__)
     parser.add_argument("run_dir", nargs="?", type=Path, help="holds spec.json and inputs.json")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--leashed", action="store_true", help="die when standard input is closed")
     parser.add_argument(
         "--supervised", action="store_true", help="take the run directory from standard input"
     )
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
         return _run_supervised()
     if options.run_dir is None:
         parser.error("give a run directory, or --supervised")
+    if options.leashed:
+        watch_supervisor()
     return _run_alone(options.run_dir, is_quiet=options.quiet)
 
 
@@ -58,8 +61,6 @@ def _run_together(directory: RunDirectory, *, is_quiet: bool) -> int:
 
     stopping = Stopping(directory, agree=lambda is_asked: processes.is_any(here=is_asked))
     stopping.listen([signal.SIGTERM], is_patient=True)
-    if not sys.stdin.isatty():
-        watch_supervisor()
     processes.join()
     try:
         return _carried_out(directory, stopping, is_quiet=is_quiet or not processes.is_first())

@@ -185,6 +185,9 @@ def _parallel(spec: JobSpec, *, device: Device, layers: Sequence[str]) -> dict[s
         case "fsdp":
             if device.kind != "cuda":
                 raise _no_fsdp(f"accelerate does not share out a model on {device.name}")
+            if spec.training.optimizer == "sgd":
+                # torch 2.13 finds no device in a state that is empty.
+                raise _no_fsdp("the optimizer 'sgd' can't be resumed with 'fsdp'")
             if not layers:
                 raise _no_fsdp("the model has no stack of layers to share out")
             settings = {

@@ -39,10 +39,10 @@ class Launch:
         make_store: Any = distributed.TCPStore  # type: ignore[attr-defined]
         # Kept here, so that no port is chosen before somebody has it.
         self._store: Any = make_store(_LOOPBACK, 0, is_master=True, wait_for_workers=False)
-        command = [sys.executable, "-m", "trainer_core.training", str(directory.path), *arguments]
+        command = [sys.executable, "-m", "trainer_core.training", str(directory.path), "--leashed"]
         self._processes = [
             subprocess.Popen(
-                command,
+                [*command, *arguments],
                 env=_environment(number, count, port=self._store.port),
                 stdin=subprocess.PIPE,
             )

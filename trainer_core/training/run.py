@@ -231,6 +231,10 @@ class Attempt:
             self._reporter.report(
                 Warned("setting_unused", f"{name} {problem.message}.", problem.hint)
             )
+        strategy = spec.resources.parallel.strategy
+        if strategy != "ddp" and processes.num_processes() == 1:
+            message = f"resources.parallel.strategy {strategy} is not used: there is one process."
+            self._reporter.report(Warned("setting_unused", message, "Leave it out."))
         if found.num_skipped:
             message = f"{found.num_skipped} bad rows are left out, as data.invalid_rows says."
             self._reporter.report(Warned("rows_skipped", message))
