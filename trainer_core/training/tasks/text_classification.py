@@ -22,12 +22,12 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-from trainer_core.errors import DataError, UnusableModel
+from trainer_core.errors import DataError
 from trainer_core.events import Phase, Reporter, Warned
 from trainer_core.spec.tasks.text_classification import TextClassification
 from trainer_core.training.batching import attention_mask, pad_rows
-from trainer_core.training.heads import known_classes, loaded_heads, renew_heads
-from trainer_core.training.models import LoadedModel, check_architecture, load_model
+from trainer_core.training.heads import known_classes, load_with_classes
+from trainer_core.training.models import LoadedModel, check_architecture
 from trainer_core.training.recipe import (
     Collator,
     LossOfLabels,
@@ -39,7 +39,7 @@ from trainer_core.training.recipe import (
     logits_of,
 )
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import Array, TokenRow, encode
+from trainer_core.training.tokens import Array, TokenRow, encode, padding_id
 
 _PROBLEM_TYPES = {
     "single-label": "single_label_classification",
@@ -95,30 +95,19 @@ def load(setup: Setup, spec: TextClassification, classes: tuple[str, ...]) -> Lo
     """Return the model with a head for the classes; one for other classes begins anew."""
     check_architecture(setup.base, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, task=spec.task)
     known = known_classes(setup.base.config)
-    changes = {
-        "problem_type": _PROBLEM_TYPES[spec.problem],
-        "id2label": dict(enumerate(classes)),
-        "label2id": {name: number for number, name in enumerate(classes)},
-    }
-    tokenizer = setup.base.tokenizer
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise UnusableModel("the model's tokenizer has neither a padding nor an end token.")
-        tokenizer.pad_token = tokenizer.eos_token
-    changes["pad_token_id"] = tokenizer.pad_token_id  # decoders pool the last token that is no pad
-    loaded = load_model(
+    return load_with_classes(
         setup.base,
         AutoModelForSequenceClassification,
-        changes=changes,
+        classes=classes,
+        is_known=len(known) == 1 if spec.problem == "regression" else known == classes,
+        changes={
+            "problem_type": _PROBLEM_TYPES[spec.problem],
+            # Decoders pool the last token that is no padding.
+            "pad_token_id": padding_id(setup.base.tokenizer),
+        },
         seed=spec.training.seed,
-        is_head_new=True,
+        reporter=setup.reporter,
     )
-    is_for_these = len(known) == 1 if spec.problem == "regression" else known == classes
-    if is_for_these or not loaded_heads(loaded):
-        return loaded
-    message = f"the model's head is for other classes ({', '.join(known)[:200]}); it begins anew."
-    setup.reporter.report(Warned("head_renewed", message))
-    return renew_heads(loaded, seed=spec.training.seed)
 
 
 def _class_names(setup: Setup, spec: TextClassification) -> tuple[str, ...]:
@@ -259,9 +248,8 @@ def build(setup: Setup) -> Recipe:
 
 def _collator(setup: Setup, spec: TextClassification) -> Collator:
     tokenizer = setup.base.tokenizer
-    assert isinstance(tokenizer.pad_token_id, int), "set with the model"
     return ClassificationCollator(
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=padding_id(tokenizer),
         has_token_types="token_type_ids" in tokenizer.model_input_names,
         is_multi_label=spec.problem == "multi-label",
     )
