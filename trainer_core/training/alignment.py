@@ -4,7 +4,7 @@ A text is tokenized whole, words joined by a space, as it will be when the model
 know the characters they are of, so that words of which a tokenizer makes nothing, and characters
 that it changes or leaves out, shift nothing.
 
-Shapes: N tokens of a text that have characters, W words, U units of a row.
+Shapes: N tokens of a text, special ones not counted, W words, U units of a row.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ class PlacedTokens:
     ids: Sequence[int]  # at most max_length, with special tokens
     type_ids: Sequence[int]
     num_kept: int  # tokens of the whole text from this position on were cut
-    positions: Array  # (N,) in the tokens of the whole text
+    positions: Array  # (N,) in the tokens of the whole text, with special ones
     starts: Array  # (N,) first character, white space before it not counted
-    ends: Array  # (N,) first character after it
+    ends: Array  # (N,) first character after it; equal to the start for white space alone
 
     @property
     def is_truncated(self) -> bool:
@@ -79,7 +79,7 @@ def _placed(text: str, whole: Any, cut: Any) -> PlacedTokens:
         )
         if not is_special
     ]
-    places_N3 = np.array([place for place in places if place[1] < place[2]]).reshape(-1, 3)
+    places_N3 = np.array(places, dtype=np.int64).reshape(-1, 3)
     num_kept = len(cut.ids)
     while num_kept and cut.special_tokens_mask[num_kept - 1]:
         num_kept -= 1
@@ -118,9 +118,14 @@ def join_words(words: Sequence[str]) -> JoinedWords:
 
 
 def first_tokens(joined: JoinedWords, tokens: PlacedTokens) -> Array:
-    """Return the position of each word's first token, (W,); NO_TOKEN where it has none."""
+    """Return the position of each word's first token, (W,); NO_TOKEN where it has none.
+
+    A token of the white space before a word is the word's, as SentencePiece's lone "▁".
+    """
     firsts_W = np.full(len(joined.starts), NO_TOKEN)
     in_text = np.flatnonzero(joined.starts >= 0)
+    if not len(in_text):
+        return firsts_W
     owner_N = np.searchsorted(joined.starts[in_text], tokens.starts, side="right") - 1
     owners, numbers = np.unique(owner_N, return_index=True)
     firsts_W[in_text[owners]] = tokens.kept(tokens.positions[numbers])
@@ -144,7 +149,7 @@ def units_of_words(row: TaggedRow, joined: JoinedWords, tokens: PlacedTokens) ->
 
 
 def units_of_spans(row: SpansRow, tokens: PlacedTokens) -> Units:
-    """Return the tokens of a text that have characters, and each span that has no token.
+    """Return the tokens of a text, and each span that has no token.
 
     All tokens that overlap a span are of it: B- the first, I- the others.
     """

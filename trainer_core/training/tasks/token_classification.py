@@ -234,6 +234,7 @@ def predicted_spans(
             for entity in entities_of(tags, scheme=judge.scheme)
             for start in [int(units["unit_starts"][entity.first])]
             for end in [int(units["unit_ends"][entity.last])]
+            if start < end  # else it is white space
         ]
         yield {"spans": spans}
 
