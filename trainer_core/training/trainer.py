@@ -97,7 +97,11 @@ class RecipeTrainer(Trainer):
         found: list[Array] = [row for batch in by_batch for row in batch]
         places = np.argsort(LongestFirstSampler(rows.lengths).order)
         predictions = [found[place] for place in places]
-        return self._recipe.measure(Measured(split, rows, predictions))
+        return self._recipe.measure(Measured(split, rows, predictions, self.evaluated()))
+
+    def evaluated(self) -> Mapping[str, float]:
+        """Return what the evaluation rows gave for the weights in hand, as far as it is known."""
+        return {}
 
 
 class RunTrainer(RunLoop, RecipeTrainer):
