@@ -154,6 +154,33 @@ def test_regression_is_learnt_and_minus_one_hundred_is_a_number(
     assert "metric_undefined" in {line.data["code"] for line in events_of(directory, "warning")}
 
 
+def test_one_row_to_evaluate_on_gives_the_figures_that_are_defined(
+    encoder: Path, tmp_path: Path
+) -> None:
+    for problem, defined in (
+        ("single-label", {"accuracy", "macro_f1", "micro_f1", "weighted_f1", "loss"}),
+        ("multi-label", {"macro_f1", "micro_f1", "weighted_f1", "accuracy", "loss"}),
+        ("regression", {"mse", "mae", "loss"}),
+    ):
+        value: dict[str, Any] = {"single-label": "red", "multi-label": ["red"], "regression": 1.5}
+        rows = [
+            {**row, "label": [row["label"]] if problem == "multi-label" else row["label"]}
+            for row in colour_rows(30)
+        ]
+        if problem == "regression":
+            rows = [{**row, "label": number} for number, row in enumerate(rows)]
+        evaluated = [{"text": "red", "label": value[problem]}]
+        spec = _spec(problem=problem, training={**FAST, "epochs": 1})
+        directory = make_run(
+            tmp_path / problem, model=encoder, rows=rows, spec=spec, eval=evaluated
+        )
+        outcome = carry_out(directory)
+        assert set(outcome.metrics) == defined, outcome.error
+        assert {line.data["code"] for line in events_of(directory, "warning")} == {
+            "metric_undefined"
+        }
+
+
 def test_long_rows_are_cut_and_counted(encoder: Path, tmp_path: Path) -> None:
     rows = [*colour_rows(30), {"text": "red " * 50, "label": "red"}]
     spec = _spec(max_length=32, data={"eval": None}, training={**FAST, "epochs": 1})
