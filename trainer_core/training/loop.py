@@ -62,6 +62,7 @@ class RunLoop(_Base):
         self._lineage = lineage
         self._reporter = reporter
         self._stopping = stopping
+        self._weights_step: int | None = None  # of the best model, once it is loaded
         self.order = RowOrder(
             recipe.rows["train"].lengths,
             batch_size=spec.training.batch_size,
@@ -104,7 +105,13 @@ class RunLoop(_Base):
         if step != self.state.global_step:
             self.state.best_model_checkpoint = str(checkpoint_path(self._folder, step=step))
             self._load_best_model()
+        self._weights_step = step
         return step
+
+    def evaluated(self) -> Mapping[str, float]:
+        """Return what the evaluation rows gave for the weights in hand, empty if nothing yet."""
+        step = self._weights_step
+        return self.metrics_at(self.state.global_step if step is None else step)
 
     def metrics_at(self, step: int) -> dict[str, float]:
         """Return what the evaluation after a step measured; empty if there was none."""

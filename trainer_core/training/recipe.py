@@ -1,7 +1,7 @@
 """What a task hands to the run: everything that differs from task to task, and nothing else."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Measured:
     split: str
     rows: TokenizedRows
     predictions: Sequence[Array]  # one a row; those of a batch may be padded with -100
+    # Metrics of the evaluation rows by the same weights, for what is chosen there and used here.
+    evaluated: Mapping[str, float] = field(default_factory=dict)
 
 
 # Rows to what the model and the loss take.

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from trainer_core.errors import UnusableModel
+
 Array = npt.NDArray[Any]
 TokenRow = dict[str, Array]
 
@@ -142,6 +144,20 @@ class RowsWriter:
     ) -> None:
         for file in self._files.values():
             file.file.close()
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id of the padding token, which becomes the end token where there is none.
+
+    Raises:
+        UnusableModel: there is no end token either.
+    """
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise UnusableModel("the model's tokenizer has neither a padding nor an end token.")
+        tokenizer.pad_token = tokenizer.eos_token
+    assert isinstance(tokenizer.pad_token_id, int), "set above"
+    return tokenizer.pad_token_id
 
 
 def batched(items: Iterable[T], *, size: int) -> Iterator[list[T]]:

@@ -6,5 +6,6 @@ test holds the two sets equal.
 
 from trainer_core.spec.tasks.causal_lm import CausalLM
 from trainer_core.spec.tasks.text_classification import TextClassification
+from trainer_core.spec.tasks.token_classification import TokenClassification
 
-JobSpec = TextClassification | CausalLM
+JobSpec = TextClassification | CausalLM | TokenClassification
