@@ -5,6 +5,10 @@ test holds the two sets equal.
 """
 
 from trainer_core.spec.tasks.causal_lm import CausalLM
+from trainer_core.spec.tasks.dpo import DPO
+from trainer_core.spec.tasks.kto import KTO
+from trainer_core.spec.tasks.orpo import ORPO
+from trainer_core.spec.tasks.reward_model import RewardModel
 from trainer_core.spec.tasks.text_classification import TextClassification
 
-JobSpec = TextClassification | CausalLM
+JobSpec = TextClassification | CausalLM | DPO | KTO | ORPO | RewardModel
