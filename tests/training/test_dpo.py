@@ -190,11 +190,12 @@ def test_bad_pairs_are_told_by_line_and_column(decoder: Path, tmp_path: Path) ->
 def test_a_completion_begins_where_its_tokens_differ_from_the_prompts(decoder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(decoder)
     asked = [("it is re", "d"), ("it is ", "red"), ("", "red")]
-    found = encode_completions(tokenizer, asked, max_length=128)
+    found = encode_completions(asked, tokenizer=tokenizer, max_length=128)
     end = tokenizer.eos_token
     learnt = [tokenizer.decode(one.ids[one.is_learnt]) for one in found]
     # "red" is one token, of which "re" is no beginning.
     assert learnt == [f"red{end}", f"red{end}", end]
-    short = encode_completions(tokenizer, asked[1:2], max_length=len(found[1].ids) - 1)[0]
+    limit = len(found[1].ids) - 1
+    short = encode_completions(asked[1:2], tokenizer=tokenizer, max_length=limit)[0]
     assert short.is_truncated
     assert end not in tokenizer.decode(short.ids)

@@ -41,7 +41,7 @@ class Completion:
 
 
 def encode_completions(
-    tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked], *, max_length: int
+    asked: Sequence[Asked], *, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[Completion]:
     """Return completions as tokens, with the token that ends each."""
     texts = [both for both in asked if isinstance(both[0], str)]
@@ -78,9 +78,40 @@ def _encoded_texts(
 def _encoded_chat(
     tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Turn], completion: Sequence[Turn]
 ) -> tuple[Array, Array]:
+    """Return the tokens of a conversation, and which the assistant wrote in the completion."""
     turns = [{"role": turn.role, "content": turn.content} for turn in (*prompt, *completion)]
     left_out = [turn.role == "assistant" for turn in prompt]
     return encode_chat(tokenizer, render(tokenizer, turns, left_out=left_out))
+
+
+def encode_wholes(
+    asked: Sequence[Asked], *, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[Completion]:
+    """Return prompts and completions as a pipeline would tokenize them: nothing is added to text.
+
+    All of it counts as learnt, for a model that reads it as a whole.
+    """
+    texts = ["".join(both) for both in asked if isinstance(both[0], str)]
+    of_texts = iter(encode(tokenizer, texts, max_length=max_length))
+    wholes = []
+    for both in asked:
+        if isinstance(both[0], str):
+            found = next(of_texts)
+            ids, is_truncated = np.array(found.ids, dtype=np.int32), found.is_truncated
+        else:
+            ids, _ = _encoded_chat(tokenizer, *both)
+            is_truncated = len(ids) > max_length
+        cut = ids[:max_length]
+        wholes.append(Completion(cut, np.ones(len(cut), dtype=np.bool_), is_truncated))
+    return wholes
+
+
+def with_other_completion(one: Completion, other: Completion, *, max_length: int) -> Completion:
+    """Return the prompt of one with what was said to another's."""
+    start, other_start = int(one.is_learnt.argmax()), int(other.is_learnt.argmax())
+    ids = np.concatenate([one.ids[:start], other.ids[other_start:]])
+    is_learnt = np.concatenate([one.is_learnt[:start], other.is_learnt[other_start:]])
+    return _cut(ids, is_learnt, max_length=max_length)
 
 
 def _cut(ids: Array, is_learnt: Array, *, max_length: int) -> Completion:

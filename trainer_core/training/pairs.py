@@ -16,7 +16,6 @@ from trainer_core.training.completions import (
     COLUMNS,
     Asked,
     Completion,
-    encode_completions,
     row_of,
 )
 from trainer_core.training.recipe import Measured, Setup
@@ -24,23 +23,30 @@ from trainer_core.training.tokenizing import Tokenized, tokenize_splits
 from trainer_core.training.tokens import TokenRow
 
 Encode = Callable[[Sequence[Asked]], list[Completion]]
+_NO_NUMBERS: Mapping[str, Callable[[Any], float]] = {}
 
 
-def tokenize_pairs(setup: Setup) -> dict[str, Tokenized]:
-    """Return the pairs of every split whose completions differ within `max_length`."""
-    max_length = setup.spec.max_length
-    assert max_length != "auto", "the spec is resolved before"
+def tokenize_pairs(
+    setup: Setup, *, encode: Encode, numbers: Mapping[str, Callable[[Any], float]] = _NO_NUMBERS
+) -> dict[str, Tokenized]:
+    """Return the pairs of every split that differ within `max_length`.
+
+    Args:
+        setup: whose rows.
+        encode: prompts and completions to sequences of up to `max_length` tokens.
+        numbers: further columns, each a number of the row.
+    """
 
     def encode_rows(rows: Sequence[Any], counts: Counter[str]) -> Iterator[TokenRow]:
-        asked = [side for row in rows for side in _sides(row.parts)]
-        found = iter(encode_completions(setup.base.tokenizer, asked, max_length=max_length))
-        for pair in zip(found, found, strict=True):
+        found = iter(encode([side for row in rows for side in _sides(row.parts)]))
+        for row, pair in zip(rows, zip(found, found, strict=True), strict=True):
             counts["rows"] += 1
             counts["truncated"] += any(one.is_truncated for one in pair)
             if _is_useful(*pair):
-                yield row_of(pair)
+                yield row_of(pair) | {name: np.array([of(row)]) for name, of in numbers.items()}
 
-    return tokenize_splits(setup, columns=COLUMNS, encode=encode_rows)
+    columns = {**COLUMNS, **dict.fromkeys(numbers, np.float32)}
+    return tokenize_splits(setup, columns=columns, encode=encode_rows)
 
 
 def _sides(parts: tuple[Any, Any, Any]) -> list[Asked]:

@@ -28,8 +28,8 @@ class ORPO(TaskSpec):
 
     task: Literal["orpo"] = "orpo"
     data: PairData
-    beta: Annotated[float, Field(ge=0, le=100)] = 0.1
-    """Weight of the odds ratio beside the likelihood of the chosen completion, in [0, 100]; the
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """Weight of the odds ratio beside the likelihood of the chosen completion, in (0, 100]; the
     paper calls it lambda. Default 0.1, the paper's."""
     chat_template: Literal["model", "chatml"] | Auto = "auto"
     """How messages become text. `auto`: the model's own template if it has one, else ChatML."""

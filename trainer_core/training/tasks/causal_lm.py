@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -122,8 +122,12 @@ def prepare_tokenizer(base: BaseModel, *, chat_template: str | None) -> None:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if chat_template is None:
-        return
+    if chat_template:
+        prepare_template(tokenizer, chat_template)
+
+
+def prepare_template(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
+    """Give the tokenizer the chat template that is chosen: `model` or `chatml`."""
     if chat_template == "chatml":
         tokenizer.chat_template = chatml_template(tokenizer)
     elif not tokenizer.chat_template:

@@ -11,6 +11,7 @@ model does. Shapes: B pairs of a batch; of the two completions the chosen one co
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from trainer_core.spec.tasks.dpo import DPO
 from trainer_core.training.completions import (
     SequencesCollator,
     count_rows,
+    encode_completions,
     num_learnt,
     score,
     without_dropout,
@@ -29,6 +31,7 @@ from trainer_core.training.completions import (
 from trainer_core.training.dpo_losses import LOSSES, Ratios
 from trainer_core.training.models import LoadedModel, mend_generation
 from trainer_core.training.pairs import (
+    Encode,
     pair_metrics,
     pair_predictions,
     rewards_and_losses,
@@ -52,6 +55,13 @@ def template_in_use(setup: Setup, chat_template: str) -> str | None:
     rows: Iterator[Any] = rows_of(setup.found, "train", setup.files)
     has_chats = any(not isinstance(row.parts[0], str) for row in rows)
     return chat_template if has_chats else None
+
+
+def completion_encoder(setup: Setup) -> Encode:
+    """Return what makes tokens of prompts and completions."""
+    max_length = setup.spec.max_length
+    assert max_length != "auto", "the spec is resolved before"
+    return partial(encode_completions, tokenizer=setup.base.tokenizer, max_length=max_length)
 
 
 def load_policy(setup: Setup, spec: TaskSpec, *, chat_template: str | None) -> LoadedModel:
@@ -94,7 +104,7 @@ def build(setup: Setup) -> Recipe:
     template = template_in_use(setup, spec.chat_template)
     loaded = load_policy(setup, spec, chat_template=template)
     setup.enter(Phase.TOKENIZING)
-    tokenized = tokenize_pairs(setup)
+    tokenized = tokenize_pairs(setup, encode=completion_encoder(setup))
     tell_left_out(setup, tokenized)
     pad_token_id = setup.base.tokenizer.pad_token_id
     assert isinstance(pad_token_id, int), "set by prepare_tokenizer"

@@ -91,12 +91,13 @@ def _label_encoder(spec: TextClassification, classes: Sequence[str]) -> Callable
     return mark
 
 
-def load(setup: Setup, spec: TextClassification, classes: tuple[str, ...]) -> LoadedModel:
+def load(setup: Setup, *, problem: str, classes: tuple[str, ...]) -> LoadedModel:
     """Return the model with a head for the classes; one for other classes begins anew."""
+    spec = setup.spec
     check_architecture(setup.base, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, task=spec.task)
     known = known_classes(setup.base.config)
     changes = {
-        "problem_type": _PROBLEM_TYPES[spec.problem],
+        "problem_type": _PROBLEM_TYPES[problem],
         "id2label": dict(enumerate(classes)),
         "label2id": {name: number for number, name in enumerate(classes)},
     }
@@ -113,7 +114,7 @@ def load(setup: Setup, spec: TextClassification, classes: tuple[str, ...]) -> Lo
         seed=spec.training.seed,
         is_head_new=True,
     )
-    is_for_these = len(known) == 1 if spec.problem == "regression" else known == classes
+    is_for_these = len(known) == 1 if problem == "regression" else known == classes
     if is_for_these or not loaded_heads(loaded):
         return loaded
     message = f"the model's head is for other classes ({', '.join(known)[:200]}); it begins anew."
@@ -237,7 +238,7 @@ def build(setup: Setup) -> Recipe:
     spec = setup.spec
     assert isinstance(spec, TextClassification), f"a spec of another task: {spec.task}"
     classes = _class_names(setup, spec)
-    loaded = load(setup, spec, classes)
+    loaded = load(setup, problem=spec.problem, classes=classes)
     setup.enter(Phase.TOKENIZING)
     tokenized = tokenize_rows(setup, spec, classes=classes)
     return Recipe(
