@@ -133,8 +133,8 @@ class TrainingSpec(SpecModel):
     max_steps: PositiveInt | None = None
     """Optimizer steps to take in place of `epochs`. Default null."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] | Auto = "auto"
-    """Peak learning rate, in (0, 10]. `auto`: 5e-5 for all weights, 2e-4 for an adapter, 5e-4 for
-    random weights."""
+    """Peak learning rate, in (0, 10]. `auto`: 5e-5 for all weights, 2e-4 for an adapter; less for
+    preference tasks, which start from a model that already answers; 5e-4 for random weights."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 16
     """Examples per optimizer step over all devices. Default 16. It changes the result."""
     micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | Auto = "auto"

@@ -81,11 +81,12 @@ _Chosen = tuple[Any, str]
 
 
 def _learning_rate(spec: JobSpec, _: Facts) -> _Chosen:
+    of_all_weights, of_adapter = spec.usual_rates
     if spec.adapter:
-        return 2e-4, "the usual for low-rank adapters"
+        return of_adapter, f"the usual for low-rank adapters in {spec.task}"
     if spec.scratch is not None:
         return 5e-4, "the usual for random weights"
-    return 5e-5, "the usual for training all weights"
+    return of_all_weights, f"the usual for training all weights in {spec.task}"
 
 
 def _max_length(spec: JobSpec, facts: Facts) -> _Chosen:
@@ -120,7 +121,7 @@ def _fitting_micro_batch(spec: JobSpec, facts: Facts) -> int:
         facts.num_weights * _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER
         + facts.num_logits_per_token * _BYTES_PER_LOGIT
     )
-    fitting = max(1, int(free / (per_token * spec.max_length)))
+    fitting = max(1, int(free / (per_token * spec.max_length * spec.num_sequences)))
     batch = spec.training.batch_size
     return next(size for size in range(min(batch, fitting), 0, -1) if batch % size == 0)
 

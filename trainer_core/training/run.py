@@ -289,6 +289,7 @@ class Attempt:
             files=given.files,
             base=decided.base,
             cache=self._directory.path / _CACHE,
+            device=given.device,
             reporter=self._reporter,
             enter=self._clock.enter,
         )

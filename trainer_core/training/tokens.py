@@ -62,6 +62,11 @@ class TokenizedRows(Dataset[TokenRow]):
         """Return the values of a column, those of all rows end to end."""
         return self._columns[column].values
 
+    def with_column(self, name: str, values: Array) -> "TokenizedRows":
+        """Return the rows with one more column, whose values are (rows, values of a row)."""
+        offsets = np.arange(len(self) + 1) * values.shape[1]
+        return TokenizedRows({**self._columns, name: RaggedColumn(values.reshape(-1), offsets)})
+
 
 def written_rows(
     folder: Path, *, split: str, columns: Mapping[str, type], lengths: Mapping[str, Array]

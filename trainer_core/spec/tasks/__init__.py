@@ -5,7 +5,11 @@ test holds the two sets equal.
 """
 
 from trainer_core.spec.tasks.causal_lm import CausalLM
+from trainer_core.spec.tasks.dpo import DPO
+from trainer_core.spec.tasks.kto import KTO
+from trainer_core.spec.tasks.orpo import ORPO
+from trainer_core.spec.tasks.reward_model import RewardModel
 from trainer_core.spec.tasks.text_classification import TextClassification
 from trainer_core.spec.tasks.token_classification import TokenClassification
 
-JobSpec = TextClassification | CausalLM | TokenClassification
+JobSpec = TextClassification | TokenClassification | CausalLM | DPO | KTO | ORPO | RewardModel

@@ -73,6 +73,9 @@ class TaskSpec(SpecModel):
     max_length_tokens: ClassVar[int] = 512  # what `max_length: auto` never exceeds
     is_generating: ClassVar[bool] = False  # measuring it generates text, token by token
     has_token_logits: ClassVar[bool] = False  # the model scores its whole vocabulary at each token
+    num_sequences: ClassVar[int] = 1  # that a row becomes, each of up to max_length tokens
+    # What `learning_rate: auto` is for all weights, and for an adapter.
+    usual_rates: ClassVar[tuple[float, float]] = (5e-5, 2e-4)
 
     version: Literal[1] = 1
     """Version of the spec's form. Stored specs parse for ever."""

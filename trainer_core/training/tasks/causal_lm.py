@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import (
 from trainer_core.errors import TooFewRows, UnusableModel
 from trainer_core.events import Phase, Warned
 from trainer_core.spec.tasks.causal_lm import CausalLM, MessagesRow, TextRow
+from trainer_core.spec.tasks.common import TaskSpec
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.chats import CHATML_END, chatml_template, encode_chat, render
 from trainer_core.training.models import (
@@ -106,8 +107,13 @@ def _tokenized_chat(base: BaseModel, row: MessagesRow, *, loss_on: str) -> _Toke
     return _Tokens(ids, is_learnt, has_lost_turns=chat.num_lost > 0 and loss_on != "all")
 
 
-def prepare_tokenizer(base: BaseModel, spec: CausalLM) -> None:
-    """Give the tokenizer the padding token and the chat template that the job needs."""
+def prepare_tokenizer(base: BaseModel, *, chat_template: str | None) -> None:
+    """Give the tokenizer the padding token and the chat template that the job needs.
+
+    Args:
+        base: whose tokenizer.
+        chat_template: `model` or `chatml`; None where no row is a chat.
+    """
     tokenizer = base.tokenizer
     if tokenizer.eos_token_id is None:
         raise UnusableModel(
@@ -116,9 +122,13 @@ def prepare_tokenizer(base: BaseModel, spec: CausalLM) -> None:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if spec.columns.messages is None:
-        return
-    if spec.chat_template == "chatml":
+    if chat_template:
+        prepare_template(tokenizer, chat_template)
+
+
+def prepare_template(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
+    """Give the tokenizer the chat template that is chosen: `model` or `chatml`."""
+    if chat_template == "chatml":
         tokenizer.chat_template = chatml_template(tokenizer)
     elif not tokenizer.chat_template:
         raise UnusableModel(
@@ -126,7 +136,7 @@ def prepare_tokenizer(base: BaseModel, spec: CausalLM) -> None:
         )
 
 
-def check_reads_forward(base: BaseModel, spec: CausalLM) -> None:
+def check_reads_forward(base: BaseModel, spec: TaskSpec) -> None:
     """Raise UnusableModel for a model that can't learn to continue text."""
     check_architecture(base, MODEL_FOR_CAUSAL_LM_MAPPING, task=spec.task)
     is_encoder = type(base.config) in MODEL_FOR_MASKED_LM_MAPPING
@@ -138,7 +148,7 @@ def check_reads_forward(base: BaseModel, spec: CausalLM) -> None:
         )
 
 
-def load(base: BaseModel, spec: CausalLM) -> LoadedModel:
+def load(base: BaseModel, spec: TaskSpec) -> LoadedModel:
     """Return the model, whole: a new head could not speak."""
     changes = {"pad_token_id": base.tokenizer.pad_token_id}
     return load_model(
@@ -146,14 +156,14 @@ def load(base: BaseModel, spec: CausalLM) -> LoadedModel:
     )
 
 
-def end_turns(model: Any, base: BaseModel, spec: CausalLM) -> None:
+def end_turns(model: Any, base: BaseModel, *, chat_template: str | None) -> None:
     """Make generation stop where ChatML ends a turn, if the tokenizer's own end is another token.
 
     The assistant learns to say `<|im_end|>`; nobody would listen for it.
     """
     tokenizer = base.tokenizer
     end = tokenizer.get_vocab().get(CHATML_END)
-    if spec.columns.messages is None or spec.chat_template != "chatml" or end is None:
+    if chat_template != "chatml" or end is None:
         return
     ends = dict.fromkeys([end, tokenizer.eos_token_id])
     tokenizer.eos_token = CHATML_END
@@ -228,9 +238,10 @@ def build(setup: Setup) -> Recipe:
     spec = setup.spec
     assert isinstance(spec, CausalLM), f"a spec of another task: {spec.task}"
     check_reads_forward(setup.base, spec)
-    prepare_tokenizer(setup.base, spec)
+    template = spec.chat_template if spec.columns.messages else None
+    prepare_tokenizer(setup.base, chat_template=template)
     loaded = load(setup.base, spec)
-    end_turns(loaded.model, setup.base, spec)
+    end_turns(loaded.model, setup.base, chat_template=template)
     if warning := mend_generation(loaded.model):
         setup.reporter.report(Warned("generation_settings_replaced", warning))
     setup.enter(Phase.TOKENIZING)
@@ -253,7 +264,7 @@ def build(setup: Setup) -> Recipe:
         num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},
         classes=(),
         pipeline="text-generation",
-        usage=_CHAT_USAGE if spec.columns.messages else _TEXT_USAGE,
+        usage=CHAT_USAGE if spec.columns.messages else TEXT_USAGE,
     )
 
 
@@ -281,13 +292,13 @@ def _tell(setup: Setup, spec: CausalLM, *, split: str, counts: Mapping[str, int]
         setup.reporter.report(Warned("turns_not_learnt", message, hint))
 
 
-_TEXT_USAGE = """\
+TEXT_USAGE = """\
 from transformers import pipeline
 
 generate = pipeline("text-generation", model="{folder}")
 print(generate("The beginning of a text"))
 """
-_CHAT_USAGE = """\
+CHAT_USAGE = """\
 from transformers import pipeline
 
 generate = pipeline("text-generation", model="{folder}")

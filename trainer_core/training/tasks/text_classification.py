@@ -98,17 +98,18 @@ def _label_encoder(spec: TextClassification, classes: Sequence[str]) -> Callable
     return mark
 
 
-def load(setup: Setup, spec: TextClassification, classes: tuple[str, ...]) -> LoadedModel:
+def load(setup: Setup, *, problem: str, classes: tuple[str, ...]) -> LoadedModel:
     """Return the model with a head for the classes; one for other classes begins anew."""
+    spec = setup.spec
     check_architecture(setup.base, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, task=spec.task)
     known = known_classes(setup.base.config)
     return load_with_classes(
         setup.base,
         AutoModelForSequenceClassification,
         classes=classes,
-        is_known=len(known) == 1 if spec.problem == "regression" else known == classes,
+        is_known=len(known) == 1 if problem == "regression" else known == classes,
         changes={
-            "problem_type": _PROBLEM_TYPES[spec.problem],
+            "problem_type": _PROBLEM_TYPES[problem],
             # Decoders pool the last token that is no padding.
             "pad_token_id": padding_id(setup.base.tokenizer),
         },
@@ -260,7 +261,7 @@ def build(setup: Setup) -> Recipe:
     classes = _class_names(setup, spec)
     weighing = weigh(setup, spec, classes)
     judge = _judge(spec, classes)
-    loaded = load(setup, spec, classes)
+    loaded = load(setup, problem=spec.problem, classes=classes)
     setup.enter(Phase.TOKENIZING)
     tokenized = tokenize_rows(setup, spec, classes=classes)
     return Recipe(
