@@ -29,7 +29,12 @@ class Tokenized:
 
 
 def tokenize(
-    setup: Setup, split: str, *, columns: Mapping[str, type], encode: EncodeRows
+    setup: Setup,
+    split: str,
+    *,
+    columns: Mapping[str, type],
+    encode: EncodeRows,
+    counted: Sequence[str] = ("input_ids",),
 ) -> Tokenized:
     """Return the rows of a split as tokens.
 
@@ -38,9 +43,10 @@ def tokenize(
         split: which rows.
         columns: name -> numpy type of each array that `encode` yields of a row.
         encode: yields `input_ids` and the other columns of each row.
+        counted: columns whose lengths together are a row's, by which rows share a batch.
     """
     counts: Counter[str] = Counter()
-    with RowsWriter(setup.cache, split=split, columns=columns) as writer:
+    with RowsWriter(setup.cache, split=split, columns=columns, counted=counted) as writer:
         for row in _encoded(setup, split, encode=encode, counts=counts):
             writer.add(row)
     return Tokenized(writer.rows(), counts)
@@ -55,11 +61,15 @@ def _encoded(
 
 
 def tokenize_splits(
-    setup: Setup, *, columns: Mapping[str, type], encode: EncodeRows
+    setup: Setup,
+    *,
+    columns: Mapping[str, type],
+    encode: EncodeRows,
+    counted: Sequence[str] = ("input_ids",),
 ) -> dict[str, Tokenized]:
     """Return the tokens of every split that has rows."""
     return {
-        split: tokenize(setup, split, columns=columns, encode=encode)
+        split: tokenize(setup, split, columns=columns, encode=encode, counted=counted)
         for split, num_rows in setup.found.num_rows.items()
         if num_rows
     }

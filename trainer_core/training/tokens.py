@@ -46,9 +46,12 @@ class RaggedColumn:
 class TokenizedRows(Dataset[TokenRow]):
     """Rows ready to be collated. `input_ids` is always there, and its lengths are known."""
 
-    def __init__(self, columns: Mapping[str, RaggedColumn]) -> None:
+    def __init__(
+        self, columns: Mapping[str, RaggedColumn], *, counted: Sequence[str] = ("input_ids",)
+    ) -> None:
         self._columns = dict(columns)
-        self.lengths = np.diff(self._columns["input_ids"].offsets)  # tokens of each row
+        # Tokens of each row: those of the columns that the model reads or writes.
+        self.lengths = np.sum([np.diff(self._columns[name].offsets) for name in counted], axis=0)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -83,8 +86,16 @@ class _ColumnFile:
 class RowsWriter:
     """Writes tokenized rows to `folder/split.column.bin`, row by row."""
 
-    def __init__(self, folder: Path, *, split: str, columns: Mapping[str, type]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        split: str,
+        columns: Mapping[str, type],
+        counted: Sequence[str] = ("input_ids",),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._counted = counted
         self._files = {
             name: _ColumnFile(path, np.dtype(dtype), path.open("wb"))
             for name, dtype in columns.items()
@@ -98,7 +109,8 @@ class RowsWriter:
 
     def rows(self) -> TokenizedRows:
         """Return what was written; the writer is closed."""
-        return TokenizedRows({name: file.column() for name, file in self._files.items()})
+        columns = {name: file.column() for name, file in self._files.items()}
+        return TokenizedRows(columns, counted=self._counted)
 
     def __enter__(self) -> Self:
         return self

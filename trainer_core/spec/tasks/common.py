@@ -71,6 +71,7 @@ class TaskSpec(SpecModel):
     summary: ClassVar[str]  # one sentence
     max_length_tokens: ClassVar[int] = 512  # what `max_length: auto` never exceeds
     has_token_logits: ClassVar[bool] = False  # the model scores its whole vocabulary at each token
+    is_generating: ClassVar[bool] = False  # measuring it means writing a text for each row
 
     version: Literal[1] = 1
     """Version of the spec's form. Stored specs parse for ever."""
