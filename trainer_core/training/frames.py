@@ -96,10 +96,12 @@ def target_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[lis
 
 
 def framed(ids: list[int], frame: Frame, *, max_length: int) -> list[int]:
-    """Return the tokens that are to be written: not the one that was given, and an end."""
-    written = ids[1:] if ids[:1] == [frame.start] else ids
-    if frame.end not in written:
-        written = [*written, frame.end]
+    """Return the tokens that are to be written, with an end.
+
+    The token that begins a text is written too, even where the decoder was given the same one:
+    models trained by transformers' own scripts expect it.
+    """
+    written = ids if frame.end in ids[1:][-2:] else [*ids, frame.end]
     if len(written) <= max_length:
         return written
     # What comes after the end, as a language in mBART, stays after it.
