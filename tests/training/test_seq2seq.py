@@ -22,6 +22,7 @@ from transformers import (
 
 from tests.training.tiny import (
     carry_out,
+    colour_rows,
     events_of,
     make_run,
     save_encoder,
@@ -45,7 +46,7 @@ BRIEF = {"training": {**FAST, "epochs": 1}, "evaluation": {"strategy": "no"}}
 
 def _rows(count: int, *, seed: int = 1) -> list[dict[str, str]]:
     """English words to French ones, in reverse order."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
     picked = [chance.choices(range(len(ENGLISH)), k=chance.randint(1, 4)) for _ in range(count)]
     return [
         {
@@ -137,19 +138,15 @@ def test_a_stopped_run_ends_as_if_it_was_not_stopped(writer: Path, tmp_path: Pat
     assert hashes[0] == hashes[1]
 
 
-def test_an_adapter_learns_to_translate(writer: Path, tmp_path: Path) -> None:
-    spec = {
-        "task": "translation",
-        "training": {**FAST, "learning_rate": 2e-2, "epochs": 8},
-        "adapter": {"r": 16},
-    }
-    directory = make_run(tmp_path / "run", model=writer, rows=_rows(400), spec=spec)
-    metrics = carry_out(directory).metrics
-    assert metrics["chrf"] > 60
-    held_out = _rows(30, seed=3)
-    texts = _written(directory.model, [row["source"] for row in held_out])
-    targets = [row["target"] for row in held_out]
-    assert translation_scores(texts, targets, script="latin", language=None)["chrf"] > 60
+def test_an_adapter_learns_another_order(translated: RunDirectory, tmp_path: Path) -> None:
+    rows = _rows(300)
+    for row in rows:
+        row["target"] = " ".join(reversed(row["target"].split()))
+    spec = {"task": "translation", "training": {**FAST, "epochs": 5}, "adapter": {"r": 8}}
+    directory = make_run(tmp_path / "run", model=translated.model, rows=rows, spec=spec)
+    assert carry_out(directory).metrics["exact_match"] > 0.8
+    # Merged, and loaded plainly, it writes the same.
+    assert _written(directory.model, ["small red old"]) == ["petit rouge vieux"]
 
 
 @pytest.fixture(scope="module")
@@ -175,14 +172,13 @@ def summarizer(writer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_t5_learns_to_keep_the_first_words(summarizer: Path, tmp_path: Path) -> None:
-    rows = _rows(300)
-    rows = [{"long": row["source"], "short": row["source"].split()[0]} for row in rows]
+def test_a_t5_learns_to_tell_the_colour(summarizer: Path, tmp_path: Path) -> None:
+    rows = [{"long": row["text"], "short": row["label"]} for row in colour_rows(300)]
     spec = {
         "task": "summarization",
         "source_prefix": "old: ",
         "data": {"columns": {"source": "long", "target": "short"}},
-        "training": {**FAST, "epochs": 6},
+        "training": {**FAST, "epochs": 8},
         "generation": {"max_new_tokens": 4, "num_beams": 2, "length_penalty": 0.5},
     }
     directory = make_run(
@@ -318,7 +314,7 @@ def test_languages_that_are_not_known_are_told_with_those_that_are(tmp_path: Pat
     spec = {"task": "translation", "source_language": "klingon", **BRIEF}
     error = carry_out(make_run(tmp_path / "run", model=model, rows=_rows(40), spec=spec)).error
     assert error is not None
-    problems = {problem["pointer"]: problem for problem in error.detail["problems"]}
+    problems = {problem["pointer"]: problem for problem in error.detail["errors"]}
     assert "no language 'klingon'" in problems["/source_language"]["message"]
     assert "fr_XX" in problems["/source_language"]["hint"]
     assert "is required" in problems["/target_language"]["message"]
