@@ -172,9 +172,28 @@ def masking(base: BaseModel, spec: MaskedLM) -> Masking:
 
 def load(base: BaseModel, spec: MaskedLM) -> LoadedModel:
     """Return the model; a head that its files do not have begins anew."""
-    return load_model(
+    loaded = load_model(
         base, AutoModelForMaskedLM, changes={}, seed=spec.training.seed, is_head_new=True
     )
+    return LoadedModel(loaded.model, _own_modules(loaded))
+
+
+def _own_modules(loaded: LoadedModel) -> tuple[str, ...]:
+    """Return the outermost modules of a new head that share no weight with the embeddings.
+
+    An adapter saves a copy of the new parts, which the embeddings could not be tied to.
+    """
+    model: Any = loaded.model
+    embeddings = {id(weight) for weight in model.get_input_embeddings().parameters()}
+    found: list[str] = []
+    for name, module in model.named_modules():
+        is_new = any(name == new or name.startswith(f"{new}.") for new in loaded.new_modules)
+        weights = {id(weight) for weight in module.parameters(recurse=True)}
+        if not is_new or not weights or not weights.isdisjoint(embeddings):
+            continue
+        if not any(name.startswith(f"{outer}.") for outer in found):
+            found.append(name)
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
