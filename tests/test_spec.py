@@ -104,7 +104,7 @@ def test_field_of_another_task_is_named_as_such():
     ("task", "words"),
     [
         ("text-clasification", "Did you mean 'text-classification'?"),
-        ("cooking", "Known tasks: text-classification, causal-lm"),
+        ("cooking", f"Known tasks: {', '.join(TASKS)}."),
         (None, "required"),
         (["text-classification"], "there is no task"),
     ],
@@ -177,6 +177,9 @@ TEXT = {
 }
 
 
+WRITTEN = {**MINIMAL, "task": "summarization"}
+
+
 @pytest.mark.parametrize(
     ("values", "pointers"),
     [
@@ -211,6 +214,8 @@ TEXT = {
             ["/training/label_smoothing"],
         ),
         ({**TEXT, "loss_on": "all", "chat_template": "model"}, ["/loss_on", "/chat_template"]),
+        ({**WRITTEN, "generation": {"length_penalty": 2}}, ["/generation/length_penalty"]),
+        ({**WRITTEN, "generation": {"length_penalty": 2, "num_beams": 4}}, []),
     ],
 )  # fmt: skip
 def test_setting_that_changes_nothing_is_told(values, pointers):
@@ -286,6 +291,13 @@ def test_what_the_user_chose_is_not_touched():
     assert resolved.spec.training.learning_rate == 1e-3
     assert resolved.spec.training.micro_batch_size == 4
     assert "/training/learning_rate" not in {choice.pointer for choice in resolved.choices}
+
+
+@pytest.mark.parametrize(("positions", "expected"), [(None, 128), (1024, 128), (64, 64)])
+def test_as_much_is_written_as_is_kept_of_a_target(positions, expected):
+    resolved = resolve(parse_spec(WRITTEN), replace(CPU, max_positions=positions)).spec
+    assert resolved.max_target_length == expected
+    assert resolved.generation.max_new_tokens == expected
 
 
 def test_small_device_gets_a_micro_batch_that_divides_the_batch():

@@ -18,7 +18,8 @@ from tests.training.tiny import (
 )
 from trainer_core.run_directory import Result
 from trainer_core.training.recipe import Measured
-from trainer_core.training.tasks.causal_lm import CausalLoss, sums_of_rows, token_metrics
+from trainer_core.training.tasks.causal_lm import CausalLoss, sums_of_rows
+from trainer_core.training.token_losses import token_metrics
 
 pytestmark = pytest.mark.slow
 

@@ -63,8 +63,8 @@ def whole(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirecto
 
 def test_the_tasks_are_those_of_the_spec() -> None:
     folder = Path(tasks.__file__).parent
-    names = {path.stem.replace("_", "-") for path in folder.glob("*.py") if path.stem[0] != "_"}
-    assert names == set(TASKS)
+    files = {path.stem for path in folder.glob("*.py") if path.stem[0] != "_"}
+    assert files == {task.__module__.rpartition(".")[2] for task in TASKS.values()}
     assert all(callable(tasks.find_task(name).build) for name in TASKS)
 
 

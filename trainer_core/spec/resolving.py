@@ -10,6 +10,7 @@ from trainer_core.spec.tasks import JobSpec
 DeviceKind = Literal["cpu", "cuda", "mps"]
 
 _NUM_LOG_RECORDS = 200
+_USUAL_TARGET_TOKENS = 128
 _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER = 0.002
 """Bytes kept for the backward pass per token and weight, fp32; a coarse fit to BERT and Llama
 bodies of 20 M to 7 B weights. It only sets the first guess at the micro-batch."""
@@ -62,7 +63,7 @@ def resolve(spec: JobSpec, facts: Facts) -> Resolution:
         *parents, name = pointer.strip("/").split("/")
         part = values
         for parent in parents:
-            part = part[parent]
+            part = part.get(parent, {})  # not all tasks have all parts
         if part.get(name) == "auto":
             part[name], why = choose(parse_spec(values), facts)
             choices.append(Choice(pointer, part[name], why))
@@ -94,6 +95,16 @@ def _max_length(spec: JobSpec, facts: Facts) -> _Chosen:
     if facts.max_positions is not None and facts.max_positions <= cap:
         return facts.max_positions, "the most that the model can take"
     return cap, "enough for most rows; longer ones cost memory that grows with their length"
+
+
+def _max_target_length(_: JobSpec, facts: Facts) -> _Chosen:
+    if facts.max_positions is not None and facts.max_positions <= _USUAL_TARGET_TOKENS:
+        return facts.max_positions, "the most that the model can take"
+    return _USUAL_TARGET_TOKENS, "enough for a few sentences"
+
+
+def _max_new_tokens(spec: Any, _: Facts) -> _Chosen:
+    return spec.max_target_length, "as many as are kept of a target"
 
 
 def _chat_template(_: JobSpec, facts: Facts) -> _Chosen:
@@ -195,6 +206,8 @@ def _gpus(_: JobSpec, facts: Facts) -> _Chosen:
 _CHOICES: tuple[tuple[str, Callable[[JobSpec, Facts], _Chosen]], ...] = (
     # In this order: later ones look at what earlier ones chose.
     ("/max_length", _max_length),
+    ("/max_target_length", _max_target_length),
+    ("/generation/max_new_tokens", _max_new_tokens),
     ("/chat_template", _chat_template),
     ("/resources/gpus", _gpus),
     ("/training/learning_rate", _learning_rate),

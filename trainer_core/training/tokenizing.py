@@ -32,7 +32,12 @@ class Tokenized:
 
 
 def tokenize(
-    setup: Setup, split: str, *, columns: Mapping[str, type], encode: EncodeRows
+    setup: Setup,
+    split: str,
+    *,
+    columns: Mapping[str, type],
+    encode: EncodeRows,
+    counted: Sequence[str] = ("input_ids",),
 ) -> Tokenized:
     """Return the rows of a split as tokens.
 
@@ -41,6 +46,7 @@ def tokenize(
         split: which rows.
         columns: name -> numpy type of each array that `encode` yields of a row.
         encode: yields `input_ids` and the other columns of each row.
+        counted: columns whose lengths together are a row's, by which rows share a batch.
     """
     counts: Counter[str] = Counter()
     lengths: dict[str, Array] = {}
@@ -51,7 +57,8 @@ def tokenize(
         lengths = writer.lengths()
     lengths, counts = processes.of_first((lengths, counts))
     return Tokenized(
-        written_rows(setup.cache, split=split, columns=columns, lengths=lengths), counts
+        written_rows(setup.cache, split=split, columns=columns, lengths=lengths, counted=counted),
+        counts,
     )
 
 
@@ -64,11 +71,15 @@ def _encoded(
 
 
 def tokenize_splits(
-    setup: Setup, *, columns: Mapping[str, type], encode: EncodeRows
+    setup: Setup,
+    *,
+    columns: Mapping[str, type],
+    encode: EncodeRows,
+    counted: Sequence[str] = ("input_ids",),
 ) -> dict[str, Tokenized]:
     """Return the tokens of every split that has rows."""
     return {
-        split: tokenize(setup, split, columns=columns, encode=encode)
+        split: tokenize(setup, split, columns=columns, encode=encode, counted=counted)
         for split, num_rows in setup.found.num_rows.items()
         if num_rows
     }

@@ -48,9 +48,13 @@ class RaggedColumn:
 class TokenizedRows(Dataset[TokenRow]):
     """Rows ready to be collated. `input_ids` is always there, and its lengths are known."""
 
-    def __init__(self, columns: Mapping[str, RaggedColumn]) -> None:
+    def __init__(
+        self, columns: Mapping[str, RaggedColumn], *, counted: Sequence[str] = ("input_ids",)
+    ) -> None:
         self._columns = dict(columns)
-        self.lengths = np.diff(self._columns["input_ids"].offsets)  # tokens of each row
+        self._counted = counted
+        # Tokens of each row: those of the columns that the model reads or writes.
+        self.lengths = np.sum([np.diff(self._columns[name].offsets) for name in counted], axis=0)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -65,11 +69,17 @@ class TokenizedRows(Dataset[TokenRow]):
     def with_column(self, name: str, values: Array) -> "TokenizedRows":
         """Return the rows with one more column, whose values are (rows, values of a row)."""
         offsets = np.arange(len(self) + 1) * values.shape[1]
-        return TokenizedRows({**self._columns, name: RaggedColumn(values.reshape(-1), offsets)})
+        columns = {**self._columns, name: RaggedColumn(values.reshape(-1), offsets)}
+        return TokenizedRows(columns, counted=self._counted)
 
 
 def written_rows(
-    folder: Path, *, split: str, columns: Mapping[str, type], lengths: Mapping[str, Array]
+    folder: Path,
+    *,
+    split: str,
+    columns: Mapping[str, type],
+    lengths: Mapping[str, Array],
+    counted: Sequence[str] = ("input_ids",),
 ) -> TokenizedRows:
     """Return rows that a `RowsWriter` has written, here or in another process.
 
@@ -78,13 +88,13 @@ def written_rows(
         split: of the writer.
         columns: of the writer.
         lengths: how many values each row has, by column.
+        counted: columns whose lengths together are a row's.
     """
-    return TokenizedRows(
-        {
-            name: _column(_path(folder, split, name), np.dtype(dtype), lengths[name])
-            for name, dtype in columns.items()
-        }
-    )
+    found = {
+        name: _column(_path(folder, split, name), np.dtype(dtype), lengths[name])
+        for name, dtype in columns.items()
+    }
+    return TokenizedRows(found, counted=counted)
 
 
 def _path(folder: Path, split: str, column: str) -> Path:
@@ -113,9 +123,17 @@ class _ColumnFile:
 class RowsWriter:
     """Writes tokenized rows to `folder/split.column.bin`, row by row."""
 
-    def __init__(self, folder: Path, *, split: str, columns: Mapping[str, type]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        split: str,
+        columns: Mapping[str, type],
+        counted: Sequence[str] = ("input_ids",),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._split, self._columns = folder, split, columns
+        self._counted = counted
         self._files = {
             name: _ColumnFile(np.dtype(dtype), _path(folder, split, name).open("wb"))
             for name, dtype in columns.items()
@@ -129,7 +147,11 @@ class RowsWriter:
     def rows(self) -> TokenizedRows:
         """Return what was written; the writer is closed."""
         return written_rows(
-            self._folder, split=self._split, columns=self._columns, lengths=self.lengths()
+            self._folder,
+            split=self._split,
+            columns=self._columns,
+            lengths=self.lengths(),
+            counted=self._counted,
         )
 
     def lengths(self) -> dict[str, Array]:

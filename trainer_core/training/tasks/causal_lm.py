@@ -7,7 +7,6 @@ Plain text is learnt whole, with the tokenizer's end token after it. Of a chat t
 are learnt (`loss_on`). Shapes: B rows of a batch, T tokens, V vocabulary.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -38,11 +36,11 @@ from trainer_core.training.models import (
 from trainer_core.training.recipe import (
     Batch,
     LossOfLabels,
-    Measured,
     Recipe,
     Setup,
     count_labels,
 )
+from trainer_core.training.token_losses import TokenLoss, sums_of_logits, token_metrics
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
 from trainer_core.training.tokens import Array, TokenRow, encode
 
@@ -198,39 +196,13 @@ class CausalLoss:
     def __call__(
         self, output: Any, labels_BT: torch.Tensor, num_tokens: torch.Tensor
     ) -> torch.Tensor:
-        targets_BT = labels_BT[:, 1:]
-        total = functional.cross_entropy(
-            output.logits[:, :-1].float().flatten(0, 1),
-            targets_BT.flatten(),
-            reduction="sum",
-            label_smoothing=self.smoothing if torch.is_grad_enabled() else 0.0,
-        )
+        total = TokenLoss(self.smoothing).of_logits(output.logits[:, :-1], labels_BT[:, 1:])
         return total / num_tokens
 
 
 def sums_of_rows(_model: Any, batch: Batch, output: Any) -> torch.Tensor:
-    """Return of each row its loss, number of learnt tokens and number guessed right, (B, 3).
-
-    The logits of a whole evaluation set would fill any memory.
-    """
-    targets_BT = batch["labels"][:, 1:]
-    logits_BTV = output.logits[:, :-1]
-    losses_BT = functional.cross_entropy(
-        logits_BTV.float().transpose(1, 2), targets_BT, reduction="none"
-    )
-    is_target_BT = targets_BT.ne(-100)
-    is_right_BT = logits_BTV.argmax(-1).eq(targets_BT)
-    per_row = [losses_BT.sum(1), is_target_BT.sum(1), (is_right_BT & is_target_BT).sum(1)]
-    return torch.stack([column.float() for column in per_row], dim=1)
-
-
-def token_metrics(measured: Measured) -> dict[str, float]:
-    """Return loss, perplexity and token accuracy over all tokens, not over batches."""
-    sums_B3 = np.stack(measured.predictions)
-    loss_sum, num_tokens, num_right = sums_B3.sum(axis=0, dtype=np.float64)
-    loss = float(loss_sum / num_tokens)
-    perplexity = math.exp(loss) if loss < 700 else math.inf  # exp(710) overflows
-    return {"loss": loss, "perplexity": perplexity, "token_accuracy": float(num_right / num_tokens)}
+    """Return of each row its loss, number of learnt tokens and number guessed right, (B, 3)."""
+    return sums_of_logits(output.logits[:, :-1], batch["labels"][:, 1:])
 
 
 def build(setup: Setup) -> Recipe:
