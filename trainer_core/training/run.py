@@ -213,7 +213,8 @@ class Attempt:
 
     def _count(self, recipe: Recipe, decided: _Decided) -> _Decided:
         """Write down how many rows are used, now that the task has left out what it can't use."""
-        num_rows = {split: len(recipe.rows.get(split, ())) for split in SPLITS}
+        num_rows = dict.fromkeys(SPLITS, 0)
+        num_rows |= {split: rows.num_source_rows for split, rows in recipe.rows.items()}
         if num_rows["train"] < MIN_TRAIN_ROWS:
             raise TooFewRows(
                 f"{num_rows['train']} rows are left to train on once those with nothing to learn "
@@ -246,7 +247,8 @@ class Attempt:
             reporter=self._reporter,
             stopping=self._stopping,
         )
-        self._reporter.report(_batches_described(trainer, spec))
+        num_rows = recipe.rows["train"].num_source_rows
+        self._reporter.report(_batches_described(trainer, spec, num_rows=num_rows))
         return trainer
 
     def _measure(
@@ -349,14 +351,20 @@ def _facts(given: _Given, base: BaseModel) -> Facts:
     )
 
 
-def _batches_described(trainer: RunLoop, spec: JobSpec) -> Logged:
+def _batches_described(trainer: RunLoop, spec: JobSpec, *, num_rows: int) -> Logged:
     assert spec.training.micro_batch_size != "auto", "the spec is resolved before"
     sampler = trainer.sampler
     share = padding_share(
         sampler.lengths, order=sampler.order(0), batch_size=spec.training.micro_batch_size
     )
     num_tokens = int(sampler.lengths.sum())
+    rows = f"{num_rows} rows" + (f" in {len(sampler)} parts" if len(sampler) != num_rows else "")
     return Logged(
-        f"{len(sampler)} rows of {num_tokens} tokens; {share:.1%} of the positions are padding",
-        {"num_rows": len(sampler), "num_tokens": num_tokens, "padding_share": round(share, 4)},
+        f"{rows} of {num_tokens} tokens; {share:.1%} of the positions are padding",
+        {
+            "num_rows": num_rows,
+            "num_examples": len(sampler),  # what a batch is of: a row can be several
+            "num_tokens": num_tokens,
+            "padding_share": round(share, 4),
+        },
     )

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from trainer_core.errors import UnusableModel
+
 Array = npt.NDArray[Any]
 TokenRow = dict[str, Array]
 
@@ -55,6 +57,12 @@ class TokenizedRows(Dataset[TokenRow]):
 
     def __getitem__(self, row: int) -> TokenRow:
         return {name: column[row] for name, column in self._columns.items()}
+
+    @property
+    def num_source_rows(self) -> int:
+        """Rows of the file that these are made of: a column `row` says which, if one is several."""
+        source = self._columns.get("row")
+        return len(self) if source is None else len(np.unique(source.values))
 
     def values(self, column: str) -> Array:
         """Return the values of a column, those of all rows end to end."""
@@ -111,6 +119,16 @@ class RowsWriter:
     ) -> None:
         for file in self._files.values():
             file.file.close()
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id of the padding token, which is the end token where the tokenizer has none."""
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise UnusableModel("the model's tokenizer has neither a padding nor an end token.")
+        tokenizer.pad_token = tokenizer.eos_token
+    assert isinstance(tokenizer.pad_token_id, int), "one token has one id"
+    return tokenizer.pad_token_id
 
 
 def batched(items: Iterable[T], *, size: int) -> Iterator[list[T]]:
