@@ -306,7 +306,8 @@ class Attempt:
 
     def _count(self, recipe: Recipe, decided: _Decided) -> _Decided:
         """Write down how many rows are used, now that the task has left out what it can't use."""
-        num_rows = {split: len(recipe.rows.get(split, ())) for split in SPLITS}
+        num_rows = dict.fromkeys(SPLITS, 0)
+        num_rows |= {split: rows.num_source_rows for split, rows in recipe.rows.items()}
         if num_rows["train"] < MIN_TRAIN_ROWS:
             raise TooFewRows(
                 f"{num_rows['train']} rows are left to train on once those with nothing to learn "
@@ -344,7 +345,8 @@ class Attempt:
             reporter=self._reporter,
             stopping=self._stopping,
         )
-        self._reporter.report(_batches_described(trainer))
+        num_rows = recipe.rows["train"].num_source_rows
+        self._reporter.report(_batches_described(trainer, num_rows=num_rows))
         return trainer
 
     def _track(self, given: _Given, decided: _Decided) -> None:
@@ -405,11 +407,17 @@ def _facts(given: _Given, base: BaseModel) -> Facts:
     )
 
 
-def _batches_described(trainer: RunLoop) -> Logged:
+def _batches_described(trainer: RunLoop, *, num_rows: int) -> Logged:
     order = trainer.order
     share = padding_share(order, cutting=trainer.cutting)
     num_tokens = int(order.lengths.sum(dtype="int64"))
+    rows = f"{num_rows} rows" + (f" in {len(order)} parts" if len(order) != num_rows else "")
     return Logged(
-        f"{len(order)} rows of {num_tokens} tokens; {share:.1%} of the positions are padding",
-        {"num_rows": len(order), "num_tokens": num_tokens, "padding_share": round(share, 4)},
+        f"{rows} of {num_tokens} tokens; {share:.1%} of the positions are padding",
+        {
+            "num_rows": num_rows,
+            "num_examples": len(order),  # what a step is of: a row can be several
+            "num_tokens": num_tokens,
+            "padding_share": round(share, 4),
+        },
     )

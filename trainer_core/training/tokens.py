@@ -62,6 +62,12 @@ class TokenizedRows(Dataset[TokenRow]):
     def __getitem__(self, row: int) -> TokenRow:
         return {name: column[row] for name, column in self._columns.items()}
 
+    @property
+    def num_source_rows(self) -> int:
+        """Rows of the file that these are made of: a column `row` says which, if one is several."""
+        source = self._columns.get("row")
+        return len(self) if source is None else len(np.unique(source.values))
+
     def values(self, column: str) -> Array:
         """Return the values of a column, those of all rows end to end."""
         return self._columns[column].values

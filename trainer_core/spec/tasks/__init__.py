@@ -9,6 +9,7 @@ from trainer_core.spec.tasks.dpo import DPO
 from trainer_core.spec.tasks.kto import KTO
 from trainer_core.spec.tasks.masked_lm import MaskedLM
 from trainer_core.spec.tasks.orpo import ORPO
+from trainer_core.spec.tasks.question_answering import QuestionAnswering
 from trainer_core.spec.tasks.reward_model import RewardModel
 from trainer_core.spec.tasks.seq2seq import Summarization, Translation
 from trainer_core.spec.tasks.text_classification import TextClassification
@@ -17,6 +18,7 @@ from trainer_core.spec.tasks.token_classification import TokenClassification
 JobSpec = (
     TextClassification
     | TokenClassification
+    | QuestionAnswering
     | Summarization
     | Translation
     | CausalLM

@@ -1,5 +1,6 @@
 """What the spec classes of all tasks share: the spec's own fields, rows and columns."""
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -178,6 +179,17 @@ class TaskSpec(SpecModel):
     def is_measured_in_training(self) -> bool:
         """Whether there are evaluations by which a best model can be chosen."""
         return self.data.eval is not None and self.evaluation.strategy != "no"
+
+
+def from_cell(value: Any) -> Any:
+    """Return a value, from JSON if a table's cell had to hold a list or an object as text."""
+    text = value.strip() if isinstance(value, str) else ""
+    if not text.startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError("a list in a table's cell is written as JSON") from error
 
 
 def is_given(part: SpecModel, name: str) -> bool:
