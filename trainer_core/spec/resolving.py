@@ -36,6 +36,7 @@ class Facts:
     num_logits_per_token: int = 0  # size of the vocabulary for a language model, else 0
     num_processes: int = 1  # that share each optimizer step, a device each
     can_recompute: bool = True  # the model supports gradient checkpointing
+    has_flash_attention: bool = False  # the device, the model and what is installed have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,12 @@ def _chat_template(_: JobSpec, facts: Facts) -> _Chosen:
     if facts.has_chat_template:
         return "model", "the tokenizer has a chat template"
     return "chatml", "the tokenizer has no chat template"
+
+
+def _packing(spec: JobSpec, facts: Facts) -> _Chosen:
+    if facts.has_flash_attention and spec.training.precision == "bf16":
+        return True, "flash attention computes packed rows without waste"
+    return False, "rows of like length share a batch, and a mask over packed rows costs more"
 
 
 def _precision(_: JobSpec, facts: Facts) -> _Chosen:
@@ -213,6 +220,7 @@ _CHOICES: tuple[tuple[str, Callable[[JobSpec, Facts], _Chosen]], ...] = (
     ("/training/learning_rate", _learning_rate),
     ("/training/precision", _precision),
     ("/training/tf32", _tf32),
+    ("/packing", _packing),
     ("/training/gradient_checkpointing", _gradient_checkpointing),
     ("/training/micro_batch_size", _micro_batch_size),
     ("/training/log_steps", _log_steps),

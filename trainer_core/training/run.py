@@ -49,6 +49,7 @@ from trainer_core.training.limits import check_limits
 from trainer_core.training.lineage import data_hashes, describe_origin, describe_run, with_rows
 from trainer_core.training.loop import RunLoop
 from trainer_core.training.models import BaseModel, open_model
+from trainer_core.training.packing import has_flash_attention
 from trainer_core.training.quantizing import choose_quantizing
 from trainer_core.training.recipe import Recipe, Setup
 from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
@@ -401,6 +402,7 @@ def _facts(given: _Given, base: BaseModel) -> Facts:
         device_memory_bytes=given.device.memory_bytes,
         has_fast_bf16=given.device.has_fast_bf16,
         can_recompute=base.can_recompute,
+        has_flash_attention=given.device.has_fast_bf16 and has_flash_attention(base.config),
         num_logits_per_token=(
             base.config.get_text_config().vocab_size if given.spec.has_token_logits else 0
         ),

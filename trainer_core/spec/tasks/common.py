@@ -65,6 +65,10 @@ class Columns(SpecModel):
         """Return these columns with what was left open decided by the columns that exist."""
         return self
 
+    def may_be_absent(self, role: str) -> bool:  # noqa: ARG002 - subclasses look at it
+        """Return whether a file may lack the column of a role in use."""
+        return False
+
 
 class TaskSpec(SpecModel):
     """What a job of any task says."""
