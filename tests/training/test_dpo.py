@@ -96,6 +96,8 @@ def test_before_the_first_step_nothing_is_preferred(
     losses = [metrics["loss"] for metrics in told]
     assert losses == pytest.approx([np.log(2)] * len(losses), abs=1e-6)
     assert outcome.metrics["reward_margin"] == pytest.approx(0.0, abs=1e-6)
+    assert outcome.metrics["baseline_reward_accuracy"] == 0.5
+    assert outcome.metrics["baseline_reward_margin"] == 0.0
 
 
 def test_a_step_does_not_depend_on_how_it_is_cut(decoder: Path, tmp_path: Path) -> None:

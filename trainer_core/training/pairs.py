@@ -80,11 +80,15 @@ def rewards_and_losses(rewards_B2: torch.Tensor, losses_B: torch.Tensor) -> torc
 
 
 def pair_metrics(measured: Measured) -> dict[str, float]:
-    """Return how often the chosen sequence has the higher reward, and by how much."""
+    """Return how often the chosen sequence has the higher reward, and by how much.
+
+    A tie counts half: a model that is its own reference prefers nothing.
+    """
     chosen_B, rejected_B, losses_B = np.stack(measured.predictions).astype(np.float64).T[:3]
+    margins_B = chosen_B - rejected_B
     return {
-        "reward_accuracy": float((chosen_B > rejected_B).mean()),
-        "reward_margin": float((chosen_B - rejected_B).mean()),
+        "reward_accuracy": float(np.heaviside(margins_B, 0.5).mean()),
+        "reward_margin": float(margins_B.mean()),
         "chosen_reward": float(chosen_B.mean()),
         "rejected_reward": float(rejected_B.mean()),
         "loss": float(losses_B.mean()),

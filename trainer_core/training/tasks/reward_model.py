@@ -101,5 +101,5 @@ tokenizer = AutoTokenizer.from_pretrained("{folder}")
 reward = AutoModelForSequenceClassification.from_pretrained("{folder}")
 turns = [{"role": "user", "content": "A question"}, {"role": "assistant", "content": "An answer"}]
 inputs = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)
-print(float(reward(**inputs).logits[0, 0]))
+print(reward(**inputs).logits[0, 0].item())
 """
