@@ -31,6 +31,9 @@ class Facts:
     has_fast_bf16: bool
     num_logits_per_token: int = 0  # size of the vocabulary for a language model, else 0
     can_recompute: bool = True  # the model supports gradient checkpointing
+    pooling: str = "mean"  # how the tokens' vectors become one
+    is_normalized: bool = True  # whether that one has a length of 1
+    is_embedding_model: bool = False  # the two above are what the base model's own files say
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,20 @@ def _chat_template(_: JobSpec, facts: Facts) -> _Chosen:
     return "chatml", "the tokenizer has no chat template"
 
 
+def _pooling(_: JobSpec, facts: Facts) -> _Chosen:
+    if facts.is_embedding_model:
+        return facts.pooling, "the base model's own"
+    if facts.pooling == "last":
+        return "last", "the only token that a language model has read all others for"
+    return facts.pooling, "the usual for a model that has none of its own"
+
+
+def _normalize(_: JobSpec, facts: Facts) -> _Chosen:
+    if facts.is_embedding_model:
+        return facts.is_normalized, "the base model's own"
+    return facts.is_normalized, "so that dot products are cosines"
+
+
 def _precision(_: JobSpec, facts: Facts) -> _Chosen:
     if facts.device == "cuda" and facts.has_fast_bf16:
         return "bf16", "the device computes bf16 natively"
@@ -114,7 +131,7 @@ def _fitting_micro_batch(spec: JobSpec, facts: Facts) -> int:
         facts.num_weights * _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER
         + facts.num_logits_per_token * _BYTES_PER_LOGIT
     )
-    fitting = max(1, int(free / (per_token * spec.max_length)))
+    fitting = max(1, int(free / (per_token * spec.max_length * spec.texts_per_row)))
     batch = spec.training.batch_size
     return next(size for size in range(min(batch, fitting), 0, -1) if batch % size == 0)
 
@@ -162,6 +179,8 @@ _CHOICES: tuple[tuple[str, Callable[[JobSpec, Facts], _Chosen]], ...] = (
     # In this order: later ones look at what earlier ones chose.
     ("/max_length", _max_length),
     ("/chat_template", _chat_template),
+    ("/pooling", _pooling),
+    ("/normalize", _normalize),
     ("/resources/gpus", _gpus),
     ("/training/learning_rate", _learning_rate),
     ("/training/precision", _precision),

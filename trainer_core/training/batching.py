@@ -23,16 +23,19 @@ _MIN_GROUPS = 4
 
 
 class GroupedSampler(Sampler[int]):
-    """Each row once an epoch, in batches of like length.
+    """Each row once an epoch, in batches of like length, or of any if they are not grouped.
 
     The order is a function of the seed and the epoch alone, so that a resumed run can skip to
     where it was.
     """
 
-    def __init__(self, lengths: Indexes, *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, lengths: Indexes, *, batch_size: int, seed: int, is_grouped: bool = True
+    ) -> None:
         self.lengths = np.asarray(lengths)
         self._batch_size = batch_size
         self._seed = seed
+        self._is_grouped = is_grouped
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -43,6 +46,8 @@ class GroupedSampler(Sampler[int]):
         """Return the rows in the order of an epoch; the shorter batch, if any, comes last."""
         chance = np.random.default_rng((self._seed, epoch))
         rows = chance.permutation(len(self.lengths))
+        if not self._is_grouped:
+            return rows
         num_full = len(rows) // self._batch_size
         whole, rest = np.split(rows, [num_full * self._batch_size])
         batches = [

@@ -61,6 +61,7 @@ class RunLoop(_Base):
             recipe.rows["train"].lengths,
             batch_size=spec.training.batch_size,
             seed=spec.training.seed,
+            is_grouped=recipe.is_grouped,
         )
         self.progress = ReportingCallback(reporter, num_tokens_until=self.sampler.num_tokens_until)
         super().__init__(

@@ -81,6 +81,10 @@ class Recipe:
     # What the model says of each row of a split, JSON-ready, in the order of the file.
     predictions: Callable[[Measured], Iterable[Mapping[str, Any]]] | None = None
     add_files: Callable[[Path], None] | None = None  # into the finished model's folder
+    # A row's loss depends on the other rows of the optimizer step: `collate` and `forward_loss` get
+    # all of them at once, and `forward_loss` itself keeps to the micro-batch.
+    is_step_whole: bool = False
+    is_grouped: bool = True  # rows of like length share a batch; False: batches are random
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ from trainer_core.training.models import BaseModel, open_model
 from trainer_core.training.recipe import Recipe, Setup
 from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
 from trainer_core.training.saving import save_adapter, save_model
+from trainer_core.training.sentence_folders import SentenceForm, read_form
 from trainer_core.training.stopping import StopAsked, Stopping
 from trainer_core.training.tasks import find_task
 from trainer_core.training.trainer import RunTrainer
@@ -235,6 +236,7 @@ class Attempt:
             device=given.device,
             num_steps=num_optimizer_steps(spec, num_train_rows=len(recipe.rows["train"])),
             has_evaluation="eval" in recipe.rows,
+            is_step_whole=recipe.is_step_whole,
         )
         make = recipe.trainer_class or RunTrainer
         trainer: RunLoop = make(
@@ -295,6 +297,7 @@ class Attempt:
                 folder=folder,
                 card=card,
                 use_cache=use_cache,
+                add_files=recipe.add_files,
             )
         self._clock.stop()
         lineage = decided.lineage | {"seconds": self._clock.seconds}
@@ -334,10 +337,12 @@ def _resolve(given: _Given, base: BaseModel, checkpoint: Checkpoint | None) -> R
 
 
 def _facts(given: _Given, base: BaseModel) -> Facts:
+    form = read_form(base.path, base.config) if given.spec.pools_tokens else None
+    lengths = (base.usual_length, form.max_length if form else None)
     return Facts(
         num_train_rows=given.found.num_rows["train"],
         num_weights=base.num_weights,
-        max_positions=base.usual_length,
+        max_positions=min((n for n in lengths if n is not None), default=None),
         has_chat_template=bool(base.tokenizer.chat_template),
         device=given.device.kind,
         device_memory_bytes=given.device.memory_bytes,
@@ -346,7 +351,18 @@ def _facts(given: _Given, base: BaseModel) -> Facts:
         num_logits_per_token=(
             base.config.get_text_config().vocab_size if given.spec.has_token_logits else 0
         ),
+        **_pooling_facts(form),
     )
+
+
+def _pooling_facts(form: SentenceForm | None) -> dict[str, Any]:
+    if form is None:
+        return {}
+    return {
+        "pooling": form.pooling,
+        "is_normalized": form.is_normalized,
+        "is_embedding_model": form.is_given,
+    }
 
 
 def _batches_described(trainer: RunLoop, spec: JobSpec) -> Logged:

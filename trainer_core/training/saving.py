@@ -1,7 +1,7 @@
 """The finished model: safetensors, tokenizer, label names and card, whole or absent."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ def save_model(
     folder: Path,
     card: str,
     use_cache: bool | None,
+    add_files: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a model that plain `from_pretrained` loads.
 
@@ -29,6 +30,7 @@ def save_model(
         folder: where; it appears whole and sealed.
         card: text of README.md.
         use_cache: the base model's setting, which training turns off; None if it had none.
+        add_files: adds what the task has besides, given the folder.
     """
     if use_cache is not None:
         model.config.use_cache = use_cache
@@ -37,6 +39,8 @@ def save_model(
     with whole_or_absent(folder) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        if add_files:
+            add_files(partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ test holds the two sets equal.
 """
 
 from trainer_core.spec.tasks.causal_lm import CausalLM
+from trainer_core.spec.tasks.sentence_embedding import SentenceEmbedding
 from trainer_core.spec.tasks.text_classification import TextClassification
 
-JobSpec = TextClassification | CausalLM
+JobSpec = TextClassification | CausalLM | SentenceEmbedding

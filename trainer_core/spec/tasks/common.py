@@ -71,6 +71,7 @@ class TaskSpec(SpecModel):
     summary: ClassVar[str]  # one sentence
     max_length_tokens: ClassVar[int] = 512  # what `max_length: auto` never exceeds
     has_token_logits: ClassVar[bool] = False  # the model scores its whole vocabulary at each token
+    pools_tokens: ClassVar[bool] = False  # a text becomes one vector
 
     version: Literal[1] = 1
     """Version of the spec's form. Stored specs parse for ever."""
@@ -110,6 +111,11 @@ class TaskSpec(SpecModel):
     def label_column(self) -> str | None:
         """The column that names the classes; None for a task without classes."""
         return None
+
+    @property
+    def texts_per_row(self) -> int:
+        """How many texts of up to `max_length` tokens a row has."""
+        return 1
 
     def row_type(self) -> type[Row]:
         """Return the type that a row must fit."""
