@@ -52,6 +52,22 @@ def test_other_rows_share_a_batch_in_the_next_epoch(count: int, batch_size: int)
     assert (pairs & second).sum() < 0.3 * pairs.sum()
 
 
+def test_rows_that_are_not_grouped_come_at_random() -> None:
+    lengths = _lengths(500)
+    samplers = [
+        GroupedSampler(lengths, batch_size=10, seed=7, is_grouped=is_grouped)
+        for is_grouped in (True, False)
+    ]
+    grouped, random = (sampler.order(0).tolist() for sampler in samplers)
+    assert sorted(random) == sorted(grouped) == list(range(500))
+    spreads = [
+        np.mean([np.ptp(lengths[order[start : start + 10]]) for start in range(0, 500, 10)])
+        for order in (grouped, random)
+    ]
+    assert spreads[0] < spreads[1] / 3
+    assert samplers[1].order(1).tolist() != random
+
+
 def test_the_longest_row_comes_first_so_that_lack_of_memory_shows_at_once() -> None:
     lengths = _lengths(640)
     lengths[123] = 10_000

@@ -339,7 +339,7 @@ def test_the_micro_batch_changes_no_weight(encoder: Path, tmp_path: Path, loss: 
         weights.append(AutoModel.from_pretrained(directory.model).state_dict())
     base = AutoModel.from_pretrained(encoder).state_dict()
     moved = max(float((weights[0][name] - base[name]).abs().max()) for name in base)
-    assert moved > 1e-2
+    assert moved > 1e-3
     for other in weights[1:]:
         for name, tensor in weights[0].items():
             torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-5)
