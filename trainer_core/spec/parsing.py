@@ -107,6 +107,8 @@ def _unused_of_evaluation(spec: JobSpec) -> Iterator[FieldProblem]:
             yield unused_field("/evaluation/steps", why)
         if data.max_eval_rows is not None:
             yield unused_field("/data/max_eval_rows", why)
+        if evaluation.baseline is True:
+            yield unused_field("/evaluation/baseline", why)
         if data.test is None and is_given(evaluation, "batch_size"):
             yield unused_field("/evaluation/batch_size", why)
     if not spec.is_measured_in_training and is_given(evaluation, "metric"):

@@ -87,8 +87,9 @@ class TrainingSpec(SpecModel):
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 16
     """Examples per optimizer step over all devices. Default 16. It changes the result."""
     micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | Auto = "auto"
-    """Examples per forward pass and device; divides `batch_size`, the rest is accumulated. It
-    changes memory and speed only. `auto`: as many as are estimated to fit."""
+    """Examples of the greatest length per forward pass and device; of shorter ones as many as have
+    no more tokens. It divides `batch_size`; the rest is accumulated. It changes memory and speed
+    only. `auto`: as many as are estimated to fit."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the forward and backward pass. `auto`: bf16 where the device has it fast,
     else fp32."""
@@ -152,6 +153,9 @@ class EvaluationSpec(SpecModel):
     language model."""
     metric: Name | Auto = "auto"
     """Metric that chooses the best model. `auto`: the task's main metric."""
+    baseline: bool | Auto = "auto"
+    """Measure the base model on the evaluation rows before the first step, so that the job says
+    what it gained. `auto`: where it takes little of the time of training and generates no text."""
 
     @model_validator(mode="after")
     def _steps_go_with_strategy(self) -> Self:

@@ -16,6 +16,8 @@ bodies of 20 M to 7 B weights. It only sets the first guess at the micro-batch."
 _STATE_BYTES_PER_WEIGHT = 16  # fp32 weight, gradient and two Adam moments
 _BYTES_PER_LOGIT = 16  # in bf16 and fp32, the same again as probabilities and as gradient
 _MEMORY_SHARE = 0.8
+_PASSES_OF_TRAINING = 3  # a backward pass computes twice what a forward pass does
+_MAX_BASELINE_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Facts:
     device: DeviceKind
     device_memory_bytes: int | None  # None where unknown
     has_fast_bf16: bool
+    num_eval_rows: int = 0
     num_logits_per_token: int = 0  # size of the vocabulary for a language model, else 0
     can_recompute: bool = True  # the model supports gradient checkpointing
     pooling: str = "mean"  # how the tokens' vectors become one
@@ -169,6 +172,19 @@ def _log_steps(spec: JobSpec, facts: Facts) -> _Chosen:
     return max(1, steps // _NUM_LOG_RECORDS), f"about {_NUM_LOG_RECORDS} records over {steps} steps"
 
 
+def _baseline(spec: JobSpec, facts: Facts) -> _Chosen:
+    if not facts.num_eval_rows:
+        return False, "there are no rows to evaluate on"
+    if spec.is_generating:
+        return False, "measuring this task generates text, which takes long"
+    steps = num_optimizer_steps(spec, num_train_rows=facts.num_train_rows)
+    num_passes = steps * spec.training.batch_size * _PASSES_OF_TRAINING
+    share = facts.num_eval_rows / num_passes
+    if share > _MAX_BASELINE_SHARE:
+        return False, f"it would take about {share:.0%} of the time of training"
+    return True, "it is cheap beside training, and says what training gains"
+
+
 def _gpus(_: JobSpec, facts: Facts) -> _Chosen:
     if facts.device == "cpu":
         return 0, "the worker has no GPU"
@@ -189,6 +205,7 @@ _CHOICES: tuple[tuple[str, Callable[[JobSpec, Facts], _Chosen]], ...] = (
     ("/training/log_steps", _log_steps),
     ("/evaluation/batch_size", _eval_batch_size),
     ("/evaluation/metric", _metric),
+    ("/evaluation/baseline", _baseline),
 )
 
 

@@ -20,13 +20,7 @@ _OPTIMIZER_PACKAGES = {
 
 
 def training_arguments(
-    spec: JobSpec,
-    *,
-    folder: Path,
-    device: Device,
-    num_steps: int,
-    has_evaluation: bool,
-    is_step_whole: bool = False,
+    spec: JobSpec, *, folder: Path, device: Device, num_steps: int, has_evaluation: bool
 ) -> TrainingArguments:
     """Return the Trainer's arguments for a resolved spec.
 
@@ -36,18 +30,15 @@ def training_arguments(
         device: what to train on.
         num_steps: optimizer steps in all.
         has_evaluation: whether there are rows to evaluate on.
-        is_step_whole: all rows of an optimizer step are handed over at once, none accumulated.
     """
     training = spec.training
     _check_optimizer(training.optimizer)
     _check_precision(training.precision, device=device)
-    assert training.micro_batch_size != "auto", "the spec is resolved before"
-    num_rows = training.batch_size if is_step_whole else training.micro_batch_size
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=num_steps,
-        per_device_train_batch_size=num_rows,
-        gradient_accumulation_steps=training.batch_size // num_rows,
+        per_device_train_batch_size=training.batch_size,  # a step comes whole and is cut there
+        gradient_accumulation_steps=1,
         **_optimization(spec, num_steps=num_steps),
         **_compute(spec, device=device),
         **_schedule(spec, has_evaluation=has_evaluation),

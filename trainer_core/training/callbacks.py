@@ -66,7 +66,8 @@ class EarlyStoppingCallback(TrainerCallback):
         self._look(state, control)
 
     def _look(self, state: TrainerState, control: TrainerControl) -> None:
-        values = [e[f"eval_{self._metric}"] for e in evaluations(state.log_history, self._metric)]
+        trained = [e for e in evaluations(state.log_history, self._metric) if e["step"] > 0]
+        values = [entry[f"eval_{self._metric}"] for entry in trained]
         idle = num_without_gain(
             values, min_delta=self._rule.min_delta, is_greater_better=self._is_greater_better
         )

@@ -76,15 +76,15 @@ class Recipe:
     usage: str  # lines of Python that load and use the model, with `{folder}`
     draw: Draw | None = None  # changes a row anew each epoch, such as which tokens are masked
     trainer_class: type[Any] | None = None  # a RunLoop with a loss of its own; None: RunTrainer
+    # The loss looks at all rows of an optimizer step at once: they are not cut, nor put in order of
+    # length, as with negatives that are the other rows' positives. `forward_loss` itself keeps to
+    # the micro-batch.
+    is_step_whole: bool = False
     # Figures that are no single number, such as those of each class: JSON-ready, one report.
     details: Callable[[Measured], Mapping[str, Any]] | None = None
     # What the model says of each row of a split, JSON-ready, in the order of the file.
     predictions: Callable[[Measured], Iterable[Mapping[str, Any]]] | None = None
     add_files: Callable[[Path], None] | None = None  # into the finished model's folder
-    # A row's loss depends on the other rows of the optimizer step: `collate` and `forward_loss` get
-    # all of them at once, and `forward_loss` itself keeps to the micro-batch.
-    is_step_whole: bool = False
-    is_grouped: bool = True  # rows of like length share a batch; False: batches are random
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,23 +32,22 @@ from trainer_core.spec import (
     unused,
 )
 from trainer_core.spec.resolving import num_optimizer_steps
-from trainer_core.training.adapters import add_adapter, merge_adapter
+from trainer_core.training.adapters import add_adapter
 from trainer_core.training.arguments import training_arguments
-from trainer_core.training.batching import padding_share
-from trainer_core.training.cards import hub_name, model_card
 from trainer_core.training.checkpoints import steps_saved
 from trainer_core.training.clock import PhaseClock
 from trainer_core.training.devices import Device, choose_device
 from trainer_core.training.directories import clear_leftovers
 from trainer_core.training.failures import typed_error
+from trainer_core.training.finishing import Finish
 from trainer_core.training.limits import check_limits
 from trainer_core.training.lineage import data_hashes, describe_origin, describe_run, with_rows
 from trainer_core.training.loop import RunLoop
 from trainer_core.training.models import BaseModel, open_model
 from trainer_core.training.recipe import Recipe, Setup
 from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
-from trainer_core.training.saving import save_adapter, save_model
 from trainer_core.training.sentence_folders import SentenceForm, read_form
+from trainer_core.training.steps import padding_share
 from trainer_core.training.stopping import StopAsked, Stopping
 from trainer_core.training.tasks import find_task
 from trainer_core.training.trainer import RunTrainer
@@ -104,6 +103,7 @@ class _Decided:
     base: BaseModel
     lineage: dict[str, Any]
     checkpoint: Checkpoint | None  # to go on from
+    use_cache: bool | None  # the base model's setting, which training turns off
 
 
 class Attempt:
@@ -127,12 +127,21 @@ class Attempt:
             trainer = self._trainer = self._make_trainer(recipe, given, decided)
         self._clock.enter(Phase.TRAINING)
         trainer.fit(resume_from=decided.checkpoint.path if decided.checkpoint else None)
-        best_step = trainer.load_best()
-        metrics = self._measure(trainer, recipe, best_step=best_step)
-        self._save(trainer, recipe, decided, metrics=metrics)
-        return Outcome(
-            Result.SUCCEEDED, step=trainer.state.global_step, best_step=best_step, metrics=metrics
+        finish = Finish(
+            directory=self._directory,
+            reporter=self._reporter,
+            clock=self._clock,
+            spec=decided.spec,
+            lineage=decided.lineage,
+            use_cache=decided.use_cache,
+            trainer=trainer,
+            recipe=recipe,
+            best_step=trainer.load_best(),
         )
+        metrics = finish.measure()
+        finish.save(metrics)
+        step, best_step = trainer.state.global_step, finish.best_step
+        return Outcome(Result.SUCCEEDED, step=step, best_step=best_step, metrics=metrics)
 
     def stopped(self) -> Outcome:
         """Return the outcome of an attempt that was asked to stop."""
@@ -181,7 +190,8 @@ class Attempt:
         write_json(self._directory.lineage, lineage)
         if checkpoint:
             tell_resumption(checkpoint, lineage=lineage, reporter=self._reporter)
-        return _Decided(resolution.spec, base, lineage, checkpoint)
+        use_cache = getattr(base.config, "use_cache", None)
+        return _Decided(resolution.spec, base, lineage, checkpoint, use_cache)
 
     def _tell(self, resolution: Resolution) -> None:
         spec = resolution.spec.model_dump(mode="json")
@@ -236,7 +246,6 @@ class Attempt:
             device=given.device,
             num_steps=num_optimizer_steps(spec, num_train_rows=len(recipe.rows["train"])),
             has_evaluation="eval" in recipe.rows,
-            is_step_whole=recipe.is_step_whole,
         )
         make = recipe.trainer_class or RunTrainer
         trainer: RunLoop = make(
@@ -248,60 +257,8 @@ class Attempt:
             reporter=self._reporter,
             stopping=self._stopping,
         )
-        self._reporter.report(_batches_described(trainer, spec))
+        self._reporter.report(_batches_described(trainer))
         return trainer
-
-    def _measure(
-        self, trainer: RunLoop, recipe: Recipe, *, best_step: int | None
-    ) -> dict[str, float]:
-        """Return the figures of the model that is handed out."""
-        step = trainer.state.global_step if best_step is None else best_step
-        metrics = trainer.metrics_at(step)
-        if not metrics and "eval" in recipe.rows:  # evaluation.strategy "no": once, at the end
-            self._clock.enter(Phase.EVALUATING)
-            trainer.evaluate(recipe.rows["eval"], metric_key_prefix="eval")
-            metrics = dict(trainer.progress.metrics["eval"])
-        if "test" in recipe.rows:
-            self._clock.enter(Phase.EVALUATING)
-            trainer.evaluate(recipe.rows["test"], metric_key_prefix="test")
-            tested = trainer.progress.metrics["test"]
-            metrics |= {f"test_{name}": value for name, value in tested.items()}
-        return metrics
-
-    def _save(
-        self,
-        trainer: RunLoop,
-        recipe: Recipe,
-        decided: _Decided,
-        *,
-        metrics: Mapping[str, float],
-    ) -> None:
-        self._clock.enter(Phase.SAVING)
-        spec, folder = decided.spec, self._directory.model
-        card = model_card(spec, recipe=recipe, lineage=decided.lineage, metrics=metrics)
-        if spec.adapter and spec.adapter.output == "adapter":
-            save_adapter(
-                trainer.model,
-                tokenizer=recipe.tokenizer,
-                folder=folder,
-                card=card,
-                base_model=hub_name(spec) or spec.model,
-                classes=recipe.classes,
-            )
-        else:
-            model = merge_adapter(trainer.model) if spec.adapter else recipe.model
-            use_cache = getattr(decided.base.config, "use_cache", None)
-            save_model(
-                model,
-                tokenizer=recipe.tokenizer,
-                folder=folder,
-                card=card,
-                use_cache=use_cache,
-                add_files=recipe.add_files,
-            )
-        self._clock.stop()
-        lineage = decided.lineage | {"seconds": self._clock.seconds}
-        write_json(self._directory.lineage, lineage)
 
     def _unfinished(self, outcome: Outcome) -> Outcome:
         """Return an outcome with how far the attempt came."""
@@ -341,6 +298,7 @@ def _facts(given: _Given, base: BaseModel) -> Facts:
     lengths = (base.usual_length, form.max_length if form else None)
     return Facts(
         num_train_rows=given.found.num_rows["train"],
+        num_eval_rows=given.found.num_rows["eval"],
         num_weights=base.num_weights,
         max_positions=min((n for n in lengths if n is not None), default=None),
         has_chat_template=bool(base.tokenizer.chat_template),
@@ -365,14 +323,11 @@ def _pooling_facts(form: SentenceForm | None) -> dict[str, Any]:
     }
 
 
-def _batches_described(trainer: RunLoop, spec: JobSpec) -> Logged:
-    assert spec.training.micro_batch_size != "auto", "the spec is resolved before"
-    sampler = trainer.sampler
-    share = padding_share(
-        sampler.lengths, order=sampler.order(0), batch_size=spec.training.micro_batch_size
-    )
-    num_tokens = int(sampler.lengths.sum())
+def _batches_described(trainer: RunLoop) -> Logged:
+    order = trainer.order
+    share = padding_share(order, cutting=trainer.cutting)
+    num_tokens = int(order.lengths.sum(dtype="int64"))
     return Logged(
-        f"{len(sampler)} rows of {num_tokens} tokens; {share:.1%} of the positions are padding",
-        {"num_rows": len(sampler), "num_tokens": num_tokens, "padding_share": round(share, 4)},
+        f"{len(order)} rows of {num_tokens} tokens; {share:.1%} of the positions are padding",
+        {"num_rows": len(order), "num_tokens": num_tokens, "padding_share": round(share, 4)},
     )

@@ -12,6 +12,8 @@ from trainer_core.training.directories import whole_or_absent
 
 _ADAPTER_CONFIG = "adapter_config.json"
 
+AddFiles = Callable[[Path], None]  # into the folder it is given
+
 
 def save_model(
     model: PreTrainedModel,
@@ -20,7 +22,7 @@ def save_model(
     folder: Path,
     card: str,
     use_cache: bool | None,
-    add_files: Callable[[Path], None] | None = None,
+    add_files: AddFiles,
 ) -> None:
     """Write a model that plain `from_pretrained` loads.
 
@@ -30,7 +32,7 @@ def save_model(
         folder: where; it appears whole and sealed.
         card: text of README.md.
         use_cache: the base model's setting, which training turns off; None if it had none.
-        add_files: adds what the task has besides, given the folder.
+        add_files: writes what else belongs to it.
     """
     if use_cache is not None:
         model.config.use_cache = use_cache
@@ -39,9 +41,8 @@ def save_model(
     with whole_or_absent(folder) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        if add_files:
-            add_files(partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
+        add_files(partial)
 
 
 def save_adapter(
@@ -52,6 +53,7 @@ def save_adapter(
     card: str,
     base_model: str,
     classes: Sequence[str],
+    add_files: AddFiles,
 ) -> None:
     """Write an adapter alone.
 
@@ -62,6 +64,7 @@ def save_adapter(
         card: text of README.md.
         classes: label names, if the task has any.
         base_model: name of the model that the adapter belongs to; never a path of this machine.
+        add_files: writes what else belongs to it.
     """
     with whole_or_absent(folder) as partial:
         model.save_pretrained(partial, save_embedding_layers=False)
@@ -71,3 +74,4 @@ def save_adapter(
         if classes:  # an adapter has no config.json to hold them
             write_json(partial / "labels.json", {"id2label": dict(enumerate(classes))})
         (partial / "README.md").write_text(card, encoding="utf-8")
+        add_files(partial)

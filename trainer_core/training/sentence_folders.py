@@ -148,17 +148,25 @@ def pooling_module(pooling: Pooling, *, num_dimensions: int) -> Any:
     return PoolingModule(num_dimensions, _LIBRARY_NAMES[pooling])
 
 
-def write_form(folder: Path, form: SentenceForm, *, num_dimensions: int) -> None:
-    """Make the folder of a whole model one that sentence-transformers loads."""
+def write_form(folder: Path, form: SentenceForm, *, base: Path, num_dimensions: int) -> None:
+    """Make the folder of a model, or of an adapter, one that sentence-transformers loads.
+
+    Args:
+        folder: the model's, with all that transformers writes.
+        form: how it turns a text into a vector.
+        base: folder of the base model, for an adapter: it has no body of its own.
+        num_dimensions: of a vector.
+    """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
 
-    local = {"local_files_only": True}
+    safe = {"local_files_only": True, "trust_remote_code": False}
     body = Transformer(
-        str(folder),
-        model_kwargs={**local, "device_map": "meta"},  # the weights are there, and stay as they are
-        processor_kwargs=dict(local),
-        config_kwargs=dict(local),
+        str(folder if (folder / "config.json").exists() else base),
+        # The weights are there and stay as they are; the rest is as for every base model.
+        model_kwargs={**safe, "device_map": "meta", "attn_implementation": None},
+        processor_kwargs=dict(safe),
+        config_kwargs=dict(safe),
     )
     body.save = lambda path, **_: body.save_config(path)
     modules = [body, pooling_module(form.pooling, num_dimensions=num_dimensions)]

@@ -70,6 +70,7 @@ class TaskSpec(SpecModel):
     example: ClassVar[dict[str, Any]]  # a whole spec that parses, for docs and clients
     summary: ClassVar[str]  # one sentence
     max_length_tokens: ClassVar[int] = 512  # what `max_length: auto` never exceeds
+    is_generating: ClassVar[bool] = False  # measuring it generates text, token by token
     has_token_logits: ClassVar[bool] = False  # the model scores its whole vocabulary at each token
     pools_tokens: ClassVar[bool] = False  # a text becomes one vector
 

@@ -264,8 +264,11 @@ def build(setup: Setup) -> Recipe:
         classes=(),
         pipeline="sentence-similarity",
         usage=_PROMPTED_USAGE if form.prompts else _USAGE,
-        add_files=partial(write_form, form=form, num_dimensions=num_dimensions),
-        **_batches_and_measures(setup, spec),
+        add_files=partial(
+            write_form, form=form, base=setup.base.path, num_dimensions=num_dimensions
+        ),
+        is_step_whole=spec.loss_in_use in ("in-batch", "cosent"),
+        **_measures(setup, spec),
     )
 
 
@@ -278,20 +281,11 @@ def _form(setup: Setup, spec: SentenceEmbedding) -> SentenceForm:
     return replace(own, pooling=spec.pooling, is_normalized=bool(spec.normalize), prompts=prompts)
 
 
-def _batches_and_measures(setup: Setup, spec: SentenceEmbedding) -> Mapping[str, Any]:
-    # Among texts of like length a text would be told from those of its own length alone.
-    needs_all = spec.loss_in_use in ("in-batch", "cosent")
-    batches = {"is_step_whole": needs_all, "is_grouped": not needs_all}
+def _measures(setup: Setup, spec: SentenceEmbedding) -> Mapping[str, Any]:
     if spec.columns.form == "scored":
-        measure = partial(scored_metrics, reporter=setup.reporter)
-        return {
-            **batches,
-            "predict": cosines,
-            "measure": measure,
-            "predictions": scored_predictions,
-        }
+        measure: Any = partial(scored_metrics, reporter=setup.reporter)
+        return {"predict": cosines, "measure": measure, "predictions": scored_predictions}
     return {
-        **batches,
         "predict": vectors,
         "measure": retrieval_metrics,
         "predictions": retrieval_predictions,
