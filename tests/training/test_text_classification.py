@@ -173,7 +173,9 @@ def test_one_row_to_evaluate_on_gives_the_figures_that_are_defined(
         if problem == "regression":
             rows = [{**row, "label": number} for number, row in enumerate(rows)]
         evaluated = [{"text": "red", "label": value[problem]}]
-        spec = _spec(problem=problem, training={**FAST, "epochs": 1})
+        spec = _spec(
+            problem=problem, training={**FAST, "epochs": 1}, evaluation={"baseline": False}
+        )
         directory = make_run(
             tmp_path / problem, model=encoder, rows=rows, spec=spec, eval=evaluated
         )
