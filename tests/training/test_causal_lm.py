@@ -18,13 +18,10 @@ from tests.training.tiny import (
 )
 from trainer_core.run_directory import Result
 from trainer_core.training import language_loss
-from trainer_core.training.language_loss import (
-    LanguageLoss,
-    find_logit_map,
-    sums_of_rows,
-    token_metrics,
-)
+from trainer_core.training.language_loss import LanguageLoss, find_logit_map
 from trainer_core.training.recipe import Measured
+from trainer_core.training.tasks.causal_lm import sums_of_rows
+from trainer_core.training.token_losses import token_metrics
 
 pytestmark = pytest.mark.slow
 

@@ -60,7 +60,7 @@ def test_evaluation_that_is_off_while_training_is_made_up_at_the_end(tmp_path: P
     spec = {
         "task": "causal-lm",
         "training": {"epochs": 1},
-        "evaluation": {"strategy": "no"},
+        "evaluation": {"strategy": "no", "baseline": False},
         "chat_template": "model",
     }
     directory = make_run(tmp_path / "run", model=model, rows=_chats(40, weight=0), spec=spec)
@@ -68,7 +68,7 @@ def test_evaluation_that_is_off_while_training_is_made_up_at_the_end(tmp_path: P
     assert outcome.result is Result.SUCCEEDED
     assert outcome.metrics["perplexity"] > 1
     measured = [m.data for m in events_of(directory, "metrics") if m.data["split"] == "eval"]
-    assert [m["step"] for m in measured] == [0, outcome.step]  # the base model's, and the end's
+    assert len(measured) == 1
 
 
 def test_a_setting_that_changes_nothing_is_told(tmp_path: Path) -> None:

@@ -5,13 +5,11 @@ So whatever is wrapped around the model (adapters, DDP, FSDP, autocast) runs as 
 Shapes: B rows, T tokens, N target positions, H hidden size, V vocabulary.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -22,7 +20,7 @@ from trainer_core.training.cross_entropy import (
     cross_entropy,
     linear_cross_entropy,
 )
-from trainer_core.training.recipe import Batch, Measured
+from trainer_core.training.recipe import Batch
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids")
 _FEW_LOGITS = 2**18  # up to here, 1 MiB, whole logits are quicker: chunks cost 0.3 ms of Python
@@ -89,35 +87,6 @@ class LanguageLoss:
 def next_tokens(labels_BT: Tensor) -> Tensor:
     """Return at each position the label of the next one; after the last there is none."""
     return torch.nn.functional.pad(labels_BT[:, 1:], (0, 1), value=_IGNORED)
-
-
-def sums_of_rows(_model: Any, batch: Batch, losses: TokenLosses) -> Tensor:
-    """Return of each row its loss, number of learnt tokens and number guessed right, (B, 3).
-
-    What is known of each token of a whole evaluation set would fill any memory.
-    """
-    assert losses.is_right_N is not None, "rows are measured without gradients"
-    rows_N, num_rows = _rows_of_targets(batch)
-    per_token = [losses.losses_N, torch.ones_like(losses.losses_N), losses.is_right_N]
-    sums_B3 = losses.losses_N.new_zeros(num_rows, 3)
-    return sums_B3.index_add_(0, rows_N, torch.stack([part.to(sums_B3) for part in per_token], 1))
-
-
-def _rows_of_targets(batch: Batch) -> tuple[Tensor, int]:
-    """Return of which row each target is, and how many rows there are."""
-    is_target_BT = next_tokens(batch["labels"]).ne(-100)
-    if "examples" in batch:
-        return batch["examples"][is_target_BT], len(batch["lengths"])
-    return torch.nonzero(is_target_BT)[:, 0], len(is_target_BT)
-
-
-def token_metrics(measured: Measured) -> dict[str, float]:
-    """Return loss, perplexity and token accuracy over all tokens, not over batches."""
-    sums_B3 = np.stack(measured.predictions)
-    loss_sum, num_tokens, num_right = sums_B3.sum(axis=0, dtype=np.float64)
-    loss = float(loss_sum / num_tokens)
-    perplexity = math.exp(loss) if loss < 700 else math.inf  # exp(710) overflows
-    return {"loss": loss, "perplexity": perplexity, "token_accuracy": float(num_right / num_tokens)}
 
 
 def find_logit_map(model: PreTrainedModel) -> LogitMap | None:

@@ -1,7 +1,7 @@
 """What a task hands to the run: everything that differs from task to task, and nothing else."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from trainer_core.rows.checking import Survey
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import JobSpec
 from trainer_core.training.batching import Draw
+from trainer_core.training.devices import Device
 from trainer_core.training.models import BaseModel
 from trainer_core.training.tokens import Array, TokenizedRows, TokenRow
 
@@ -28,6 +29,7 @@ class Setup:
     files: Mapping[str, InputFile]
     base: BaseModel
     cache: Path  # a directory for tokenized rows
+    device: Device  # to train on
     reporter: Reporter
     enter: Callable[[Phase], None]  # say what the task is busy with: loading comes first
 
@@ -39,6 +41,8 @@ class Measured:
     split: str
     rows: TokenizedRows
     predictions: Sequence[Array]  # one a row; those of a batch may be padded with -100
+    # Metrics of the evaluation rows by the same weights, for what is chosen there and used here.
+    evaluated: Mapping[str, float] = field(default_factory=dict)
 
 
 # Rows to what the model and the loss take.
@@ -77,7 +81,8 @@ class Recipe:
     draw: Draw | None = None  # changes a row anew each epoch, such as which tokens are masked
     trainer_class: type[Any] | None = None  # a RunLoop with a loss of its own; None: RunTrainer
     # The loss looks at all rows of an optimizer step at once: they are not cut, nor put in order of
-    # length, as with negatives that are the other rows' positives.
+    # length, as with negatives that are the other rows' positives. `forward_loss` itself keeps to
+    # the micro-batch.
     is_step_whole: bool = False
     # Figures that are no single number, such as those of each class: JSON-ready, one report.
     details: Callable[[Measured], Mapping[str, Any]] | None = None

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -25,15 +25,12 @@ from transformers.models.auto.modeling_auto import (
 from trainer_core.errors import TooFewRows, UnusableModel
 from trainer_core.events import Logged, Phase, Warned
 from trainer_core.spec.tasks.causal_lm import CausalLM, CompletionRow, TextRow
+from trainer_core.spec.tasks.common import TaskSpec
 from trainer_core.spec.tasks.messages import MessagesRow
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.chats import CHATML_END, chatml_template, encode_chat, render
-from trainer_core.training.language_loss import (
-    LanguageLoss,
-    find_logit_map,
-    sums_of_rows,
-    token_metrics,
-)
+from trainer_core.training.cross_entropy import TokenLosses
+from trainer_core.training.language_loss import LanguageLoss, find_logit_map, next_tokens
 from trainer_core.training.models import (
     BaseModel,
     LoadedModel,
@@ -43,10 +40,12 @@ from trainer_core.training.models import (
 )
 from trainer_core.training.packing import has_flash_attention, keeps_apart, packed_batch
 from trainer_core.training.recipe import (
+    Batch,
     Recipe,
     Setup,
     count_labels,
 )
+from trainer_core.training.token_losses import token_metrics
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
 from trainer_core.training.tokens import Array, TokenRow, encode
 
@@ -142,8 +141,13 @@ def _tokenized_chat(base: BaseModel, row: MessagesRow, *, loss_on: str) -> _Toke
     return _Tokens(ids, is_learnt, has_lost_turns=chat.num_lost > 0 and loss_on != "all")
 
 
-def prepare_tokenizer(base: BaseModel, spec: CausalLM) -> None:
-    """Give the tokenizer the padding token and the chat template that the job needs."""
+def prepare_tokenizer(base: BaseModel, *, chat_template: str | None) -> None:
+    """Give the tokenizer the padding token and the chat template that the job needs.
+
+    Args:
+        base: whose tokenizer.
+        chat_template: `model` or `chatml`; None where no row is a chat.
+    """
     tokenizer = base.tokenizer
     if tokenizer.eos_token_id is None:
         raise UnusableModel(
@@ -152,9 +156,13 @@ def prepare_tokenizer(base: BaseModel, spec: CausalLM) -> None:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if spec.columns.messages is None:
-        return
-    if spec.chat_template == "chatml":
+    if chat_template:
+        prepare_template(tokenizer, chat_template)
+
+
+def prepare_template(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
+    """Give the tokenizer the chat template that is chosen: `model` or `chatml`."""
+    if chat_template == "chatml":
         tokenizer.chat_template = chatml_template(tokenizer)
     elif not tokenizer.chat_template:
         raise UnusableModel(
@@ -162,7 +170,7 @@ def prepare_tokenizer(base: BaseModel, spec: CausalLM) -> None:
         )
 
 
-def check_reads_forward(base: BaseModel, spec: CausalLM) -> None:
+def check_reads_forward(base: BaseModel, spec: TaskSpec) -> None:
     """Raise UnusableModel for a model that can't learn to continue text."""
     check_architecture(base, MODEL_FOR_CAUSAL_LM_MAPPING, task=spec.task)
     is_encoder = type(base.config) in MODEL_FOR_MASKED_LM_MAPPING
@@ -174,7 +182,7 @@ def check_reads_forward(base: BaseModel, spec: CausalLM) -> None:
         )
 
 
-def load(base: BaseModel, spec: CausalLM) -> LoadedModel:
+def load(base: BaseModel, spec: TaskSpec) -> LoadedModel:
     """Return the model, whole: a new head could not speak."""
     changes = {"pad_token_id": base.tokenizer.pad_token_id}
     return load_model(
@@ -182,14 +190,14 @@ def load(base: BaseModel, spec: CausalLM) -> LoadedModel:
     )
 
 
-def end_turns(model: Any, base: BaseModel, spec: CausalLM) -> None:
+def end_turns(model: Any, base: BaseModel, *, chat_template: str | None) -> None:
     """Make generation stop where ChatML ends a turn, if the tokenizer's own end is another token.
 
     The assistant learns to say `<|im_end|>`; nobody would listen for it.
     """
     tokenizer = base.tokenizer
     end = tokenizer.get_vocab().get(CHATML_END)
-    if spec.columns.messages is None or spec.chat_template != "chatml" or end is None:
+    if chat_template != "chatml" or end is None:
         return
     ends = dict.fromkeys([end, tokenizer.eos_token_id])
     tokenizer.eos_token = CHATML_END
@@ -223,14 +231,35 @@ class CausalCollator:
         }
 
 
+def sums_of_rows(_model: Any, batch: Batch, losses: TokenLosses) -> torch.Tensor:
+    """Return of each row its loss, number of learnt tokens and number guessed right, (B, 3).
+
+    What is known of each token of a whole evaluation set would fill any memory.
+    """
+    assert losses.is_right_N is not None, "rows are measured without gradients"
+    rows_N, num_rows = _rows_of_targets(batch)
+    per_token = [losses.losses_N, torch.ones_like(losses.losses_N), losses.is_right_N]
+    sums_B3 = losses.losses_N.new_zeros(num_rows, 3)
+    return sums_B3.index_add_(0, rows_N, torch.stack([part.to(sums_B3) for part in per_token], 1))
+
+
+def _rows_of_targets(batch: Batch) -> tuple[torch.Tensor, int]:
+    """Return of which row each target is, and how many rows there are."""
+    is_target_BT = next_tokens(batch["labels"]).ne(-100)
+    if "examples" in batch:
+        return batch["examples"][is_target_BT], len(batch["lengths"])
+    return torch.nonzero(is_target_BT)[:, 0], len(is_target_BT)
+
+
 def build(setup: Setup) -> Recipe:
     """Return the recipe of causal language modelling."""
     spec = setup.spec
     assert isinstance(spec, CausalLM), f"a spec of another task: {spec.task}"
     check_reads_forward(setup.base, spec)
-    prepare_tokenizer(setup.base, spec)
+    template = spec.chat_template if spec.columns.messages else None
+    prepare_tokenizer(setup.base, chat_template=template)
     loaded = load(setup.base, spec)
-    end_turns(loaded.model, setup.base, spec)
+    end_turns(loaded.model, setup.base, chat_template=template)
     if warning := mend_generation(loaded.model):
         setup.reporter.report(Warned("generation_settings_replaced", warning))
     setup.enter(Phase.TOKENIZING)
@@ -253,7 +282,7 @@ def build(setup: Setup) -> Recipe:
         num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},
         classes=(),
         pipeline="text-generation",
-        usage=_CHAT_USAGE if spec.columns.messages else _TEXT_USAGE,
+        usage=CHAT_USAGE if spec.columns.messages else TEXT_USAGE,
     )
 
 
@@ -307,13 +336,13 @@ def _tell(setup: Setup, spec: CausalLM, *, split: str, counts: Mapping[str, int]
         setup.reporter.report(Warned("turns_not_learnt", message, hint))
 
 
-_TEXT_USAGE = """\
+TEXT_USAGE = """\
 from transformers import pipeline
 
 generate = pipeline("text-generation", model="{folder}")
 print(generate("The beginning of a text"))
 """
-_CHAT_USAGE = """\
+CHAT_USAGE = """\
 from transformers import pipeline
 
 generate = pipeline("text-generation", model="{folder}")
