@@ -105,15 +105,16 @@ def _blocks(
 ) -> Iterator[_Text]:
     """Yield texts joined, with a separator after each, and cut; the last block may be short."""
     separators = (tokenizer.sep_token_id, tokenizer.eos_token_id)
-    between = [token for token in separators if token is not None][:1]
-    ids, words = [], []
+    between = np.array([token for token in separators if token is not None][:1], dtype=np.int32)
+    ids: list[Array] = []
+    words: list[Array] = []
     num_words = 0
     for text in texts:
         ids += [text.ids, between]
-        words += [np.where(text.words == _SPECIAL, _SPECIAL, text.words + num_words)]
-        words += [[_SPECIAL] * len(between)]
+        words.append(np.where(text.words == _SPECIAL, _SPECIAL, text.words + num_words))
+        words.append(np.full(len(between), _SPECIAL))
         num_words += int(text.words.max(initial=-1)) + 1
-    all_ids, all_words = np.concatenate(ids).astype(np.int32), np.concatenate(words)
+    all_ids, all_words = np.concatenate(ids), np.concatenate(words)
     for start in range(0, len(all_ids), size):
         yield _Text(all_ids[start : start + size], all_words[start : start + size])
 
