@@ -112,6 +112,12 @@ class TaskSpec(SpecModel):
         """The column that names the classes; None for a task without classes."""
         return None
 
+    @property
+    def num_scored_tokens(self) -> int:
+        """The most tokens of a row at which the vocabulary is scored; for a resolved spec."""
+        assert self.max_length != "auto", "max_length is chosen before"
+        return self.max_length
+
     def row_type(self) -> type[Row]:
         """Return the type that a row must fit."""
         raise NotImplementedError
