@@ -25,6 +25,7 @@ from tests.training.tiny import (
     stop_after,
 )
 from trainer_core.run_directory import Result, RunDirectory, file_sha256, read_json
+from trainer_core.training.picking import body_to_pick_from, picking
 from trainer_core.training.tasks.masked_lm import (
     MaskedCollator,
     Masking,
@@ -255,3 +256,32 @@ def test_shares_are_those_of_bert_and_the_expected_number_is_right(whole_word: b
     assert draw.expected_targets(words) == pytest.approx(mean, rel=0.02)
     shares = [np.mean(shown == 4), np.mean(shown >= 100), np.mean((shown >= 10) & (shown < 100))]
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
+
+
+def test_a_head_is_computed_at_the_targets_alone(masker: Path) -> None:
+    model = BertForMaskedLM.from_pretrained(masker)
+    inputs = {"input_ids": torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0]])}
+    inputs["attention_mask"] = inputs["input_ids"].ne(0).long()
+    is_target = torch.tensor([[0, 1, 1, 0], [0, 1, 0, 0]]).bool()
+    body = body_to_pick_from(model, inputs, is_target)
+    assert body is model.bert
+    with torch.no_grad(), picking(body, is_target):
+        picked = model(**inputs).logits
+    with torch.no_grad():
+        whole = model(**inputs).logits
+    assert picked.shape == (1, 3, whole.shape[2])
+    torch.testing.assert_close(picked[0], whole[is_target])
+
+
+def test_a_head_that_looks_at_its_neighbours_is_not_computed_at_the_targets_alone(
+    masker: Path,
+) -> None:
+    class Neighbours(torch.nn.Module):
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            return states + states.roll(1, dims=1)
+
+    model = BertForMaskedLM.from_pretrained(masker)
+    model.cls = torch.nn.Sequential(Neighbours(), model.cls)
+    inputs = {"input_ids": torch.tensor([[2, 5, 6, 3], [2, 7, 8, 3]])}
+    is_target = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 0]]).bool()
+    assert body_to_pick_from(model, inputs, is_target) is None

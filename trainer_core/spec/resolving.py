@@ -152,11 +152,9 @@ def _fitting_micro_batch(spec: JobSpec, facts: Facts) -> int:
         return spec.training.batch_size
     state = facts.num_weights * _state_bytes_per_weight(spec)
     free = max(0.0, facts.device_memory_bytes * _MEMORY_SHARE - state)
-    per_token = (
-        facts.num_weights * _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER
-        + facts.num_logits_per_token * _BYTES_PER_LOGIT
-    )
-    fitting = max(1, int(free / (per_token * spec.max_length * spec.num_sequences)))
+    activations = facts.num_weights * _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER * spec.max_length
+    logits = facts.num_logits_per_token * _BYTES_PER_LOGIT * spec.num_scored_tokens
+    fitting = max(1, int(free / (spec.num_sequences * (activations + logits))))
     batch = spec.training.batch_size
     return next(size for size in range(min(batch, fitting), 0, -1) if batch % size == 0)
 

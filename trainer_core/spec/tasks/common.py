@@ -131,6 +131,12 @@ class TaskSpec(SpecModel):
         """How many texts of up to `max_length` tokens a row has."""
         return 1
 
+    @property
+    def num_scored_tokens(self) -> int:
+        """The most tokens of a row at which the vocabulary is scored; for a resolved spec."""
+        assert self.max_length != "auto", "max_length is chosen before"
+        return self.max_length
+
     def row_type(self) -> type[Row]:
         """Return the type that a row must fit."""
         raise NotImplementedError

@@ -84,6 +84,11 @@ class Seq2SeqSpec(TaskSpec):
     def columns(self) -> Seq2SeqColumns:
         return self.data.columns
 
+    @property
+    def num_scored_tokens(self) -> int:
+        assert self.max_target_length != "auto", "max_target_length is chosen before"
+        return self.max_target_length
+
     def row_type(self) -> type[Row]:
         return Seq2SeqRow
 

@@ -111,10 +111,10 @@ def _blocks(
     num_words = 0
     for text in texts:
         ids += [text.ids, between]
-        words += [np.where(text.words == _SPECIAL, _SPECIAL, text.words + num_words)]
-        words += [np.full(len(between), _SPECIAL)]
+        words.append(np.where(text.words == _SPECIAL, _SPECIAL, text.words + num_words))
+        words.append(np.full(len(between), _SPECIAL))
         num_words += int(text.words.max(initial=-1)) + 1
-    all_ids, all_words = np.concatenate(ids).astype(np.int32), np.concatenate(words)
+    all_ids, all_words = np.concatenate(ids), np.concatenate(words)
     for start in range(0, len(all_ids), size):
         yield _Text(all_ids[start : start + size], all_words[start : start + size])
 

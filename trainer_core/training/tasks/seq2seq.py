@@ -93,10 +93,11 @@ def check_reads_and_writes(base: BaseModel, spec: Seq2SeqSpec) -> None:
 
 def _vocabulary_sizes(config: PreTrainedConfig) -> tuple[int | None, int | None]:
     """Return the number of tokens that the encoder knows, and the decoder."""
-    names = ("src_vocab_size", "tgt_vocab_size")
     if hasattr(config, "encoder") and hasattr(config, "decoder"):
-        return config.encoder.vocab_size, config.decoder.vocab_size
-    return getattr(config, names[0], None), getattr(config, names[1], None)
+        sizes = [getattr(part, "vocab_size", None) for part in (config.encoder, config.decoder)]
+    else:
+        sizes = [getattr(config, f"{side}_vocab_size", None) for side in ("src", "tgt")]
+    return sizes[0], sizes[1]
 
 
 def load(base: BaseModel, spec: Seq2SeqSpec, frame: Frame) -> LoadedModel:
