@@ -5,7 +5,8 @@ test holds the two sets equal.
 """
 
 from trainer_core.spec.tasks.causal_lm import CausalLM
+from trainer_core.spec.tasks.multiple_choice import MultipleChoice
 from trainer_core.spec.tasks.question_answering import QuestionAnswering
 from trainer_core.spec.tasks.text_classification import TextClassification
 
-JobSpec = TextClassification | CausalLM | QuestionAnswering
+JobSpec = TextClassification | CausalLM | QuestionAnswering | MultipleChoice
