@@ -72,7 +72,7 @@ class Recipe:
     targets_per_row: float  # their mean over the training rows
     predict: Predict
     measure: Callable[[Measured], dict[str, float]]
-    adapter_task: str  # peft's name for the task
+    adapter_task: str | None  # peft's name for the task; None where it has none
     new_modules: tuple[str, ...]  # parts that the base model does not have: an adapter saves them
     num_truncated: Mapping[str, int]  # rows cut, a split
     classes: tuple[str, ...]  # label names in the order of the model's outputs; empty without

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from trainer_core.errors import UnusableModel
 
 Array = npt.NDArray[Any]
 TokenRow = dict[str, Array]
+Cut = Literal["longest_first", "only_first"]
 
 ROWS_PER_BATCH = 1000  # rows tokenized at once: enough to keep the tokenizer's threads busy
 
@@ -205,12 +206,18 @@ def encode(
     texts: Sequence[str | tuple[str, str]],
     *,
     max_length: int,
+    cut: Cut = "longest_first",
 ) -> list[Encoded]:
     """Return the tokens of texts, or of pairs of texts, with the tokenizer's special tokens.
 
-    The longer text of a pair is cut first.
+    Args:
+        tokenizer: a fast or a slow one.
+        texts: texts, or pairs of them.
+        max_length: tokens kept, special ones among them.
+        cut: what of a pair gets shorter: the longer text first, or the first one alone, which then
+            has to have enough of them.
     """
-    encode_batch = _batch_encoder(tokenizer)
+    encode_batch = _batch_encoder(tokenizer, cut)
     encoded = encode_batch(texts, None)
     long_ones = [number for number, row in enumerate(encoded) if len(row.ids) > max_length]
     cut_ones = encode_batch([texts[number] for number in long_ones], max_length)
@@ -222,9 +229,11 @@ def encode(
 _BatchEncoder = Callable[[Sequence[str | tuple[str, str]], int | None], list[Encoded]]
 
 
-def _batch_encoder(tokenizer: PreTrainedTokenizerBase) -> _BatchEncoder:
+def _batch_encoder(tokenizer: PreTrainedTokenizerBase, cut: Cut) -> _BatchEncoder:
     if not tokenizer.is_fast:
-        return lambda texts, max_length: [_encode_slowly(tokenizer, t, max_length) for t in texts]
+        return lambda texts, max_length: [
+            _encode_slowly(tokenizer, text, max_length, cut) for text in texts
+        ]
     backend: Any = tokenizer.backend_tokenizer
 
     def encode_batch(
@@ -234,7 +243,7 @@ def _batch_encoder(tokenizer: PreTrainedTokenizerBase) -> _BatchEncoder:
         if max_length is None:
             backend.no_truncation()
         else:
-            backend.enable_truncation(max_length, strategy="longest_first")
+            backend.enable_truncation(max_length, strategy=cut)
         rows = backend.encode_batch(list(texts), add_special_tokens=True)
         backend.no_truncation()
         return [Encoded(row.ids, row.type_ids) for row in rows]
@@ -243,13 +252,16 @@ def _batch_encoder(tokenizer: PreTrainedTokenizerBase) -> _BatchEncoder:
 
 
 def _encode_slowly(
-    tokenizer: PreTrainedTokenizerBase, text: str | tuple[str, str], max_length: int | None
+    tokenizer: PreTrainedTokenizerBase,
+    text: str | tuple[str, str],
+    max_length: int | None,
+    cut: Cut,
 ) -> Encoded:
     first, second = (text, None) if isinstance(text, str) else text
     row = tokenizer(
         first,
         second,
-        truncation="longest_first" if max_length is not None else False,
+        truncation=cut if max_length is not None else False,
         max_length=max_length,
         return_token_type_ids=True,
         verbose=False,

@@ -8,6 +8,7 @@ from trainer_core.spec.tasks.causal_lm import CausalLM
 from trainer_core.spec.tasks.dpo import DPO
 from trainer_core.spec.tasks.kto import KTO
 from trainer_core.spec.tasks.masked_lm import MaskedLM
+from trainer_core.spec.tasks.multiple_choice import MultipleChoice
 from trainer_core.spec.tasks.orpo import ORPO
 from trainer_core.spec.tasks.question_answering import QuestionAnswering
 from trainer_core.spec.tasks.reward_model import RewardModel
@@ -20,6 +21,7 @@ JobSpec = (
     TextClassification
     | TokenClassification
     | QuestionAnswering
+    | MultipleChoice
     | Summarization
     | Translation
     | CausalLM
