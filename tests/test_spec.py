@@ -104,7 +104,7 @@ def test_field_of_another_task_is_named_as_such():
     ("task", "words"),
     [
         ("text-clasification", "Did you mean 'text-classification'?"),
-        ("cooking", "Known tasks: text-classification, causal-lm."),
+        ("cooking", "Known tasks: text-classification, causal-lm"),
         (None, "required"),
         (["text-classification"], "there is no task"),
     ],
