@@ -8,6 +8,7 @@
     run.json         out: what a repetition needs: versions, seeds, threads, hashes
     log.txt          out: everything the process printed
     checkpoints/     out: checkpoint-N/, each whole or absent
+    tracking/        out: files of experiment trackers; they go out with the model
     evaluations/     out: what evaluations found beside their figures, and predictions
     model/           out: the finished model, and manifest.json, written last
     outcome.json     out, last of all: how it ended
@@ -45,7 +46,9 @@ class Inputs:
     test: InputFile | None = None
     model_revision: str | None = None  # commit of the base model, where it has one
     num_threads: Annotated[int, Field(ge=1)] | None = None  # of torch on the CPU; None: its choice
+    num_processes: Annotated[int, Field(ge=1, le=64)] = 1  # one a GPU; on the CPU any number
     device: str | None = None  # "cpu", "cuda:0"; None for the best there is
+    run_id: str | None = None  # the same in each attempt; None: trackers go by the directory's path
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -185,6 +188,10 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def tracking(self) -> Path:
+        return self.path / "tracking"
+
+    @property
     def evaluations(self) -> Path:
         return self.path / "evaluations"
 
@@ -276,6 +283,8 @@ def seal(directory: Path) -> tuple[ManifestFile, ...]:
             os.fsync(file.fileno())
         name = path.relative_to(directory).as_posix()
         files.append(ManifestFile(name, path.stat().st_size, file_sha256(path)))
+    for folder in (path for path in directory.rglob("*") if path.is_dir()):
+        fsync_directory(folder)
     write_json(directory / MANIFEST, {"files": [asdict(file) for file in files]})
     return tuple(files)
 

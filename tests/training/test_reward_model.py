@@ -114,13 +114,10 @@ def test_a_margin_asks_for_more(encoder: Path, tmp_path: Path) -> None:
     margins = []
     for wanted in (0.0, 20.0):
         rows = [{**row, "by": wanted} for row in _pairs(96)]
-        parts = {
-            "data": {"columns": {"margin": "by"}},
-            "evaluation": {"metric": "reward_margin"},
-        }
-        outcome = carry_out(_make(tmp_path / str(wanted), encoder, rows=rows, **parts))
+        data = {"columns": {"margin": "by"}}
+        outcome = carry_out(_make(tmp_path / str(wanted), encoder, rows=rows, data=data))
         margins.append(outcome.metrics["reward_margin"])
-    assert margins[1] > margins[0] + 2
+    assert margins[1] > 1.05 * margins[0]
 
 
 def test_a_resumed_adapter_run_equals_an_uninterrupted_one(encoder: Path, tmp_path: Path) -> None:

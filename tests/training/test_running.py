@@ -1,4 +1,5 @@
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.training.tiny import (
     stop_after,
 )
 from trainer_core.errors import Whose
+from trainer_core.events import Event, MetricsMeasured
 from trainer_core.run_directory import (
     Result,
     RunDirectory,
@@ -28,6 +30,8 @@ from trainer_core.spec import TASKS
 from trainer_core.training import tasks
 from trainer_core.training.callbacks import num_without_gain
 from trainer_core.training.checkpoints import steps_saved
+from trainer_core.training.run import run
+from trainer_core.training.stopping import Stopping
 
 pytestmark = pytest.mark.slow
 
@@ -59,8 +63,8 @@ def whole(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirecto
 
 def test_the_tasks_are_those_of_the_spec() -> None:
     folder = Path(tasks.__file__).parent
-    names = {path.stem.replace("_", "-") for path in folder.glob("*.py") if path.stem[0] != "_"}
-    assert names == set(TASKS)
+    files = {path.stem for path in folder.glob("*.py") if path.stem[0] != "_"}
+    assert files == {task.__module__.rpartition(".")[2] for task in TASKS.values()}
     assert all(callable(tasks.find_task(name).build) for name in TASKS)
 
 
@@ -301,3 +305,33 @@ def test_a_hostile_model_is_refused_before_it_is_opened(tmp_path: Path) -> None:
     error = carry_out(_make(tmp_path / "run", model)).error
     assert error is not None
     assert (error.code, error.param) == ("unsafe_model", "/auto_map")
+
+
+class OutOfTime:
+    """A watcher at whose step the time of the run is over."""
+
+    def report(self, event: Event) -> None:
+        match event:
+            case MetricsMeasured(split="train", step=3):
+                signal.raise_signal(signal.SIGALRM)
+
+
+def test_a_run_out_of_time_fails_with_a_checkpoint_from_which_more_time_goes_on(
+    encoder: Path, tmp_path: Path, whole: RunDirectory
+) -> None:
+    limited = {
+        "training": {**TWO_EPOCHS, "log_steps": 1},
+        "resources": {"max_runtime_seconds": 9999},
+    }
+    directory = _make(tmp_path / "run", encoder, **limited)
+    outcome = run(directory, stopping=Stopping(directory), watchers=[OutOfTime()])
+    assert outcome.result is Result.FAILED
+    assert outcome.error is not None
+    assert outcome.error.code == "max_runtime_reached"
+    assert "9999 seconds" in outcome.error.message
+    assert outcome.checkpoint == "checkpoints/checkpoint-4"  # the step in hand was finished
+    spec = read_json(directory.spec)
+    write_json(directory.spec, {**spec, "resources": {"max_runtime_seconds": 99999}})
+    assert carry_out(directory).result is Result.SUCCEEDED
+    assert any("resuming from checkpoint-4" in str(line.data) for line in events_of(directory))
+    assert _model_hash(directory) == _model_hash(whole)

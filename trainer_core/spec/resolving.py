@@ -10,6 +10,7 @@ from trainer_core.spec.tasks import JobSpec
 DeviceKind = Literal["cpu", "cuda", "mps"]
 
 _NUM_LOG_RECORDS = 200
+_USUAL_TARGET_TOKENS = 128
 _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER = 0.002
 """Bytes kept for the backward pass per token and weight, fp32; a coarse fit to BERT and Llama
 bodies of 20 M to 7 B weights. It only sets the first guess at the micro-batch."""
@@ -33,7 +34,12 @@ class Facts:
     has_fast_bf16: bool
     num_eval_rows: int = 0
     num_logits_per_token: int = 0  # size of the vocabulary for a language model, else 0
+    num_processes: int = 1  # that share each optimizer step, a device each
     can_recompute: bool = True  # the model supports gradient checkpointing
+    has_flash_attention: bool = False  # the device, the model and what is installed have it
+    pooling: str = "mean"  # how the tokens' vectors become one
+    is_normalized: bool = True  # whether that one has a length of 1
+    is_embedding_model: bool = False  # the two above are what the base model's own files say
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ def resolve(spec: JobSpec, facts: Facts) -> Resolution:
         *parents, name = pointer.strip("/").split("/")
         part = values
         for parent in parents:
-            part = part[parent]
+            part = part.get(parent, {})  # not all tasks have all parts
         if part.get(name) == "auto":
             part[name], why = choose(parse_spec(values), facts)
             choices.append(Choice(pointer, part[name], why))
@@ -83,6 +89,8 @@ def _learning_rate(spec: JobSpec, _: Facts) -> _Chosen:
     of_all_weights, of_adapter = spec.usual_rates
     if spec.adapter:
         return of_adapter, f"the usual for low-rank adapters in {spec.task}"
+    if spec.scratch is not None:
+        return 5e-4, "the usual for random weights"
     return of_all_weights, f"the usual for training all weights in {spec.task}"
 
 
@@ -93,10 +101,40 @@ def _max_length(spec: JobSpec, facts: Facts) -> _Chosen:
     return cap, "enough for most rows; longer ones cost memory that grows with their length"
 
 
+def _max_target_length(_: JobSpec, facts: Facts) -> _Chosen:
+    if facts.max_positions is not None and facts.max_positions <= _USUAL_TARGET_TOKENS:
+        return facts.max_positions, "the most that the model can take"
+    return _USUAL_TARGET_TOKENS, "enough for a few sentences"
+
+
+def _max_new_tokens(spec: Any, _: Facts) -> _Chosen:
+    return spec.max_target_length, "as many as are kept of a target"
+
+
 def _chat_template(_: JobSpec, facts: Facts) -> _Chosen:
     if facts.has_chat_template:
         return "model", "the tokenizer has a chat template"
     return "chatml", "the tokenizer has no chat template"
+
+
+def _packing(spec: JobSpec, facts: Facts) -> _Chosen:
+    if facts.has_flash_attention and spec.training.precision == "bf16":
+        return True, "flash attention computes packed rows without waste"
+    return False, "rows of like length share a batch, and a mask over packed rows costs more"
+
+
+def _pooling(_: JobSpec, facts: Facts) -> _Chosen:
+    if facts.is_embedding_model:
+        return facts.pooling, "the base model's own"
+    if facts.pooling == "last":
+        return "last", "the only token that a language model has read all others for"
+    return facts.pooling, "the usual for a model that has none of its own"
+
+
+def _normalize(_: JobSpec, facts: Facts) -> _Chosen:
+    if facts.is_embedding_model:
+        return facts.is_normalized, "the base model's own"
+    return facts.is_normalized, "so that dot products are cosines"
 
 
 def _precision(_: JobSpec, facts: Facts) -> _Chosen:
@@ -112,7 +150,7 @@ def _fitting_micro_batch(spec: JobSpec, facts: Facts) -> int:
     assert spec.max_length != "auto", "max_length is chosen before the micro-batch"
     if facts.device_memory_bytes is None:
         return spec.training.batch_size
-    state = facts.num_weights * (4 if spec.adapter else _STATE_BYTES_PER_WEIGHT)
+    state = facts.num_weights * _state_bytes_per_weight(spec)
     free = max(0.0, facts.device_memory_bytes * _MEMORY_SHARE - state)
     per_token = (
         facts.num_weights * _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER
@@ -123,6 +161,12 @@ def _fitting_micro_batch(spec: JobSpec, facts: Facts) -> int:
     return next(size for size in range(min(batch, fitting), 0, -1) if batch % size == 0)
 
 
+def _state_bytes_per_weight(spec: JobSpec) -> float:
+    if spec.adapter is None:
+        return _STATE_BYTES_PER_WEIGHT
+    return {"none": 4.0, "8bit": 1.2, "4bit": 0.7}[spec.adapter.quantization]
+
+
 def _gradient_checkpointing(spec: JobSpec, facts: Facts) -> _Chosen:
     if not facts.can_recompute:
         return False, "the model does not support it"
@@ -131,6 +175,14 @@ def _gradient_checkpointing(spec: JobSpec, facts: Facts) -> _Chosen:
     if spec.training.batch_size == 1:
         return False, "the batch is one row"
     return True, "not even two rows' activations are estimated to fit without it"
+
+
+def _tf32(spec: JobSpec, facts: Facts) -> _Chosen:
+    if facts.device != "cuda" or not facts.has_fast_bf16:  # both came with Ampere
+        return False, "the device does not have it"
+    if spec.training.precision == "fp32":
+        return False, "fp32 is computed in full"
+    return True, "for the products that precision leaves in fp32"
 
 
 def _micro_batch_size(spec: JobSpec, facts: Facts) -> _Chosen:
@@ -172,16 +224,22 @@ def _baseline(spec: JobSpec, facts: Facts) -> _Chosen:
 def _gpus(_: JobSpec, facts: Facts) -> _Chosen:
     if facts.device == "cpu":
         return 0, "the worker has no GPU"
-    return 1, "the worker's device"
+    return facts.num_processes, "the worker's device" + ("s" if facts.num_processes > 1 else "")
 
 
 _CHOICES: tuple[tuple[str, Callable[[JobSpec, Facts], _Chosen]], ...] = (
     # In this order: later ones look at what earlier ones chose.
     ("/max_length", _max_length),
+    ("/max_target_length", _max_target_length),
+    ("/generation/max_new_tokens", _max_new_tokens),
     ("/chat_template", _chat_template),
+    ("/pooling", _pooling),
+    ("/normalize", _normalize),
     ("/resources/gpus", _gpus),
     ("/training/learning_rate", _learning_rate),
     ("/training/precision", _precision),
+    ("/training/tf32", _tf32),
+    ("/packing", _packing),
     ("/training/gradient_checkpointing", _gradient_checkpointing),
     ("/training/micro_batch_size", _micro_batch_size),
     ("/training/log_steps", _log_steps),

@@ -35,7 +35,7 @@ class StoppingCallback(TrainerCallback):
         self._stopping.check()
 
     def _look(self, control: TrainerControl) -> None:
-        if self._stopping.is_asked:
+        if self._stopping.look():
             control.should_training_stop = True
             control.should_evaluate = False
             # The loop comes to the epoch's end too after a stop within it; one save is enough.

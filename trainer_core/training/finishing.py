@@ -8,6 +8,7 @@ from typing import Any
 from trainer_core.events import Phase, Reporter
 from trainer_core.run_directory import RunDirectory, write_json
 from trainer_core.spec import JobSpec
+from trainer_core.training import processes
 from trainer_core.training.adapters import merge_adapter
 from trainer_core.training.arguments import is_greater_better
 from trainer_core.training.cards import hub_name, model_card
@@ -21,8 +22,10 @@ from trainer_core.training.evaluations import (
     write_predictions,
 )
 from trainer_core.training.loop import RunLoop
+from trainer_core.training.models import BaseModel
 from trainer_core.training.recipe import Recipe
-from trainer_core.training.saving import save_adapter, save_model
+from trainer_core.training.saving import Weights, save_adapter, save_model, whole_weights
+from trainer_core.training.tracking import copy_tracking
 
 
 @dataclass(slots=True)
@@ -34,6 +37,7 @@ class Finish:
     clock: PhaseClock
     spec: JobSpec  # resolved
     lineage: Mapping[str, Any]
+    base: BaseModel
     use_cache: bool | None  # the base model's setting
     trainer: RunLoop
     recipe: Recipe
@@ -56,12 +60,19 @@ class Finish:
         if "test" in rows:
             tested = self._evaluate("test")
             metrics |= {f"test_{name}": value for name, value in tested.items()}
-            self._keep_predictions()
+            if processes.is_first():
+                self._keep_predictions()
         return metrics
 
     def save(self, metrics: Mapping[str, float]) -> None:
         """Write the model, whole or not at all, and what belongs to it."""
         self.clock.enter(Phase.SAVING)
+        weights = whole_weights(self.trainer)
+        if processes.is_first():
+            self._write(metrics, weights)
+        processes.wait_for_all()
+
+    def _write(self, metrics: Mapping[str, float], weights: Weights | None) -> None:
         spec, recipe = self.spec, self.recipe
         card = model_card(spec, recipe=recipe, lineage=self.lineage, metrics=metrics)
 
@@ -80,11 +91,12 @@ class Finish:
             )
         else:
             save_model(
-                merge_adapter(self.trainer.model) if spec.adapter else recipe.model,
+                merge_adapter(self.trainer.model, self.base) if spec.adapter else recipe.model,
                 tokenizer=recipe.tokenizer,
                 folder=self.directory.model,
                 card=card,
                 use_cache=self.use_cache,
+                weights=weights,
                 add_files=add_files,
             )
         self.clock.stop()
@@ -121,5 +133,6 @@ class Finish:
             (folder / PREDICTIONS).write_bytes(predictions.read_bytes())
         seconds = {**self.clock.seconds}  # of the phases that are over
         write_json(folder / self.directory.lineage.name, {**self.lineage, "seconds": seconds})
+        copy_tracking(self.directory.tracking, folder / self.directory.tracking.name)
         if self.recipe.add_files:
             self.recipe.add_files(folder)

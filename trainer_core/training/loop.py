@@ -30,8 +30,8 @@ from trainer_core.training.callbacks import (
     evaluations,
 )
 from trainer_core.training.checkpoints import LINEAGE, checkpoint_path, rotate
-from trainer_core.training.directories import whole_or_absent
 from trainer_core.training.evaluations import keep_details
+from trainer_core.training.processes import whole_or_absent_for_all
 from trainer_core.training.recipe import Measured, Recipe
 from trainer_core.training.reporting import ReportingCallback, check_finite, without_timings
 from trainer_core.training.steps import Cutting, MicroBatch, StepLoader, StepSampler, pass_tokens
@@ -62,6 +62,7 @@ class RunLoop(_Base):
         self._lineage = lineage
         self._reporter = reporter
         self._stopping = stopping
+        self._weights_step: int | None = None  # of the best model, once it is loaded
         self.order = RowOrder(
             recipe.rows["train"].lengths,
             batch_size=spec.training.batch_size,
@@ -104,7 +105,13 @@ class RunLoop(_Base):
         if step != self.state.global_step:
             self.state.best_model_checkpoint = str(checkpoint_path(self._folder, step=step))
             self._load_best_model()
+        self._weights_step = step
         return step
+
+    def evaluated(self) -> Mapping[str, float]:
+        """Return what the evaluation rows gave for the weights in hand, empty if nothing yet."""
+        step = self._weights_step
+        return self.metrics_at(self.state.global_step if step is None else step)
 
     def metrics_at(self, step: int) -> dict[str, float]:
         """Return what the evaluation after a step measured; empty if there was none."""
@@ -236,18 +243,19 @@ class RunLoop(_Base):
         check_finite(float(self._tr_loss), what="the training loss", step=step)
         path = checkpoint_path(self._folder, step=step)
         is_best = self.state.best_global_step == step
-        with whole_or_absent(path) as partial_path:
+        with whole_or_absent_for_all(path) as partial_path:
             folder = str(partial_path)
             self.save_model(folder, _internal_call=True)
-            (partial_path / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             self._save_optimizer_and_scheduler(folder)
             self._save_scaler(folder)
             self._save_rng_state(folder)
-            write_json(partial_path / LINEAGE, self._lineage)
-            self.state.save_to_json(str(partial_path / TRAINER_STATE_NAME))
-        rotate(
-            self._folder, keep=self._spec.checkpoints.keep, best_step=self.state.best_global_step
-        )
+            if self.is_world_process_zero():
+                (partial_path / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+                write_json(partial_path / LINEAGE, self._lineage)
+                self.state.save_to_json(str(partial_path / TRAINER_STATE_NAME))
+        if self.is_world_process_zero():
+            best_step = self.state.best_global_step
+            rotate(self._folder, keep=self._spec.checkpoints.keep, best_step=best_step)
         self._reporter.report(
             CheckpointSaved(
                 step=step,

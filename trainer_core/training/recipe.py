@@ -1,7 +1,7 @@
 """What a task hands to the run: everything that differs from task to task, and nothing else."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Measured:
     split: str
     rows: TokenizedRows
     predictions: Sequence[Array]  # one a row; those of a batch may be padded with -100
+    # Metrics of the evaluation rows by the same weights, for what is chosen there and used here.
+    evaluated: Mapping[str, float] = field(default_factory=dict)
 
 
 # Rows to what the model and the loss take.
@@ -79,7 +81,8 @@ class Recipe:
     draw: Draw | None = None  # changes a row anew each epoch, such as which tokens are masked
     trainer_class: type[Any] | None = None  # a RunLoop with a loss of its own; None: RunTrainer
     # The loss looks at all rows of an optimizer step at once: they are not cut, nor put in order of
-    # length, as with negatives that are the other rows' positives.
+    # length, as with negatives that are the other rows' positives. `forward_loss` itself keeps to
+    # the micro-batch.
     is_step_whole: bool = False
     # Figures that are no single number, such as those of each class: JSON-ready, one report.
     details: Callable[[Measured], Mapping[str, Any]] | None = None

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer_core.rows.checking import rows_of
+from trainer_core.training import processes
 from trainer_core.training.recipe import Setup
 from trainer_core.training.tokens import (
     ROWS_PER_BATCH,
+    Array,
     RowsWriter,
     TokenizedRows,
     TokenRow,
     batched,
+    written_rows,
 )
 
 # A batch of rows to their tokens, which may be more or fewer rows. What happens to rows on the way
@@ -29,7 +32,12 @@ class Tokenized:
 
 
 def tokenize(
-    setup: Setup, split: str, *, columns: Mapping[str, type], encode: EncodeRows
+    setup: Setup,
+    split: str,
+    *,
+    columns: Mapping[str, type],
+    encode: EncodeRows,
+    counted: Sequence[str] = ("input_ids",),
 ) -> Tokenized:
     """Return the rows of a split as tokens.
 
@@ -38,12 +46,20 @@ def tokenize(
         split: which rows.
         columns: name -> numpy type of each array that `encode` yields of a row.
         encode: yields `input_ids` and the other columns of each row.
+        counted: columns whose lengths together are a row's, by which rows share a batch.
     """
     counts: Counter[str] = Counter()
-    with RowsWriter(setup.cache, split=split, columns=columns) as writer:
-        for row in _encoded(setup, split, encode=encode, counts=counts):
-            writer.add(row)
-    return Tokenized(writer.rows(), counts)
+    lengths: dict[str, Array] = {}
+    if processes.is_first():
+        with RowsWriter(setup.cache, split=split, columns=columns) as writer:
+            for row in _encoded(setup, split, encode=encode, counts=counts):
+                writer.add(row)
+        lengths = writer.lengths()
+    lengths, counts = processes.of_first((lengths, counts))
+    return Tokenized(
+        written_rows(setup.cache, split=split, columns=columns, lengths=lengths, counted=counted),
+        counts,
+    )
 
 
 def _encoded(
@@ -55,11 +71,15 @@ def _encoded(
 
 
 def tokenize_splits(
-    setup: Setup, *, columns: Mapping[str, type], encode: EncodeRows
+    setup: Setup,
+    *,
+    columns: Mapping[str, type],
+    encode: EncodeRows,
+    counted: Sequence[str] = ("input_ids",),
 ) -> dict[str, Tokenized]:
     """Return the tokens of every split that has rows."""
     return {
-        split: tokenize(setup, split, columns=columns, encode=encode)
+        split: tokenize(setup, split, columns=columns, encode=encode, counted=counted)
         for split, num_rows in setup.found.num_rows.items()
         if num_rows
     }

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from trainer_core.errors import UnusableModel
+
 Array = npt.NDArray[Any]
 TokenRow = dict[str, Array]
 
@@ -46,15 +48,25 @@ class RaggedColumn:
 class TokenizedRows(Dataset[TokenRow]):
     """Rows ready to be collated. `input_ids` is always there, and its lengths are known."""
 
-    def __init__(self, columns: Mapping[str, RaggedColumn]) -> None:
+    def __init__(
+        self, columns: Mapping[str, RaggedColumn], *, counted: Sequence[str] = ("input_ids",)
+    ) -> None:
         self._columns = dict(columns)
-        self.lengths = np.diff(self._columns["input_ids"].offsets)  # tokens of each row
+        self._counted = counted
+        # Tokens of each row: those of the columns that the model reads or writes.
+        self.lengths = np.sum([np.diff(self._columns[name].offsets) for name in counted], axis=0)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, row: int) -> TokenRow:
         return {name: column[row] for name, column in self._columns.items()}
+
+    @property
+    def num_source_rows(self) -> int:
+        """Rows of the file that these are made of: a column `row` says which, if one is several."""
+        source = self._columns.get("row")
+        return len(self) if source is None else len(np.unique(source.values))
 
     def values(self, column: str) -> Array:
         """Return the values of a column, those of all rows end to end."""
@@ -63,12 +75,48 @@ class TokenizedRows(Dataset[TokenRow]):
     def with_column(self, name: str, values: Array) -> "TokenizedRows":
         """Return the rows with one more column, whose values are (rows, values of a row)."""
         offsets = np.arange(len(self) + 1) * values.shape[1]
-        return TokenizedRows({**self._columns, name: RaggedColumn(values.reshape(-1), offsets)})
+        columns = {**self._columns, name: RaggedColumn(values.reshape(-1), offsets)}
+        return TokenizedRows(columns, counted=self._counted)
+
+
+def written_rows(
+    folder: Path,
+    *,
+    split: str,
+    columns: Mapping[str, type],
+    lengths: Mapping[str, Array],
+    counted: Sequence[str] = ("input_ids",),
+) -> TokenizedRows:
+    """Return rows that a `RowsWriter` has written, here or in another process.
+
+    Args:
+        folder: where.
+        split: of the writer.
+        columns: of the writer.
+        lengths: how many values each row has, by column.
+        counted: columns whose lengths together are a row's.
+    """
+    found = {
+        name: _column(_path(folder, split, name), np.dtype(dtype), lengths[name])
+        for name, dtype in columns.items()
+    }
+    return TokenizedRows(found, counted=counted)
+
+
+def _path(folder: Path, split: str, column: str) -> Path:
+    return folder / f"{split}.{column}.bin"
+
+
+def _column(path: Path, dtype: np.dtype[Any], lengths: Array) -> RaggedColumn:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    if not offsets[-1]:  # an empty file can't be mapped
+        return RaggedColumn(np.empty(0, dtype=dtype), offsets)
+    return RaggedColumn(np.memmap(path, dtype=dtype, mode="r"), offsets)
 
 
 @dataclass(slots=True)
 class _ColumnFile:
-    path: Path
     dtype: np.dtype[Any]
     file: IO[bytes]
     lengths: list[int] = field(default_factory=list)
@@ -77,23 +125,24 @@ class _ColumnFile:
         self.file.write(np.ascontiguousarray(values, dtype=self.dtype).tobytes())
         self.lengths.append(len(values))
 
-    def column(self) -> RaggedColumn:
-        offsets = np.zeros(len(self.lengths) + 1, dtype=np.int64)
-        np.cumsum(self.lengths, out=offsets[1:])
-        if not offsets[-1]:  # an empty file can't be mapped
-            return RaggedColumn(np.empty(0, dtype=self.dtype), offsets)
-        return RaggedColumn(np.memmap(self.path, dtype=self.dtype, mode="r"), offsets)
-
 
 class RowsWriter:
     """Writes tokenized rows to `folder/split.column.bin`, row by row."""
 
-    def __init__(self, folder: Path, *, split: str, columns: Mapping[str, type]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        split: str,
+        columns: Mapping[str, type],
+        counted: Sequence[str] = ("input_ids",),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._split, self._columns = folder, split, columns
+        self._counted = counted
         self._files = {
-            name: _ColumnFile(path, np.dtype(dtype), path.open("wb"))
+            name: _ColumnFile(np.dtype(dtype), _path(folder, split, name).open("wb"))
             for name, dtype in columns.items()
-            for path in [folder / f"{split}.{name}.bin"]
         }
 
     def add(self, row: Mapping[str, Array]) -> None:
@@ -103,7 +152,19 @@ class RowsWriter:
 
     def rows(self) -> TokenizedRows:
         """Return what was written; the writer is closed."""
-        return TokenizedRows({name: file.column() for name, file in self._files.items()})
+        return written_rows(
+            self._folder,
+            split=self._split,
+            columns=self._columns,
+            lengths=self.lengths(),
+            counted=self._counted,
+        )
+
+    def lengths(self) -> dict[str, Array]:
+        """Return how many values each row has, by column."""
+        return {
+            name: np.asarray(file.lengths, dtype=np.int64) for name, file in self._files.items()
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -116,6 +177,20 @@ class RowsWriter:
     ) -> None:
         for file in self._files.values():
             file.file.close()
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id of the padding token, which becomes the end token where there is none.
+
+    Raises:
+        UnusableModel: there is no end token either.
+    """
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise UnusableModel("the model's tokenizer has neither a padding nor an end token.")
+        tokenizer.pad_token = tokenizer.eos_token
+    assert isinstance(tokenizer.pad_token_id, int), "set above"
+    return tokenizer.pad_token_id
 
 
 def batched(items: Iterable[T], *, size: int) -> Iterator[list[T]]:

@@ -116,8 +116,12 @@ class RecipeTrainer(Trainer):
         found: list[Array] = [row for batch in by_batch for row in batch]
         places = np.argsort(LongestFirstSampler(rows.lengths).order)
         predictions = [found[place] for place in places]
-        self.measured = Measured(split, rows, predictions)
+        self.measured = Measured(split, rows, predictions, self.evaluated())
         return self._recipe.measure(self.measured)
+
+    def evaluated(self) -> Mapping[str, float]:
+        """Return what the evaluation rows gave for the weights in hand, as far as it is known."""
+        return {}
 
 
 class RunTrainer(RunLoop, RecipeTrainer):
