@@ -83,12 +83,14 @@ def test_a_preference_is_learnt_and_its_rewards_are_those_of_plain_models(
     assert not events_of(directory, "warning")
 
 
-@pytest.mark.parametrize("adapter", [None, {"r": 4}])
+@pytest.mark.parametrize(
+    ("adapter", "precision"), [(None, "fp32"), ({"r": 4}, "fp32"), (None, "bf16")]
+)
 def test_before_the_first_step_nothing_is_preferred(
-    decoder: Path, tmp_path: Path, adapter: dict[str, Any] | None
+    decoder: Path, tmp_path: Path, adapter: dict[str, Any] | None, precision: str
 ) -> None:
     # So small a rate moves no weight by as much as fp32 can tell.
-    training = {"learning_rate": 1e-12, "epochs": 1}
+    training = {"learning_rate": 1e-12, "epochs": 1, "precision": precision}
     directory = _make(tmp_path / "run", decoder, training=training, adapter=adapter)
     outcome = carry_out(directory)
     assert outcome.result is Result.SUCCEEDED, outcome.error

@@ -69,7 +69,7 @@ def test_answers_and_preferences_are_learnt_at_once(decoder: Path, tmp_path: Pat
         tmp_path / "run",
         model=decoder,
         rows=pairs(48),
-        spec={"task": "orpo", "training": FAST, "beta": 0.5},
+        spec={"task": "orpo", "training": FAST, "beta": 0.5, "evaluation": {"metric": "loss"}},
         eval=held_out,
     )
     outcome = carry_out(directory)

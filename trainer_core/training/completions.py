@@ -178,11 +178,6 @@ def num_learnt(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return batch["is_learnt"].sum(-1)
 
 
-def count_rows(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return the number of rows: each is one target, whatever the number of its tokens."""
-    return torch.tensor(len(batch["input_ids"]))
-
-
 def without_dropout(model: torch.nn.Module) -> None:
     """Turn dropout off: its noise would drown the small differences that are compared."""
     for module in model.modules():

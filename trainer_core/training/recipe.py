@@ -122,4 +122,4 @@ def count_labels(batch: Batch) -> torch.Tensor:
 
 def count_rows(batch: Batch) -> torch.Tensor:
     """Return the number of rows, for a task with one target a row."""
-    return torch.tensor(len(batch["labels"]))
+    return torch.tensor(len(next(iter(batch.values()))))

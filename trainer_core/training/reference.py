@@ -39,7 +39,9 @@ def with_reference(
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(spec.training.precision)
     order = LongestFirstSampler(rows.lengths).order
     batches = list(batched(order.tolist(), size=spec.evaluation.batch_size))
-    model.to(device).eval()
+    if not getattr(model, "is_quantized", False):  # which is there already, and can't be moved
+        model.to(device)
+    model.eval()
     found = []
     for number, places in enumerate(batches):
         if number % -(-len(batches) // _NUM_REPORTS) == 0:

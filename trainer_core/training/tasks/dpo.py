@@ -22,7 +22,6 @@ from trainer_core.spec.tasks.common import TaskSpec
 from trainer_core.spec.tasks.dpo import DPO
 from trainer_core.training.completions import (
     SequencesCollator,
-    count_rows,
     encode_completions,
     num_learnt,
     score,
@@ -38,7 +37,7 @@ from trainer_core.training.pairs import (
     tell_left_out,
     tokenize_pairs,
 )
-from trainer_core.training.recipe import Batch, Recipe, Setup
+from trainer_core.training.recipe import Batch, Recipe, Setup, count_rows
 from trainer_core.training.reference import REFERENCE, with_reference
 from trainer_core.training.tasks.causal_lm import (
     CHAT_USAGE,
@@ -51,8 +50,13 @@ from trainer_core.training.tasks.causal_lm import (
 
 
 def template_in_use(setup: Setup, chat_template: str) -> str | None:
-    """Return the choice of a chat template, or None if no row to train on is messages."""
-    rows: Iterator[Any] = rows_of(setup.found, "train", setup.files)
+    """Return the choice of a chat template, or None if no row of any split is messages."""
+    rows: Iterator[Any] = (
+        row
+        for split, num_rows in setup.found.num_rows.items()
+        if num_rows
+        for row in rows_of(setup.found, split, setup.files)
+    )
     has_chats = any(not isinstance(row.parts[0], str) for row in rows)
     return chat_template if has_chats else None
 

@@ -24,13 +24,12 @@ from trainer_core.training.completions import (
     COLUMNS,
     Completion,
     SequencesCollator,
-    count_rows,
     row_of,
     score,
     with_other_completion,
 )
 from trainer_core.training.pairs import tell_left_out
-from trainer_core.training.recipe import Batch, Measured, Recipe, Setup
+from trainer_core.training.recipe import Batch, Measured, Recipe, Setup, count_rows
 from trainer_core.training.reference import REFERENCE, with_reference
 from trainer_core.training.steps import MicroBatch
 from trainer_core.training.tasks.causal_lm import CHAT_USAGE, TEXT_USAGE
@@ -68,13 +67,13 @@ def tokenize_rows(setup: Setup) -> dict[str, Tokenized]:
     return tokenize_splits(setup, columns={**COLUMNS, "label": np.bool_}, encode=encode_rows)
 
 
-def divergence(mixed_ratios: torch.Tensor) -> torch.Tensor:
+def divergence(mixed_ratio: torch.Tensor) -> torch.Tensor:
     """Return the estimate of the divergence from the reference, in nats, never below 0.
 
     Args:
-        mixed_ratios: how much likelier prompts with the completions of others became, as logs.
+        mixed_ratio: how much likelier completions became after the prompts of others: the mean log.
     """
-    return mixed_ratios.mean().clamp(min=0)
+    return mixed_ratio.clamp(min=0)
 
 
 def kto_losses(
@@ -102,7 +101,7 @@ class KTOLoss:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         is_step = _KL in batch
         ratios_BS = log_ratios(model, batch, sequences=slice(0, 1 if is_step else 2))
-        kl = batch[_KL] if is_step else divergence(ratios_BS[:, 1])
+        kl = batch[_KL] if is_step else divergence(ratios_BS[:, 1].mean())
         losses_B = kto_losses(ratios_BS[:, 0], batch["label"][:, 0], kl, spec=self.spec)
         return losses_B.sum() / num_rows, ratios_BS
 
@@ -129,17 +128,16 @@ class KTORun(RunTrainer):
         return super().training_step(model, informed, num_items_in_batch)
 
     def _divergence(self, model: Any, step: Sequence[MicroBatch]) -> torch.Tensor:
-        found = []
+        total, count = torch.zeros(2, device=self.args.device)
         for micro_batch in step:
-            if micro_batch.is_ballast:
-                continue
             batch = self._prepare_inputs(dict(micro_batch.inputs))
             with torch.no_grad(), self.compute_loss_context_manager():
-                found.append(log_ratios(model, batch, sequences=slice(1, 2))[:, 0])
-        ratios = torch.cat(found) if found else torch.zeros(0, device=self.args.device)
+                ratios_B1 = log_ratios(model, batch, sequences=slice(1, 2))
+            if not micro_batch.is_ballast:  # which goes through the model as everywhere
+                total, count = total + ratios_B1.sum(), count + len(ratios_B1)
         if self.args.world_size > 1:
-            ratios = self.accelerator.gather_for_metrics(ratios)
-        return divergence(ratios)
+            total, count = self.accelerator.reduce(torch.stack([total, count]))
+        return divergence(total / count)
 
 
 def kto_metrics(measured: Measured, *, spec: KTO, reporter: Reporter) -> dict[str, float]:
@@ -147,7 +145,7 @@ def kto_metrics(measured: Measured, *, spec: KTO, reporter: Reporter) -> dict[st
     ratios_B2 = np.stack(measured.predictions).astype(np.float64)
     is_good_B = measured.rows.values("label")
     rewards_B = spec.beta * ratios_B2[:, 0]
-    kl = divergence(torch.from_numpy(ratios_B2[:, 1]))
+    kl = divergence(torch.tensor(ratios_B2[:, 1].mean()))
     losses_B = kto_losses(
         torch.from_numpy(ratios_B2[:, 0]), torch.from_numpy(is_good_B.copy()), kl, spec=spec
     )

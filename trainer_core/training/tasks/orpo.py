@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid
 
 from trainer_core.events import Phase
 from trainer_core.spec.tasks.orpo import ORPO
-from trainer_core.training.completions import SequencesCollator, count_rows, num_learnt, score
+from trainer_core.training.completions import SequencesCollator, num_learnt, score
 from trainer_core.training.pairs import (
     pair_metrics,
     pair_predictions,
@@ -24,7 +24,7 @@ from trainer_core.training.pairs import (
     tell_left_out,
     tokenize_pairs,
 )
-from trainer_core.training.recipe import Batch, Measured, Recipe, Setup
+from trainer_core.training.recipe import Batch, Measured, Recipe, Setup, count_rows
 from trainer_core.training.tasks.causal_lm import CHAT_USAGE, TEXT_USAGE
 from trainer_core.training.tasks.dpo import (
     completion_encoder,

@@ -19,7 +19,6 @@ from trainer_core.events import Phase
 from trainer_core.spec.tasks.reward_model import RewardModel
 from trainer_core.training.completions import (
     SequencesCollator,
-    count_rows,
     encode_wholes,
     without_dropout,
 )
@@ -30,7 +29,7 @@ from trainer_core.training.pairs import (
     tell_left_out,
     tokenize_pairs,
 )
-from trainer_core.training.recipe import Batch, Recipe, Setup
+from trainer_core.training.recipe import Batch, Recipe, Setup, count_rows
 from trainer_core.training.tasks.causal_lm import prepare_template
 from trainer_core.training.tasks.dpo import output_itself, template_in_use
 from trainer_core.training.tasks.text_classification import load
