@@ -252,7 +252,7 @@ class Dataset(Schema):
     id: str
     name: str
     format: str
-    """jsonl, json, csv, tsv, parquet or text, as its content shows."""
+    """jsonl, json, csv, tsv, conll, parquet or text, as its content shows."""
     encoding: str
     compression: str
     size_bytes: int

@@ -298,26 +298,6 @@ def test_weight_of_a_message_is_one_or_zero_and_the_assistants(write):
     assert "'weight' is for messages of the assistant" in reasons[2]
 
 
-def test_tools_are_refused_never_dropped(write):
-    ask = {"role": "user", "content": "q"}
-    call = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
-    answer = {"role": "assistant", "content": "a", "tool_calls": None}
-    files = chats_of(
-        write,
-        {"messages": [ask, call, answer]},
-        {"messages": [ask, answer], "tools": [{"type": "function"}]},
-        {"messages": [ask, answer], "tools": []},
-    )
-    with pytest.raises(InvalidRows) as caught:
-        survey(spec_of("causal-lm"), files)
-    first, second = caught.value.detail["rows"]
-    assert (first["line"], first["column"]) == (13, "messages")
-    assert "'tool_calls' can't be learnt" in first["reason"]
-    assert (second["line"], second["column"]) == (14, "tools")
-    skipping = spec_of("causal-lm", data={"eval": None, "invalid_rows": "skip"})
-    assert survey(skipping, files).num_skipped == 2
-
-
 def test_plain_text_file_is_rows_of_text(write):
     files = {"train": write("corpus.txt", "a line\n\n" * 20)}
     found = survey(spec_of("causal-lm"), files)

@@ -8,6 +8,8 @@
     run.json         out: what a repetition needs: versions, seeds, threads, hashes
     log.txt          out: everything the process printed
     checkpoints/     out: checkpoint-N/, each whole or absent
+    tracking/        out: files of experiment trackers; they go out with the model
+    evaluations/     out: what evaluations found beside their figures, and predictions
     model/           out: the finished model, and manifest.json, written last
     outcome.json     out, last of all: how it ended
 
@@ -33,6 +35,14 @@ _HASH_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class CacheFolder:
+    """A folder of this machine in which runs keep what they made of rows, for each other."""
+
+    path: Path
+    max_bytes: Annotated[int, Field(ge=0)]  # more than that is removed when a run ends
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
     """Where the model and the rows of a run are on this machine."""
 
@@ -44,7 +54,10 @@ class Inputs:
     test: InputFile | None = None
     model_revision: str | None = None  # commit of the base model, where it has one
     num_threads: Annotated[int, Field(ge=1)] | None = None  # of torch on the CPU; None: its choice
+    num_processes: Annotated[int, Field(ge=1, le=64)] = 1  # one a GPU; on the CPU any number
     device: str | None = None  # "cpu", "cuda:0"; None for the best there is
+    cache: CacheFolder | None = None  # None: nothing is kept
+    run_id: str | None = None  # the same in each attempt; None: trackers go by the directory's path
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -71,6 +84,7 @@ class Inputs:
         return replace(
             inputs,
             model=root / inputs.model,
+            cache=inputs.cache and replace(inputs.cache, path=root / inputs.cache.path),
             train=_found(inputs.train, "train", root=root),
             eval=inputs.eval and _found(inputs.eval, "eval", root=root),
             test=inputs.test and _found(inputs.test, "test", root=root),
@@ -182,6 +196,14 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def tracking(self) -> Path:
+        return self.path / "tracking"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations"
 
     @property
     def model(self) -> Path:

@@ -166,7 +166,7 @@ class Attempt:
                 return Ending(State.SUCCEEDED, "trained", outcome=run.read_outcome())
             run.outcome.unlink(missing_ok=True)
             process = self._process = self.spare.take()
-            process.start(run.path)
+            process.start(run.path, trackers=self.job.spec["tracking"])
             stop = self._supervise(process, pump, lease)
             exit_code = process.kill()
             lease.check()
@@ -193,7 +193,7 @@ class Attempt:
             wanted = self._wanted_stop(lease) or (Stop.MAX_RUNTIME if is_over else None)
             if wanted is not None and stop is not Stop.CANCEL and wanted is not stop:
                 stop = wanted
-                is_saving = stop is Stop.DRAIN
+                is_saving = stop is not Stop.CANCEL
                 grace = settings.drain_grace_seconds if is_saving else settings.cancel_grace_seconds
                 deadline = now + grace
                 pump.run.request_stop(StopRequest(stop, is_saving=is_saving))

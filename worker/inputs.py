@@ -11,11 +11,11 @@ from jobs.records import Artifact, Dataset, Job
 from jobs.store import artifacts, models
 from jobs.submission import datasets_of, files_of
 from trainer_core.errors import UnusableModel
-from trainer_core.run_directory import Inputs, RunDirectory, write_json
+from trainer_core.run_directory import CacheFolder, Inputs, RunDirectory, write_json
 from trainer_core.spec import Reference, Scheme, parse_model_reference, parse_spec
 from worker.hub import fetch
 
-_TAKEN_OVER = ("checkpoints", "model", "outcome.json", "resolved.json")
+_TAKEN_OVER = ("checkpoints", "model", "outcome.json", "resolved.json", "tracking")
 """What an earlier attempt has done that need not be done again."""
 
 _log = logging.getLogger(__name__)
@@ -91,10 +91,26 @@ def prepare(
             model_revision=model.name if needs.hub else None,
             num_threads=backends.settings.num_training_threads,
             device=device,
+            num_processes=_num_processes(job),
+            cache=_cache_of(backends),
+            run_id=job.id,
         )
         write_json(run.spec, job.spec)
         write_json(run.inputs, inputs.to_dict())
         yield run
+
+
+def _num_processes(job: Job) -> int:
+    """Return one for each GPU that the job asks for; the run says so if there are not as many."""
+    gpus = job.spec["resources"]["gpus"]
+    return gpus if isinstance(gpus, int) and gpus > 1 else 1
+
+
+def _cache_of(backends: Backends) -> CacheFolder | None:
+    settings = backends.settings
+    if not settings.token_cache_bytes:
+        return None
+    return CacheFolder(settings.home / "cache" / "tokens", settings.token_cache_bytes)
 
 
 def directory_of(backends: Backends, job: Job) -> Path:

@@ -15,7 +15,7 @@ from trainer_core.run_directory import MANIFEST, RunDirectory, file_sha256, veri
 from worker.inputs import runs_of
 
 _RETRY_SECONDS = (1, 5, 15, 30)
-_HEAVY = ("checkpoints", "model", "inputs", "cache")
+_HEAVY = ("checkpoints", "evaluations", "model", "inputs", "cache")
 
 _log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 _KEPT_VARIABLES = (
@@ -19,6 +20,26 @@ _KEPT_VARIABLES = (
     "PYTORCH_CUDA_ALLOC_CONF", "OPENBLAS_CORETYPE",
 )  # fmt: skip
 """Nothing else of the worker's environment reaches a training process: no database, no secret."""
+
+_NETWORK_VARIABLES = (
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
+)  # fmt: skip
+_TRACKER_VARIABLES = {
+    "tensorboard": (),
+    "wandb": (
+        "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", *_NETWORK_VARIABLES,
+    ),
+    "mlflow": (
+        "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_INSECURE_TLS",
+        "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_WORKSPACE", *_NETWORK_VARIABLES,
+    ),
+    "trackio": (
+        "TRACKIO_SERVER_URL", "TRACKIO_WRITE_TOKEN", "TRACKIO_PROJECT", *_NETWORK_VARIABLES,
+    ),
+}  # fmt: skip
+"""What a job's experiment trackers get of it besides, over the pipe."""
 
 
 class TrainingProcess:
@@ -48,10 +69,11 @@ class TrainingProcess:
         """Its process id, which is its group's too."""
         return self._child.pid
 
-    def start(self, run_directory: Path) -> None:
-        """Give it its job."""
+    def start(self, run_directory: Path, *, trackers: Sequence[str]) -> None:
+        """Give it its job, and what of the environment the job's trackers need."""
         assert self._child.stdin is not None
-        line = json.dumps({"run_dir": str(run_directory)})
+        order = {"run_dir": str(run_directory), "environment": environment_of(trackers)}
+        line = json.dumps(order)
         try:
             self._child.stdin.write(line.encode() + b"\n")
             self._child.stdin.flush()
@@ -84,6 +106,12 @@ class TrainingProcess:
             self._is_group_killed = True
             with contextlib.suppress(ProcessLookupError):  # nobody is left
                 os.killpg(self.pid, signal.SIGKILL)
+
+
+def environment_of(trackers: Sequence[str]) -> dict[str, str]:
+    """Return what trackers need of this process's environment."""
+    names = [name for tracker in trackers for name in _TRACKER_VARIABLES[tracker]]
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _environment(num_threads: int) -> dict[str, str]:

@@ -52,7 +52,7 @@ async def upload_dataset(
     parameters: Annotated[UploadParameters, Query()],
     response: Response,
 ) -> Dataset:
-    """Upload a file of rows: JSONL, JSON, CSV, TSV, Parquet or text, also .gz or .zst.
+    """Upload a file of rows: JSONL, JSON, CSV, TSV, CoNLL, Parquet or text, also .gz or .zst.
 
     What is in it shows from its content. Rows that can't be read are told with their places; the
     file is kept nevertheless, and whether a job may leave them out is said in its spec.

@@ -41,7 +41,7 @@ def datasets() -> None:
 @click.option("--no-header", is_flag=True, help="The first line of a CSV or TSV file is a row.")
 @json_option
 def add(*, paths: tuple[Path, ...], no_header: bool, as_json: bool) -> None:
-    """Upload files of rows: JSONL, JSON, CSV, TSV, Parquet or text, also as .gz or .zst."""
+    """Upload files of rows: JSONL, JSON, CSV, TSV, CoNLL, Parquet or text; .gz, .zst too."""
     from luthier.client.values import to_json
 
     with open_client() as client:

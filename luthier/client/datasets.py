@@ -22,7 +22,7 @@ class Datasets:
         """Send a file of rows, streamed, and return what the service found in it.
 
         Args:
-            path: JSONL, JSON, CSV, TSV, Parquet or text; .gz and .zst as well.
+            path: JSONL, JSON, CSV, TSV, CoNLL, Parquet or text; .gz and .zst as well.
             has_header: whether the first line of a CSV or TSV file names its columns.
             progress: called with the bytes sent and the bytes in all.
         """

@@ -10,6 +10,7 @@ _WITHOUT_TORCH = {
     "test_failures.py",
     "test_safety.py",
     "test_stopping.py",
+    "test_text_metrics.py",
 }
 
 

@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 
 from trainer_core.training.batching import (
-    GroupedSampler,
     LongestFirstSampler,
+    RowOrder,
     attention_mask,
     pad_rows,
-    padding_share,
 )
 
 pytestmark = pytest.mark.slow
@@ -18,35 +17,37 @@ def _lengths(count: int) -> np.ndarray:
 
 
 def test_every_row_comes_once_an_epoch() -> None:
-    sampler = GroupedSampler(_lengths(1003), batch_size=16, seed=1)
+    order = RowOrder(_lengths(1003), batch_size=16, seed=1)
     for epoch in range(3):
-        sampler.set_epoch(epoch)
-        assert sorted(sampler) == list(range(1003))
+        steps = list(order.steps(epoch))
+        assert [len(rows) for rows in steps] == [16] * 62 + [11]
+        assert sorted(np.concatenate(steps)) == list(range(1003))
+    assert order.num_steps == 63
 
 
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:
-    one, two = (GroupedSampler(_lengths(500), batch_size=8, seed=7) for _ in range(2))
-    list(one)  # drawing from it changes nothing
+    one, two = (RowOrder(_lengths(500), batch_size=8, seed=7) for _ in range(2))
+    list(one.steps(0))  # drawing from it changes nothing
     assert one.order(2).tolist() == two.order(2).tolist()
     assert one.order(1).tolist() != one.order(2).tolist()
-    other = GroupedSampler(_lengths(500), batch_size=8, seed=8)
+    other = RowOrder(_lengths(500), batch_size=8, seed=8)
     assert one.order(1).tolist() != other.order(1).tolist()
 
 
-def test_batches_waste_little_on_padding() -> None:
+@pytest.mark.parametrize(("is_grouped", "expected"), [(True, 0.06), (False, 0.9)])
+def test_rows_of_like_length_share_a_step(is_grouped: bool, expected: float) -> None:
     lengths = _lengths(6000)
-    sampler = GroupedSampler(lengths, batch_size=32, seed=1)
-    assert padding_share(lengths, order=sampler.order(1), batch_size=32) < 0.04
-    shuffled = np.random.default_rng(0).permutation(6000)
-    assert padding_share(lengths, order=shuffled, batch_size=32) > 0.5
+    order = RowOrder(lengths, batch_size=32, seed=1, is_grouped=is_grouped)
+    spreads = [np.ptp(lengths[rows]) / lengths[rows].max() for rows in order.steps(1)]
+    assert np.median(spreads) == pytest.approx(expected, abs=0.1)
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(300, 16), (1000, 16), (6000, 32)])
 def test_other_rows_share_a_batch_in_the_next_epoch(count: int, batch_size: int) -> None:
-    sampler = GroupedSampler(_lengths(count), batch_size=batch_size, seed=1)
+    order = RowOrder(_lengths(count), batch_size=batch_size, seed=1)
     number_of = np.empty((2, count), dtype=np.int64)  # of the batch of each row, an epoch
     for epoch in range(2):
-        number_of[epoch, sampler.order(epoch)] = np.arange(count) // batch_size
+        number_of[epoch, order.order(epoch)] = np.arange(count) // batch_size
     first, second = (numbers[:, None] == numbers for numbers in number_of)
     pairs = np.triu(first, k=1)
     assert (pairs & second).sum() < 0.3 * pairs.sum()
@@ -55,19 +56,20 @@ def test_other_rows_share_a_batch_in_the_next_epoch(count: int, batch_size: int)
 def test_the_longest_row_comes_first_so_that_lack_of_memory_shows_at_once() -> None:
     lengths = _lengths(640)
     lengths[123] = 10_000
-    assert 123 in GroupedSampler(lengths, batch_size=32, seed=1).order(0)[:32]
+    assert 123 in RowOrder(lengths, batch_size=32, seed=1).order(0)[:32]
 
 
 def test_fewer_rows_than_a_batch_are_one_batch() -> None:
-    assert sorted(GroupedSampler(_lengths(5), batch_size=32, seed=1)) == [0, 1, 2, 3, 4]
+    order = RowOrder(_lengths(5), batch_size=32, seed=1)
+    assert [sorted(rows) for rows in order.steps(0)] == [[0, 1, 2, 3, 4]]
 
 
 def test_tokens_seen_are_those_of_the_rows_seen() -> None:
     lengths = _lengths(100)
-    sampler = GroupedSampler(lengths, batch_size=16, seed=1)
-    assert sampler.num_tokens_until(0) == 0
-    assert sampler.num_tokens_until(7) == lengths.sum()  # 6 batches of 16 and one of 4
-    assert sampler.num_tokens_until(9) == lengths.sum() + lengths[sampler.order(1)[:32]].sum()
+    order = RowOrder(lengths, batch_size=16, seed=1)
+    assert order.num_tokens_until(0) == 0
+    assert order.num_tokens_until(7) == lengths.sum()  # 6 batches of 16 and one of 4
+    assert order.num_tokens_until(9) == lengths.sum() + lengths[order.order(1)[:32]].sum()
 
 
 def test_measuring_goes_from_long_to_short() -> None:

@@ -17,8 +17,10 @@ from tests.training.tiny import (
     tokenized,
 )
 from trainer_core.run_directory import Result
+from trainer_core.training.language_loss import LanguageLoss, find_logit_map
 from trainer_core.training.recipe import Measured
-from trainer_core.training.tasks.causal_lm import CausalLoss, sums_of_rows, token_metrics
+from trainer_core.training.tasks.causal_lm import sums_of_rows
+from trainer_core.training.token_losses import token_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -143,21 +145,24 @@ def test_a_model_that_reads_both_ways_is_refused(tmp_path: Path) -> None:
     assert "'bert'" in error.message
 
 
-def test_the_loss_of_a_step_is_that_of_torch(tmp_path: Path) -> None:
-    class Output:
-        logits = torch.randn(2, 5, 7)
-
-    labels = torch.tensor([[-100, 3, 4, -100, -100], [-100, -100, 2, 6, 1]])
-    expected = torch.nn.functional.cross_entropy(
-        Output.logits[:, :-1].reshape(-1, 7), labels[:, 1:].reshape(-1)
-    )
-    torch.testing.assert_close(CausalLoss()(Output, labels, torch.tensor(5)), expected)
-
-    sums = sums_of_rows(None, {"labels": labels}, Output)
-    assert sums[:, 1].tolist() == [2, 3]
-    rows = tokenized(tmp_path, [{"labels": 0}] * 2)
-    metrics = token_metrics(Measured("eval", rows, list(sums.numpy())))
-    assert metrics["loss"] == pytest.approx(float(expected))
+def test_the_sums_of_each_row_are_those_of_its_log_probabilities(decoder: Path) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(decoder).eval()
+    ids = torch.randint(1, 300, (3, 7), generator=torch.Generator().manual_seed(1))
+    labels = ids.clone()
+    labels[:, 0] = labels[0, 2:5] = labels[1, 1:] = -100  # the second row has no target
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits.double().log_softmax(-1)
+        labels[2, 3] = logits[2, 2].argmax()
+        batch = {"input_ids": ids, "labels": labels}
+        loss, output = LanguageLoss(model, find_logit_map(model))(model, batch, torch.tensor(9))
+    sums = sums_of_rows(None, batch, output)
+    for row in range(3):
+        places = [place for place in range(1, 7) if labels[row, place] != -100]
+        nats = [-float(logits[row, place - 1, labels[row, place]]) for place in places]
+        right = [bool(logits[row, place - 1].argmax() == labels[row, place]) for place in places]
+        assert sums[row].tolist() == pytest.approx([sum(nats), len(places), sum(right)], rel=1e-5)
+    assert sums[2, 2] >= 1
+    assert float(loss) == pytest.approx(float(sums[:, 0].sum()) / 9, rel=1e-6)
 
 
 def test_a_hopeless_perplexity_is_infinite_and_no_crash(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
-from tests.training.tiny import chat_tokenizer
+from tests.training.tiny import CHATML, chat_tokenizer
 from trainer_core.errors import UnusableModel
 from trainer_core.training.chats import Chat, chatml_template, encode_chat, render
 
@@ -116,3 +116,70 @@ def test_chatml_ends_turns_by_the_tokenizers_own_end_where_it_has_no_im_end() ->
     assert ids[mask][-1] == tokenizer.eos_token_id
     assert tokenizer.decode(ids[mask], skip_special_tokens=True) == "is blue é"
     assert len(ids) == len(mask)
+
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"in": "Rome"}}}
+CALLING: list[Any] = [
+    {"role": "system", "content": "be old"},
+    {"role": "user", "content": "is it warm"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "7", "name": "weather"},
+    {"role": "assistant", "content": "it is cold"},
+]
+CALL_TEXT = '<tool_call>\n{"name": "weather", "arguments": {"in": "Rome"}}\n</tool_call>'
+
+
+def _with_chatml() -> PreTrainedTokenizerBase:
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = chatml_template(tokenizer)
+    return tokenizer
+
+
+def test_calls_of_tools_are_learnt_and_their_results_are_not() -> None:
+    tokenizer = _with_chatml()
+    chat = render(tokenizer, CALLING, tools=TOOLS)
+    assert chat.text == (
+        "<|im_start|>system\nbe old\n\nFunctions you may call, one JSON object a line:\n<tools>\n"
+        '{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}\n'
+        '</tools>\nTo call one, write: <tool_call>\n{"name": NAME, "arguments": OBJECT}\n'
+        "</tool_call><|im_end|>\n<|im_start|>user\nis it warm<|im_end|>\n"
+        f"<|im_start|>assistant\n{CALL_TEXT}<|im_end|>\n<|im_start|>tool\n7<|im_end|>\n"
+        "<|im_start|>assistant\nit is cold<|im_end|>\n"
+    )
+    assert _learnt(chat) == [f"{CALL_TEXT}<|im_end|>", "it is cold<|im_end|>"]
+    assert _learnt_tokens(tokenizer, chat) == f"{CALL_TEXT}<|im_end|>it is cold<|im_end|>"
+
+
+def test_a_call_after_words_and_two_calls_are_lines_of_their_own() -> None:
+    turns = [CALLING[1], {"role": "assistant", "content": "wait", "tool_calls": [CALL, CALL]}]
+    assert _learnt(render(_with_chatml(), turns)) == [f"wait\n{CALL_TEXT}\n{CALL_TEXT}<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("template", "lost"),
+    [
+        (CHATML, "the tools, calls"),
+        ("{{ tools | tojson if tools }}" + CHATML, "calls"),
+        (
+            "{{ tools | tojson if tools }}{% for m in messages if m['role'] != 'tool' %}"
+            "{{ m['content'] + (m['tool_calls'] or [] | tojson) | string }};{% endfor %}",
+            "results of calls",
+        ),
+    ],
+)
+def test_a_template_that_leaves_out_tools_is_refused(template: str, lost: str) -> None:
+    with pytest.raises(UnusableModel, match=f"leaves out {lost}, ") as caught:
+        render(chat_tokenizer(template=template), CALLING, tools=TOOLS)
+    assert "'chatml'" in caught.value.hint
+
+
+def test_calls_that_blocks_of_the_template_do_not_mark_count_as_lost() -> None:
+    unmarked = (
+        "{{ tools | tojson if tools }}{% for m in messages %}{% if m['tool_calls'] %}"
+        "{{ m['tool_calls'] | tojson }}{% elif m['role'] == 'assistant' %}{% generation %}"
+        "{{ m['content'] }}{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
+    )
+    chat = render(chat_tokenizer(template=unmarked), CALLING, tools=TOOLS)
+    assert _learnt(chat) == ["it is cold"]
+    assert chat.num_lost == 1

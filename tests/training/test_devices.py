@@ -3,10 +3,11 @@ from typing import Any
 
 import pytest
 
-from trainer_core.errors import CapacityError, InvalidSetting
+from trainer_core.errors import CapacityError, InvalidSetting, InvalidSpec
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs
 from trainer_core.spec import JobSpec, parse_spec
+from trainer_core.training.arguments import training_arguments
 from trainer_core.training.devices import Device, choose_device
 
 pytestmark = pytest.mark.slow  # it imports torch
@@ -52,3 +53,17 @@ def test_a_device_knows_what_it_computes(
 ) -> None:
     device = Device(kind=kind, name=kind, memory_bytes=None, has_fast_bf16=has_fast_bf16)
     assert {name for name in ("fp32", "bf16", "fp16") if device.computes(name)} == computed
+
+
+def test_tf32_is_refused_where_there_is_none(tmp_path: Path) -> None:
+    spec = parse_spec(
+        {
+            "task": "text-classification",
+            "model": "model:tiny",
+            "data": {"train": "dataset:ds_0123456789ab"},
+            "training": {"tf32": True, "precision": "fp32"},
+        }
+    )
+    device = Device(kind="cpu", name="cpu", memory_bytes=None, has_fast_bf16=False)
+    with pytest.raises(InvalidSpec, match="cpu has no TF32"):
+        training_arguments(spec, folder=tmp_path, device=device, num_steps=1, has_evaluation=False)

@@ -1,4 +1,5 @@
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.training.tiny import (
     stop_after,
 )
 from trainer_core.errors import Whose
+from trainer_core.events import Event, MetricsMeasured
 from trainer_core.run_directory import (
     Result,
     RunDirectory,
@@ -28,6 +30,8 @@ from trainer_core.spec import TASKS
 from trainer_core.training import tasks
 from trainer_core.training.callbacks import num_without_gain
 from trainer_core.training.checkpoints import steps_saved
+from trainer_core.training.run import run
+from trainer_core.training.stopping import Stopping
 
 pytestmark = pytest.mark.slow
 
@@ -59,8 +63,8 @@ def whole(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirecto
 
 def test_the_tasks_are_those_of_the_spec() -> None:
     folder = Path(tasks.__file__).parent
-    names = {path.stem.replace("_", "-") for path in folder.glob("*.py") if path.stem[0] != "_"}
-    assert names == set(TASKS)
+    files = {path.stem for path in folder.glob("*.py") if path.stem[0] != "_"}
+    assert files == {task.__module__.rpartition(".")[2] for task in TASKS.values()}
     assert all(callable(tasks.find_task(name).build) for name in TASKS)
 
 
@@ -102,7 +106,7 @@ def test_a_stop_without_saving_leaves_no_checkpoint(encoder: Path, tmp_path: Pat
 def test_events_tell_the_whole_story(whole: RunDirectory) -> None:
     phases = [line.data["phase"] for line in events_of(whole, "phase")]
     assert phases[:4] == ["preparing", "loading", "tokenizing", "training"]
-    assert phases[4:] == ["evaluating", "training"] * 2 + ["saving"]
+    assert phases[4:] == ["evaluating", "training"] * 3 + ["saving"]
     progress = [line.data for line in events_of(whole, "progress")]
     assert (progress[0]["step"], progress[-1]["step"]) == (1, 10)
     assert all(step["max_steps"] == 10 for step in progress)
@@ -112,7 +116,7 @@ def test_events_tell_the_whole_story(whole: RunDirectory) -> None:
     assert progress[-1]["num_tokens"] == 2 * num_tokens
     measured = [line.data for line in events_of(whole, "metrics")]
     assert [m["step"] for m in measured if m["split"] == "train"] == list(range(1, 11))
-    assert [m["step"] for m in measured if m["split"] == "eval"] == [5, 10]
+    assert [m["step"] for m in measured if m["split"] == "eval"] == [0, 5, 10]
     saved = [line.data for line in events_of(whole, "checkpoint")]
     assert [one["path"] for one in saved] == [f"checkpoints/checkpoint-{n}" for n in (5, 10)]
     assert saved[0]["is_best"]
@@ -138,7 +142,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(
     outcome = carry_out(directory)
     assert outcome.result is Result.SUCCEEDED
     codes = [line.data["code"] for line in events_of(directory, "warning")]
-    assert codes == ["checkpoint_damaged"]
+    assert codes[0] == "checkpoint_damaged"
     assert {"checkpoint": "checkpoint-5"} in [
         line.data["fields"] for line in events_of(directory, "log")
     ]
@@ -182,7 +186,7 @@ def test_the_best_model_is_handed_out_not_the_last(encoder: Path, tmp_path: Path
     losses = {
         line.data["step"]: line.data["metrics"]["loss"]
         for line in events_of(directory, "metrics")
-        if line.data["split"] == "eval"
+        if line.data["split"] == "eval" and line.data["step"] > 0
     }
     best = min(losses, key=losses.__getitem__)
     assert outcome.best_step == best != outcome.step
@@ -301,3 +305,33 @@ def test_a_hostile_model_is_refused_before_it_is_opened(tmp_path: Path) -> None:
     error = carry_out(_make(tmp_path / "run", model)).error
     assert error is not None
     assert (error.code, error.param) == ("unsafe_model", "/auto_map")
+
+
+class OutOfTime:
+    """A watcher at whose step the time of the run is over."""
+
+    def report(self, event: Event) -> None:
+        match event:
+            case MetricsMeasured(split="train", step=3):
+                signal.raise_signal(signal.SIGALRM)
+
+
+def test_a_run_out_of_time_fails_with_a_checkpoint_from_which_more_time_goes_on(
+    encoder: Path, tmp_path: Path, whole: RunDirectory
+) -> None:
+    limited = {
+        "training": {**TWO_EPOCHS, "log_steps": 1},
+        "resources": {"max_runtime_seconds": 9999},
+    }
+    directory = _make(tmp_path / "run", encoder, **limited)
+    outcome = run(directory, stopping=Stopping(directory), watchers=[OutOfTime()])
+    assert outcome.result is Result.FAILED
+    assert outcome.error is not None
+    assert outcome.error.code == "max_runtime_reached"
+    assert "9999 seconds" in outcome.error.message
+    assert outcome.checkpoint == "checkpoints/checkpoint-4"  # the step in hand was finished
+    spec = read_json(directory.spec)
+    write_json(directory.spec, {**spec, "resources": {"max_runtime_seconds": 99999}})
+    assert carry_out(directory).result is Result.SUCCEEDED
+    assert any("resuming from checkpoint-4" in str(line.data) for line in events_of(directory))
+    assert _model_hash(directory) == _model_hash(whole)

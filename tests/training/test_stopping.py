@@ -1,5 +1,6 @@
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,29 @@ def test_other_work_is_finished_first(stopping: Stopping) -> None:
     assert stopping.is_asked
     with pytest.raises(StopAsked):
         stopping.check()
+
+
+def test_when_the_time_is_over_the_work_is_dropped_and_a_checkpoint_asked_for(
+    stopping: Stopping,
+) -> None:
+    with (
+        pytest.raises(StopAsked),
+        stopping.limited(0.05),
+        stopping.droppable(),
+    ):
+        time.sleep(30)
+    assert stopping.is_over
+    assert stopping.request.is_saving
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_limit_that_is_not_reached_leaves_nothing_behind(stopping: Stopping) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    with stopping.limited(60):
+        pass
+    assert not stopping.is_asked
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGALRM) == before
 
 
 def test_a_request_before_droppable_work_keeps_it_from_beginning(stopping: Stopping) -> None:

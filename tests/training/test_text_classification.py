@@ -15,17 +15,11 @@ from tests.training.tiny import (
     events_of,
     make_run,
     save_encoder,
-    tokenized,
 )
-from trainer_core.events import ListReporter, Warned
 from trainer_core.run_directory import Result, read_json, verified_manifest, write_json
-from trainer_core.training.recipe import Measured
 from trainer_core.training.tasks.text_classification import (
-    multi_label_metrics,
     regression_loss,
-    regression_metrics,
     single_label_loss,
-    single_label_metrics,
 )
 
 pytestmark = pytest.mark.slow
@@ -110,6 +104,15 @@ def test_pairs_are_told_apart_by_their_second_text(encoder: Path, tmp_path: Path
     spec = _spec(data=data, training={**FAST, "epochs": 10})
     directory = make_run(tmp_path / "run", model=encoder, rows=rows, spec=spec)
     assert carry_out(directory).metrics["accuracy"] > 0.95
+    card = (directory.model / "README.md").read_text()
+    code = card.partition("```python\n")[2].partition("```")[0]
+    code = code.replace("path/to/this/folder", str(directory.model))
+    names: dict[str, Any] = {}
+    for two, expected in (("red", "same"), ("blue", "other")):
+        pair = f'"text": "red", "text_pair": "{two}"'
+        exec(code.replace('"text": "A text", "text_pair": "Another text"', pair), names)  # noqa: S102
+        found = names["classify"]({"text": "red", "text_pair": two})
+        assert (found[0] if isinstance(found, list) else found)["label"] == expected
 
 
 def test_multi_label_is_learnt(encoder: Path, tmp_path: Path) -> None:
@@ -120,7 +123,9 @@ def test_multi_label_is_learnt(encoder: Path, tmp_path: Path) -> None:
         tmp_path / "run", model=encoder, rows=rows, spec=_spec(problem="multi-label")
     )
     outcome = carry_out(directory)
-    assert set(outcome.metrics) == {"loss", "macro_f1", "micro_f1", "accuracy"}
+    assert set(outcome.metrics) == {
+        "loss", "macro_f1", "micro_f1", "weighted_f1", "accuracy", "roc_auc",
+    }  # fmt: skip
     assert outcome.metrics["macro_f1"] > 0.95
     classify: Any = pipeline("text-classification", model=str(directory.model), top_k=None)
     scores = {guess["label"]: guess["score"] for guess in classify(["it is red"])[0]}
@@ -137,6 +142,8 @@ def test_regression_is_learnt_and_minus_one_hundred_is_a_number(
     assert outcome.metrics["mse"] < 0.1
     assert outcome.metrics["mse"] == pytest.approx(outcome.metrics["loss"], rel=1e-4)
     assert outcome.metrics["pearson"] > 0.97
+    assert outcome.metrics["spearman"] > 0.9
+    assert outcome.metrics["mae"] < 0.3
 
     rows = [{"text": row["text"], "label": -100} for row in colour_rows(40)]
     spec = _spec(problem="regression", training={**FAST, "epochs": 1})
@@ -145,6 +152,33 @@ def test_regression_is_learnt_and_minus_one_hundred_is_a_number(
     assert outcome.result is Result.SUCCEEDED
     assert "pearson" not in outcome.metrics
     assert "metric_undefined" in {line.data["code"] for line in events_of(directory, "warning")}
+
+
+def test_one_row_to_evaluate_on_gives_the_figures_that_are_defined(
+    encoder: Path, tmp_path: Path
+) -> None:
+    for problem, defined in (
+        ("single-label", {"accuracy", "macro_f1", "micro_f1", "weighted_f1", "loss"}),
+        ("multi-label", {"macro_f1", "micro_f1", "weighted_f1", "accuracy", "loss"}),
+        ("regression", {"mse", "mae", "loss"}),
+    ):
+        value: dict[str, Any] = {"single-label": "red", "multi-label": ["red"], "regression": 1.5}
+        rows = [
+            {**row, "label": [row["label"]] if problem == "multi-label" else row["label"]}
+            for row in colour_rows(30)
+        ]
+        if problem == "regression":
+            rows = [{**row, "label": number} for number, row in enumerate(rows)]
+        evaluated = [{"text": "red", "label": value[problem]}]
+        spec = _spec(problem=problem, training={**FAST, "epochs": 1})
+        directory = make_run(
+            tmp_path / problem, model=encoder, rows=rows, spec=spec, eval=evaluated
+        )
+        outcome = carry_out(directory)
+        assert set(outcome.metrics) == defined, outcome.error
+        assert {line.data["code"] for line in events_of(directory, "warning")} == {
+            "metric_undefined"
+        }
 
 
 def test_long_rows_are_cut_and_counted(encoder: Path, tmp_path: Path) -> None:
@@ -195,30 +229,6 @@ def test_losses_are_those_of_torch() -> None:
     torch.testing.assert_close(loss, torch.nn.functional.mse_loss(Output.logits[:, 0], targets))
 
 
-def _measured(folder: Path, *, logits: list[list[float]], labels: list[Any]) -> Measured:
-    rows = tokenized(folder, [{"labels": label} for label in labels])
-    return Measured("eval", rows, [np.array(row) for row in logits])
-
-
-def test_a_class_counts_from_the_threshold_on(tmp_path: Path) -> None:
-    measured = _measured(tmp_path, logits=[[0.5, -2.0], [-0.5, 2.0]], labels=[[1, 0], [0, 1]])
-    assert multi_label_metrics(measured, threshold=0.5)["accuracy"] == 1.0
-    assert multi_label_metrics(measured, threshold=0.3)["accuracy"] == 0.5  # -0.5 is 0.38
-
-
-def test_macro_f1_is_the_mean_over_the_classes_that_some_row_has(tmp_path: Path) -> None:
-    # Three classes, the last of which is guessed once and is in no row. F1 of 0 is 2/3, of 1 is 1.
-    logits = [[9.0, 0.0, 0.0], [0.0, 0.0, 9.0], [0.0, 9.0, 0.0]]
-    one = _measured(tmp_path / "one", logits=logits, labels=[0, 0, 1])
-    assert single_label_metrics(one)["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
-    many = _measured(
-        tmp_path / "many",
-        logits=(np.array(logits) - 1).tolist(),
-        labels=[[1, 0, 0], [1, 0, 0], [0, 1, 0]],
-    )
-    assert multi_label_metrics(many, threshold=0.5)["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
-
-
 def test_a_head_for_the_same_classes_keeps_their_order(encoder: Path, tmp_path: Path) -> None:
     first = make_run(tmp_path / "first", model=encoder, rows=colour_rows(120), spec=_spec())
     assert carry_out(first).metrics["accuracy"] > 0.95
@@ -256,11 +266,3 @@ def test_a_head_for_other_classes_begins_anew(
     torch.testing.assert_close(
         old["bert.pooler.dense.weight"], new["bert.pooler.dense.weight"], rtol=0, atol=1e-4
     )
-
-
-def test_pearson_of_one_constant_is_left_out_with_a_warning(tmp_path: Path) -> None:
-    reporter = ListReporter()
-    measured = _measured(tmp_path, logits=[[1.0]] * 3, labels=[1.0, 2.0, 3.0])
-    metrics = regression_metrics(measured, reporter=reporter)
-    assert metrics == {"mse": pytest.approx(5 / 3)}
-    assert isinstance(reporter.events[0], Warned)

@@ -52,7 +52,7 @@ def fitted_rows(
         if num_usable == limit:
             break
     for role, column in roles.items():
-        if seen and column not in seen:
+        if seen and column not in seen and not spec.columns.may_be_absent(role):
             raise UnknownColumn(
                 f"no column '{column}' in {file.name}; it has: {', '.join(seen)}.",
                 hint=f"Set data.columns.{role}.",

@@ -12,7 +12,7 @@ from trainer_core.rows.kinds import TextKind, detect_kind
 from trainer_core.rows.signatures import ACCEPTED, find_signature
 from trainer_core.rows.streams import DEFAULT_LIMITS, MIB, Compression, Limits, read_chunks
 
-Kind = Literal["jsonl", "json", "csv", "tsv", "parquet", "text"]
+Kind = Literal["jsonl", "json", "csv", "tsv", "conll", "parquet", "text"]
 
 SAMPLE_BYTES = MIB
 
@@ -26,6 +26,9 @@ _KIND_BY_SUFFIX: dict[str, Kind] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".iob": "conll",
     ".parquet": "parquet",
     ".pq": "parquet",
     ".txt": "text",
@@ -47,6 +50,7 @@ _SPOKEN: dict[str, str] = {
     "json": "one JSON document",
     "csv": "a table of separated values",
     "tsv": "a table separated by tabs",
+    "conll": "a word and its tag a line (CoNLL)",
     "parquet": "Parquet",
     "text": "plain text",
     "none": "not compressed",

@@ -1,4 +1,4 @@
-"""Whether a text is JSON lines, one JSON document, a table or plain text, from its first lines."""
+"""Whether a text is JSON, a table, tagged words or plain text, from its first lines."""
 
 import csv
 import json
@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from trainer_core.rows.conll_lines import is_tagged
 
 NUM_SAMPLE_LINES = 50
 DELIMITERS = ",;\t|"
@@ -24,7 +26,7 @@ csv.field_size_limit(2**31 - 1)
 class TextKind:
     """What a text is."""
 
-    kind: Literal["jsonl", "json", "csv", "tsv", "text"]
+    kind: Literal["jsonl", "json", "csv", "tsv", "conll", "text"]
     delimiter: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -46,18 +48,22 @@ def detect_kind(text: str, *, is_whole: bool, named: str | None) -> TextKind:
         return TextKind("jsonl" if _is_lines_of_arrays(lines) else "json")
     if start.startswith("[") and named in ("json", "jsonl"):
         return TextKind("jsonl" if named == "jsonl" else "json")
+    if named == "conll" or is_tagged(_whole_lines(text, is_whole=is_whole)):
+        return TextKind("conll")
     return _kind_of_table(lines, named=named) or _fallback(named)
 
 
 def _first_lines(text: str, *, is_whole: bool) -> list[str]:
     """Return the first lines that are not blank, without one that the sample may have cut."""
+    lines = [line for line in _whole_lines(text, is_whole=is_whole) if line.strip()]
+    return lines[:NUM_SAMPLE_LINES] or [text]
+
+
+def _whole_lines(text: str, *, is_whole: bool) -> list[str]:
     newline = "\r" if "\r" in text and "\n" not in text else "\n"
     pieces = text.split(newline, maxsplit=4 * NUM_SAMPLE_LINES)
     is_last_cut = not is_whole or len(pieces) > 4 * NUM_SAMPLE_LINES
-    lines = [line for line in pieces if line.strip()]
-    if is_last_cut and len(lines) > 1:
-        lines.pop()
-    return lines[:NUM_SAMPLE_LINES]
+    return pieces[:-1] if is_last_cut else pieces
 
 
 def _kind_of_objects(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import assert_never
 
 from trainer_core.errors import RowProblem
+from trainer_core.rows.conll_rows import CONLL_COLUMNS, read_conll
 from trainer_core.rows.csv_rows import read_header, read_table
 from trainer_core.rows.formats import FileFormat
 from trainer_core.rows.json_document import read_json_document
@@ -54,6 +55,8 @@ def read_rows(
             return read_json_document(source, columns=wanted)
         case "csv" | "tsv":
             return read_table(source, columns=columns, has_header=has_header)
+        case "conll":
+            return read_conll(source, columns=columns)
         case "parquet":
             return read_parquet(source, columns=columns)
         case "text":
@@ -77,6 +80,8 @@ def read_column_names(
             return read_header(source, has_header=has_header)
         case "parquet":
             return read_parquet_columns(source)
+        case "conll":
+            return CONLL_COLUMNS
         case "text":
             return (TEXT_COLUMN,)
         case "json" | "jsonl":

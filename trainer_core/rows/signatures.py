@@ -4,8 +4,8 @@ import re
 from typing import NamedTuple
 
 ACCEPTED = (
-    "Accepted are JSONL, JSON, CSV, TSV, Parquet and plain text (UTF-8, UTF-16 or Latin-1), each"
-    " optionally compressed with gzip (.gz) or Zstandard (.zst)."
+    "Accepted are JSONL, JSON, CSV, TSV, CoNLL, Parquet and plain text (UTF-8, UTF-16 or Latin-1),"
+    " each optionally compressed with gzip (.gz) or Zstandard (.zst)."
 )
 
 

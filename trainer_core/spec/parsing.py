@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Discriminator, TypeAdapter, ValidationError
 
 from trainer_core.errors import FieldProblem, InvalidSpec
+from trainer_core.spec.parts import TrainingSpec
 from trainer_core.spec.tasks import JobSpec
 from trainer_core.spec.tasks.common import TaskSpec, is_given, unused_field
 
@@ -18,15 +19,20 @@ TASKS: dict[str, type[TaskSpec]] = {
 _ADAPTER: TypeAdapter[JobSpec] = TypeAdapter(Annotated[JobSpec, Discriminator("task")])
 
 # Optimizers of the spec that have the moments, and the epsilon, of Adam.
-_HAVE_BETAS = {
+_LIONS = {"lion_32bit", "lion_8bit", "paged_lion_8bit"}
+_HAVE_BETAS = _LIONS | {
     "adamw_torch",
     "adamw_torch_fused",
     "adamw_8bit",
+    "paged_adamw_32bit",
     "paged_adamw_8bit",
+    "ademamix",
+    "ademamix_8bit",
     "schedule_free_adamw",
-    "lion_32bit",
+    "schedule_free_radam",
+    "stable_adamw",
 }
-_HAVE_EPSILON = _HAVE_BETAS - {"lion_32bit"}
+_HAVE_EPSILON = _HAVE_BETAS - _LIONS
 
 
 def parse_spec(values: object) -> JobSpec:
@@ -60,16 +66,13 @@ def check_built(spec: JobSpec) -> None:
 
 
 def _unbuilt(spec: JobSpec) -> Iterator[tuple[str, str, bool]]:
-    adapter = spec.adapter
-    gpus = spec.resources.gpus
+    is_shared_out = spec.resources.parallel.strategy != "ddp"
     yield "/output/push", "pushing to the Hub", spec.output.push is not None
-    yield "/tracking", "reporting to experiment trackers", bool(spec.tracking)
     yield "/resources/on_oom", "retrying with a smaller batch", spec.resources.on_oom == "shrink"
-    yield "/resources/gpus", "training on several devices", gpus != "auto" and gpus > 1
     yield (
-        "/adapter/quantization",
-        "training on quantized weights",
-        adapter is not None and adapter.quantization != "none",
+        "/resources/parallel/strategy",
+        "an adapter on a model that is shared out",
+        is_shared_out and spec.adapter is not None,
     )
     for split, source in spec.data.references().items():
         is_hub = source.startswith("hub:")
@@ -93,10 +96,24 @@ def _unused_of_training(spec: JobSpec) -> Iterator[FieldProblem]:
             if is_given(training, name) and training.optimizer not in optimizers:
                 why = f"the optimizer '{training.optimizer}' does not have it"
                 yield unused_field(f"/training/{name}", why)
+    yield from _unused_of_schedule(training)
     if training.max_steps is not None and is_given(training, "epochs"):
         yield unused_field("/training/epochs", "training.max_steps says how long to train")
     if spec.checkpoints.strategy == "no" and is_given(spec.checkpoints, "keep"):
         yield unused_field("/checkpoints/keep", "checkpoints.strategy is 'no'")
+
+
+def _unused_of_schedule(training: TrainingSpec) -> Iterator[FieldProblem]:
+    if training.optimizer.startswith("schedule_free") and is_given(training, "scheduler"):
+        why = f"the optimizer '{training.optimizer}' has a schedule of its own"
+        yield unused_field("/training/scheduler", why)
+    if is_given(training, "warmup_ratio"):
+        for name, holder in (
+            ("reduce_lr_on_plateau", training.scheduler),
+            ("schedule_free_radam", training.optimizer),
+        ):
+            if name == holder:
+                yield unused_field("/training/warmup_ratio", f"'{name}' has no warm-up")
 
 
 def _unused_of_evaluation(spec: JobSpec) -> Iterator[FieldProblem]:
@@ -107,6 +124,8 @@ def _unused_of_evaluation(spec: JobSpec) -> Iterator[FieldProblem]:
             yield unused_field("/evaluation/steps", why)
         if data.max_eval_rows is not None:
             yield unused_field("/data/max_eval_rows", why)
+        if evaluation.baseline is True:
+            yield unused_field("/evaluation/baseline", why)
         if data.test is None and is_given(evaluation, "batch_size"):
             yield unused_field("/evaluation/batch_size", why)
     if not spec.is_measured_in_training and is_given(evaluation, "metric"):

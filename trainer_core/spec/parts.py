@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from trainer_core.spec.base import Auto, ColumnName, Name, ShortText, SpecModel, Text
 from trainer_core.spec.references import DataReference
@@ -60,9 +60,17 @@ Optimizer = Literal[
     "adagrad",
     "rmsprop",
     "lion_32bit",
+    "lion_8bit",
+    "paged_lion_8bit",
     "adamw_8bit",
+    "paged_adamw_32bit",
     "paged_adamw_8bit",
+    "ademamix",
+    "ademamix_8bit",
     "schedule_free_adamw",
+    "schedule_free_radam",
+    "schedule_free_sgd",
+    "stable_adamw",
 ]
 Scheduler = Literal[
     "linear",
@@ -72,6 +80,48 @@ Scheduler = Literal[
     "constant",
     "constant_with_warmup",
     "inverse_sqrt",
+    "cosine_with_min_lr",
+    "warmup_stable_decay",
+    "reduce_lr_on_plateau",
+]
+
+
+class SchedulerOptions(SpecModel):
+    """What single schedulers take; an option of another scheduler is refused."""
+
+    num_cycles: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Waves of a cosine, > 0, or whole restarts. Default null: 0.5, from the peak down, or 1."""
+    power: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Exponent of `polynomial`, in (0, 10]. Default null: 1, a straight line."""
+    min_lr_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Lowest learning rate, as a share of the peak, in [0, 1). Default null: 0.1 for
+    `cosine_with_min_lr`, else 0."""
+    decay_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of all steps over which `warmup_stable_decay` falls at the end. Default null: 0.1."""
+    decay_type: Literal["linear", "cosine", "1-sqrt"] | None = None
+    """Form of that fall. Default null: 1-sqrt (Hägele et al. 2024)."""
+    timescale_steps: PositiveInt | None = None
+    """Steps after which `inverse_sqrt` has fallen by a factor of 1.4. Default null: those of the
+    warm-up, or 10000 without one."""
+    factor: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """What `reduce_lr_on_plateau` multiplies the learning rate by, in (0, 1). Default null: 0.1."""
+    patience: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Evaluations without improvement before it does so, 0 to 1000. Default null: 10."""
+
+
+SCHEDULER_OPTIONS: dict[str, frozenset[str]] = {
+    "cosine": frozenset({"num_cycles"}),
+    "cosine_with_restarts": frozenset({"num_cycles"}),
+    "polynomial": frozenset({"power", "min_lr_ratio"}),
+    "inverse_sqrt": frozenset({"timescale_steps"}),
+    "cosine_with_min_lr": frozenset({"num_cycles", "min_lr_ratio"}),
+    "warmup_stable_decay": frozenset({"decay_ratio", "decay_type", "min_lr_ratio"}),
+    "reduce_lr_on_plateau": frozenset({"factor", "patience", "min_lr_ratio"}),
+}
+
+
+FreezePattern = Annotated[
+    ShortText, StringConstraints(pattern=r"^(layers:[1-9]\d{0,3}|[A-Za-z0-9_.*?\[\]!-]+)$")
 ]
 
 
@@ -83,22 +133,29 @@ class TrainingSpec(SpecModel):
     max_steps: PositiveInt | None = None
     """Optimizer steps to take in place of `epochs`. Default null."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] | Auto = "auto"
-    """Peak learning rate, in (0, 10]. `auto`: 5e-5 for all weights, 2e-4 for an adapter."""
+    """Peak learning rate, in (0, 10]. `auto`: 5e-5 for all weights, 2e-4 for an adapter; less for
+    preference tasks, which start from a model that already answers; 5e-4 for random weights."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 16
     """Examples per optimizer step over all devices. Default 16. It changes the result."""
     micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | Auto = "auto"
-    """Examples per forward pass and device; divides `batch_size`, the rest is accumulated. It
-    changes memory and speed only. `auto`: as many as are estimated to fit."""
+    """Examples of the greatest length per forward pass and device; of shorter ones as many as have
+    no more tokens. It divides `batch_size`; the rest is accumulated. It changes memory and speed
+    only. `auto`: as many as are estimated to fit."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the forward and backward pass. `auto`: bf16 where the device has it fast,
     else fp32."""
+    tf32: bool | Auto = "auto"
+    """Round the factors of fp32 products to 10 bits of mantissa, on GPUs that have it: faster, and
+    the result differs in the fourth digit. `auto`: there, unless precision is fp32."""
     gradient_checkpointing: bool | Auto = "auto"
     """Recompute activations in place of keeping them: less memory, about a third more time.
     `auto`: only where the batch would not fit otherwise."""
     compile: bool = False
     """Run the model through torch.compile. Default false: it pays off on long GPU runs only."""
     optimizer: Optimizer = "adamw_torch_fused"
-    """Optimizer, by the Trainer's name for it. Default fused AdamW: the same steps, faster."""
+    """Optimizer, by the Trainer's name for it. Default fused AdamW: the same steps, faster.
+    Those of 8 bits, `paged_`, `lion_` and `ademamix` need bitsandbytes; `schedule_free_` needs
+    schedulefree, and `stable_adamw` torch-optimi."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """First-moment decay of Adam optimizers, in [0, 1). Default 0.9."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -111,13 +168,20 @@ class TrainingSpec(SpecModel):
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the gradient to this L2 norm; null for no clipping. Default 1.0."""
     scheduler: Scheduler = "linear"
-    """Learning-rate schedule after the warm-up. Default linear decay to zero."""
+    """Learning-rate schedule after the warm-up. Default linear decay to zero.
+    `reduce_lr_on_plateau` falls when `evaluation.metric` no longer improves, without a warm-up."""
+    scheduler_options: SchedulerOptions = SchedulerOptions()
+    """What the scheduler takes besides. Default null for each: the scheduler's own."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.06
     """Share of all steps over which the learning rate rises from zero, in [0, 1). Default 0.06."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability mass spread over the wrong classes, in [0, 1). Default 0."""
     neftune_noise_alpha: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Noise on the embeddings while training (NEFTune); null for none. Default null."""
+    freeze: Annotated[tuple[FreezePattern, ...], Field(max_length=64)] = ()
+    """Weights that stay as they are: `embeddings`, `body` (all but the head), `layers:N` (the first
+    N of each stack), or names of modules or weights, whole or from a dot on, where `*`, `?` and
+    `[0-3]` match as in file names: `encoder.layer.[0-3]`. Default none."""
     early_stopping: EarlyStopping | None = None
     """Stop before the end when evaluation no longer improves; needs evaluation. Default null."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42
@@ -127,6 +191,20 @@ class TrainingSpec(SpecModel):
     data_loader_workers: Annotated[int, Field(ge=0, le=64)] = 0
     """Processes that collate batches beside the training process. Default 0: rows are tokenized
     before the first step, so collating is cheap."""
+
+    @model_validator(mode="after")
+    def _options_are_the_schedulers(self) -> Self:
+        known = SCHEDULER_OPTIONS.get(self.scheduler, frozenset())
+        given = {name for name, value in self.scheduler_options if value is not None}
+        if others := sorted(given - known):
+            has = f"it has {', '.join(sorted(known))}" if known else "it has none"
+            raise ValueError(f"the scheduler '{self.scheduler}' has no option '{others[0]}'; {has}")
+        if (self.scheduler_options.decay_ratio or 0) + self.warmup_ratio > 1:
+            raise ValueError("warmup_ratio and decay_ratio together are more than all steps")
+        cycles = self.scheduler_options.num_cycles
+        if cycles and cycles % 1 and self.scheduler == "cosine_with_restarts":
+            raise ValueError(f"num_cycles {cycles} of restarts is to be a whole number")
+        return self
 
     @model_validator(mode="after")
     def _micro_batch_divides_batch(self) -> Self:
@@ -152,6 +230,9 @@ class EvaluationSpec(SpecModel):
     language model."""
     metric: Name | Auto = "auto"
     """Metric that chooses the best model. `auto`: the task's main metric."""
+    baseline: bool | Auto = "auto"
+    """Measure the base model on the evaluation rows before the first step, so that the job says
+    what it gained. `auto`: where it takes little of the time of training and generates no text."""
 
     @model_validator(mode="after")
     def _steps_go_with_strategy(self) -> Self:
@@ -178,6 +259,27 @@ class CheckpointSpec(SpecModel):
         return self
 
 
+class ScratchSpec(SpecModel):
+    """Begin with random weights in the base model's architecture, and keep its tokenizer.
+
+    Sizes are those of the base model where they are null. They go by transformers' usual names,
+    whatever the architecture calls them.
+    """
+
+    num_hidden_layers: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Layers, 1 to 256."""
+    hidden_size: Annotated[int, Field(ge=8, le=16_384)] | None = None
+    """Numbers that stand for a token between the layers, 8 to 16384; divided among the heads."""
+    num_attention_heads: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Attention heads of a layer, 1 to 256."""
+    num_key_value_heads: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Heads of keys and values, which divide the attention heads, 1 to 256."""
+    intermediate_size: Annotated[int, Field(ge=8, le=131_072)] | None = None
+    """Numbers inside a layer's feed-forward part, 8 to 131072."""
+    max_position_embeddings: Annotated[int, Field(ge=8, le=1_048_576)] | None = None
+    """Tokens that the model is made for, 8 to 1048576."""
+
+
 class AdapterSpec(SpecModel):
     """Train a small low-rank addition in place of all weights (LoRA, Hu et al. 2021)."""
 
@@ -192,18 +294,57 @@ class AdapterSpec(SpecModel):
     target_modules: tuple[ShortText, ...] | Literal["all-linear"] = "all-linear"
     """Modules that get an adapter: names, or every linear layer of the body. Default all-linear."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
-    """Precision of the frozen weights (4bit is QLoRA). Default none."""
+    """Precision of the frozen weights (4bit is QLoRA), by bitsandbytes. Default none. A merged
+    model has whole weights again."""
     output: Literal["merged", "adapter"] = "merged"
     """Hand out one merged model, or the adapter alone. Default merged: it loads everywhere."""
+
+
+class ParallelSpec(SpecModel):
+    """How several devices share one model: single settings, never a library's whole config."""
+
+    strategy: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
+    """`ddp`: a whole copy on each device, the fastest where it fits. `fsdp`: weights, gradients and
+    moments are shared out, layer by layer (PyTorch FSDP2). `deepspeed`: the same by DeepSpeed's
+    ZeRO, which has to be installed. Default ddp."""
+    zero_stage: Literal[1, 2, 3] | None = None
+    """What DeepSpeed shares out: 1 the moments, 2 the gradients too, 3 the weights too. Default
+    null: 2."""
+    reshard: bool | None = None
+    """With `fsdp`: let go of a layer's weights between its forward and its backward pass, which
+    saves memory and fetches them twice. Default null: true."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """Keep in the host's memory what is not in use: slow, for models that do not fit. `optimizer`,
+    with `deepspeed`: the moments; `all`: the weights too. Default none."""
+
+    @model_validator(mode="after")
+    def _settings_are_the_strategys(self) -> Self:
+        if self.zero_stage is not None and self.strategy != "deepspeed":
+            raise ValueError(f"zero_stage is DeepSpeed's; the strategy is '{self.strategy}'")
+        if self.reshard is not None and self.strategy != "fsdp":
+            raise ValueError(f"reshard is FSDP's; the strategy is '{self.strategy}'")
+        if self.offload != "none" and self.strategy == "ddp":
+            raise ValueError(
+                "offload goes with 'fsdp' or 'deepspeed': 'ddp' needs all on the device"
+            )
+        if self.offload == "optimizer" and self.strategy == "fsdp":
+            raise ValueError("fsdp has no offload of the optimizer alone; choose 'all' or 'none'")
+        if self.strategy == "deepspeed" and self.offload == "all" and self.zero_stage != 3:
+            raise ValueError("offload 'all' needs zero_stage 3, which shares the weights out")
+        return self
 
 
 class ResourcesSpec(SpecModel):
     """What the job may use."""
 
     gpus: Annotated[int, Field(ge=0, le=64)] | Auto = "auto"
-    """Devices to train on. `auto`: the one of the worker that takes the job; 0 for the CPU."""
+    """Devices to train on, on one machine, a process each. `auto`: the one of the worker that takes
+    the job; 0 for the CPU."""
+    parallel: ParallelSpec = ParallelSpec()
+    """How several devices share the work. Default: a whole copy of the model on each."""
     max_runtime_seconds: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Stop an attempt after so many seconds of wall time. Default null: no limit."""
+    """Seconds of wall time that an attempt may take, 1 or more. Then a checkpoint is saved and the
+    run fails with `max_runtime_reached`. Default null: no limit."""
     on_oom: Literal["fail", "shrink"] = "fail"
     """After running out of memory: fail with advice, or try once more with half the micro-batch
     and twice the accumulation, which gives the same result. Default fail."""
@@ -246,8 +387,11 @@ __all__ = [
     "EvaluationSpec",
     "Labels",
     "OutputSpec",
+    "ParallelSpec",
     "PushSpec",
     "ResourcesSpec",
+    "SchedulerOptions",
+    "ScratchSpec",
     "Tracker",
     "TrainingSpec",
 ]

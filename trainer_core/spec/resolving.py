@@ -10,12 +10,15 @@ from trainer_core.spec.tasks import JobSpec
 DeviceKind = Literal["cpu", "cuda", "mps"]
 
 _NUM_LOG_RECORDS = 200
+_USUAL_TARGET_TOKENS = 128
 _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER = 0.002
 """Bytes kept for the backward pass per token and weight, fp32; a coarse fit to BERT and Llama
 bodies of 20 M to 7 B weights. It only sets the first guess at the micro-batch."""
 _STATE_BYTES_PER_WEIGHT = 16  # fp32 weight, gradient and two Adam moments
 _BYTES_PER_LOGIT = 16  # in bf16 and fp32, the same again as probabilities and as gradient
 _MEMORY_SHARE = 0.8
+_PASSES_OF_TRAINING = 3  # a backward pass computes twice what a forward pass does
+_MAX_BASELINE_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,11 @@ class Facts:
     device: DeviceKind
     device_memory_bytes: int | None  # None where unknown
     has_fast_bf16: bool
+    num_eval_rows: int = 0
     num_logits_per_token: int = 0  # size of the vocabulary for a language model, else 0
+    num_processes: int = 1  # that share each optimizer step, a device each
     can_recompute: bool = True  # the model supports gradient checkpointing
+    has_flash_attention: bool = False  # the device, the model and what is installed have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,7 @@ def resolve(spec: JobSpec, facts: Facts) -> Resolution:
         *parents, name = pointer.strip("/").split("/")
         part = values
         for parent in parents:
-            part = part[parent]
+            part = part.get(parent, {})  # not all tasks have all parts
         if part.get(name) == "auto":
             part[name], why = choose(parse_spec(values), facts)
             choices.append(Choice(pointer, part[name], why))
@@ -77,9 +83,12 @@ _Chosen = tuple[Any, str]
 
 
 def _learning_rate(spec: JobSpec, _: Facts) -> _Chosen:
+    of_all_weights, of_adapter = spec.usual_rates
     if spec.adapter:
-        return 2e-4, "the usual for low-rank adapters"
-    return 5e-5, "the usual for training all weights"
+        return of_adapter, f"the usual for low-rank adapters in {spec.task}"
+    if spec.scratch is not None:
+        return 5e-4, "the usual for random weights"
+    return of_all_weights, f"the usual for training all weights in {spec.task}"
 
 
 def _max_length(spec: JobSpec, facts: Facts) -> _Chosen:
@@ -89,10 +98,26 @@ def _max_length(spec: JobSpec, facts: Facts) -> _Chosen:
     return cap, "enough for most rows; longer ones cost memory that grows with their length"
 
 
+def _max_target_length(_: JobSpec, facts: Facts) -> _Chosen:
+    if facts.max_positions is not None and facts.max_positions <= _USUAL_TARGET_TOKENS:
+        return facts.max_positions, "the most that the model can take"
+    return _USUAL_TARGET_TOKENS, "enough for a few sentences"
+
+
+def _max_new_tokens(spec: Any, _: Facts) -> _Chosen:
+    return spec.max_target_length, "as many as are kept of a target"
+
+
 def _chat_template(_: JobSpec, facts: Facts) -> _Chosen:
     if facts.has_chat_template:
         return "model", "the tokenizer has a chat template"
     return "chatml", "the tokenizer has no chat template"
+
+
+def _packing(spec: JobSpec, facts: Facts) -> _Chosen:
+    if facts.has_flash_attention and spec.training.precision == "bf16":
+        return True, "flash attention computes packed rows without waste"
+    return False, "rows of like length share a batch, and a mask over packed rows costs more"
 
 
 def _precision(_: JobSpec, facts: Facts) -> _Chosen:
@@ -108,15 +133,21 @@ def _fitting_micro_batch(spec: JobSpec, facts: Facts) -> int:
     assert spec.max_length != "auto", "max_length is chosen before the micro-batch"
     if facts.device_memory_bytes is None:
         return spec.training.batch_size
-    state = facts.num_weights * (4 if spec.adapter else _STATE_BYTES_PER_WEIGHT)
+    state = facts.num_weights * _state_bytes_per_weight(spec)
     free = max(0.0, facts.device_memory_bytes * _MEMORY_SHARE - state)
     per_token = (
         facts.num_weights * _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER
         + facts.num_logits_per_token * _BYTES_PER_LOGIT
     )
-    fitting = max(1, int(free / (per_token * spec.max_length)))
+    fitting = max(1, int(free / (per_token * spec.max_length * spec.num_sequences)))
     batch = spec.training.batch_size
     return next(size for size in range(min(batch, fitting), 0, -1) if batch % size == 0)
+
+
+def _state_bytes_per_weight(spec: JobSpec) -> float:
+    if spec.adapter is None:
+        return _STATE_BYTES_PER_WEIGHT
+    return {"none": 4.0, "8bit": 1.2, "4bit": 0.7}[spec.adapter.quantization]
 
 
 def _gradient_checkpointing(spec: JobSpec, facts: Facts) -> _Chosen:
@@ -127,6 +158,14 @@ def _gradient_checkpointing(spec: JobSpec, facts: Facts) -> _Chosen:
     if spec.training.batch_size == 1:
         return False, "the batch is one row"
     return True, "not even two rows' activations are estimated to fit without it"
+
+
+def _tf32(spec: JobSpec, facts: Facts) -> _Chosen:
+    if facts.device != "cuda" or not facts.has_fast_bf16:  # both came with Ampere
+        return False, "the device does not have it"
+    if spec.training.precision == "fp32":
+        return False, "fp32 is computed in full"
+    return True, "for the products that precision leaves in fp32"
 
 
 def _micro_batch_size(spec: JobSpec, facts: Facts) -> _Chosen:
@@ -152,24 +191,42 @@ def _log_steps(spec: JobSpec, facts: Facts) -> _Chosen:
     return max(1, steps // _NUM_LOG_RECORDS), f"about {_NUM_LOG_RECORDS} records over {steps} steps"
 
 
+def _baseline(spec: JobSpec, facts: Facts) -> _Chosen:
+    if not facts.num_eval_rows:
+        return False, "there are no rows to evaluate on"
+    if spec.is_generating:
+        return False, "measuring this task generates text, which takes long"
+    steps = num_optimizer_steps(spec, num_train_rows=facts.num_train_rows)
+    num_passes = steps * spec.training.batch_size * _PASSES_OF_TRAINING
+    share = facts.num_eval_rows / num_passes
+    if share > _MAX_BASELINE_SHARE:
+        return False, f"it would take about {share:.0%} of the time of training"
+    return True, "it is cheap beside training, and says what training gains"
+
+
 def _gpus(_: JobSpec, facts: Facts) -> _Chosen:
     if facts.device == "cpu":
         return 0, "the worker has no GPU"
-    return 1, "the worker's device"
+    return facts.num_processes, "the worker's device" + ("s" if facts.num_processes > 1 else "")
 
 
 _CHOICES: tuple[tuple[str, Callable[[JobSpec, Facts], _Chosen]], ...] = (
     # In this order: later ones look at what earlier ones chose.
     ("/max_length", _max_length),
+    ("/max_target_length", _max_target_length),
+    ("/generation/max_new_tokens", _max_new_tokens),
     ("/chat_template", _chat_template),
     ("/resources/gpus", _gpus),
     ("/training/learning_rate", _learning_rate),
     ("/training/precision", _precision),
+    ("/training/tf32", _tf32),
+    ("/packing", _packing),
     ("/training/gradient_checkpointing", _gradient_checkpointing),
     ("/training/micro_batch_size", _micro_batch_size),
     ("/training/log_steps", _log_steps),
     ("/evaluation/batch_size", _eval_batch_size),
     ("/evaluation/metric", _metric),
+    ("/evaluation/baseline", _baseline),
 )
 
 

@@ -4,14 +4,17 @@ Exit codes: 0 succeeded, 75 stopped as asked, 1 failed; `outcome.json` says more
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer_core.errors import LuthierError
 from trainer_core.run_directory import Outcome, Result, RunDirectory
+from trainer_core.training.launching import Launch
 from trainer_core.training.stopping import Stopping
-from trainer_core.training.supervision import begin, wait_for_order
+from trainer_core.training.supervision import begin, wait_for_order, watch_supervisor
 
 EXIT_CODES = {Result.SUCCEEDED: 0, Result.STOPPED: 75, Result.FAILED: 1}
 
@@ -20,6 +23,8 @@ def main(arguments: Sequence[str]) -> int:
     """Carry out a run and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m trainer_core.training", description=__doc__)
     parser.add_argument("run_dir", nargs="?", type=Path, help="holds spec.json and inputs.json")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--leashed", action="store_true", help="die when standard input is closed")
     parser.add_argument(
         "--supervised", action="store_true", help="take the run directory from standard input"
     )
@@ -28,20 +33,55 @@ def main(arguments: Sequence[str]) -> int:
         return _run_supervised()
     if options.run_dir is None:
         parser.error("give a run directory, or --supervised")
-    return _run_alone(options.run_dir)
+    if options.leashed:
+        watch_supervisor()
+    return _run_alone(options.run_dir, is_quiet=options.quiet)
 
 
-def _run_alone(path: Path) -> int:
+def _run_alone(path: Path, *, is_quiet: bool) -> int:
     if not path.is_dir():
         sys.stderr.write(f"invalid_setting: there is no directory '{path}'\n")
         return 1
     directory = RunDirectory(path.resolve())
+    if "WORLD_SIZE" in os.environ:
+        return _run_together(directory, is_quiet=is_quiet)
+    if (count := _num_processes(directory)) > 1:
+        launch = Launch(directory, count=count, arguments=[])
+        launch.listen([signal.SIGINT, signal.SIGTERM])
+        return launch.wait()
     stopping = Stopping(directory)
     stopping.listen([signal.SIGINT, signal.SIGTERM], is_patient=False)
+    return _carried_out(directory, stopping, is_quiet=is_quiet)
+
+
+def _run_together(directory: RunDirectory, *, is_quiet: bool) -> int:
+    """Take part in a run as one of several processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started them all passes it on
+    from trainer_core.training import processes
+
+    stopping = Stopping(directory, agree=lambda is_asked: processes.is_any(here=is_asked))
+    stopping.listen([signal.SIGTERM], is_patient=True)
+    processes.join()
+    try:
+        return _carried_out(directory, stopping, is_quiet=is_quiet or not processes.is_first())
+    finally:
+        processes.leave()
+
+
+def _carried_out(directory: RunDirectory, stopping: Stopping, *, is_quiet: bool) -> int:
     from trainer_core.training.narrating import LineReporter
     from trainer_core.training.run import run
 
-    return _told(run(directory, stopping=stopping, watchers=[LineReporter(sys.stdout)]))
+    watchers = [] if is_quiet else [LineReporter(sys.stdout)]
+    return _told(run(directory, stopping=stopping, watchers=watchers))
+
+
+def _num_processes(directory: RunDirectory) -> int:
+    """Return how many processes the inputs ask for; 1 where the run will say what is wrong."""
+    try:
+        return directory.read_inputs().num_processes
+    except LuthierError:
+        return 1
 
 
 def _run_supervised() -> int:
@@ -49,10 +89,16 @@ def _run_supervised() -> int:
     from trainer_core.training.warm import import_everything
 
     import_everything()
-    path = wait_for_order()
-    if path is None:
+    order = wait_for_order()
+    if order is None:
         return 0
-    directory = RunDirectory(path.resolve())
+    os.environ.update(order.environment)
+    directory = RunDirectory(order.run_dir.resolve())
+    if (count := _num_processes(directory)) > 1:
+        begin(directory.path)
+        launch = Launch(directory, count=count, arguments=["--quiet"])
+        launch.listen([signal.SIGTERM])
+        return launch.wait()
     stopping = Stopping(directory)
     stopping.listen([signal.SIGTERM], is_patient=True)
     begin(directory.path)

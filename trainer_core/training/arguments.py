@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,31 @@ from transformers import TrainingArguments
 
 from trainer_core.errors import FieldProblem, InvalidSpec
 from trainer_core.spec import JobSpec
+from trainer_core.spec.parts import TrainingSpec
 from trainer_core.training.devices import Device
+from trainer_core.training.processes import num_processes
 
+# Beginning of an optimizer's name -> the module that has it, and the package that brings that.
 _OPTIMIZER_PACKAGES = {
-    "lion_32bit": "bitsandbytes",
-    "adamw_8bit": "bitsandbytes",
-    "paged_adamw_8bit": "bitsandbytes",
-    "schedule_free_adamw": "schedulefree",
+    "lion": ("bitsandbytes", "bitsandbytes"),
+    "paged": ("bitsandbytes", "bitsandbytes"),
+    "adamw_8bit": ("bitsandbytes", "bitsandbytes"),
+    "ademamix": ("bitsandbytes", "bitsandbytes"),
+    "schedule_free": ("schedulefree", "schedulefree"),
+    "stable_adamw": ("optimi", "torch-optimi"),
 }
+_MIN_LR_RATIO = 0.1  # of a cosine that does not fall to zero
+_DECAY_RATIO = 0.1  # of all steps, for warm-up, plateau and decay
 
 
 def training_arguments(
-    spec: JobSpec, *, folder: Path, device: Device, num_steps: int, has_evaluation: bool
+    spec: JobSpec,
+    *,
+    folder: Path,
+    device: Device,
+    num_steps: int,
+    has_evaluation: bool,
+    layers: Sequence[str] = (),
 ) -> TrainingArguments:
     """Return the Trainer's arguments for a resolved spec.
 
@@ -30,18 +44,19 @@ def training_arguments(
         device: what to train on.
         num_steps: optimizer steps in all.
         has_evaluation: whether there are rows to evaluate on.
+        layers: classes of the model's layers, by which several processes share it out.
     """
     training = spec.training
     _check_optimizer(training.optimizer)
     _check_precision(training.precision, device=device)
-    assert training.micro_batch_size != "auto", "the spec is resolved before"
+    _check_tf32(spec, device=device)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=num_steps,
-        per_device_train_batch_size=training.micro_batch_size,
-        gradient_accumulation_steps=training.batch_size // training.micro_batch_size,
+        per_device_train_batch_size=training.batch_size,  # a step comes whole and is cut there
+        gradient_accumulation_steps=1,
         **_optimization(spec, num_steps=num_steps),
-        **_compute(spec, device=device),
+        **{**_compute(spec, device=device), **_parallel(spec, device=device, layers=layers)},
         **_schedule(spec, has_evaluation=has_evaluation),
         **_silence(),
     )
@@ -64,15 +79,60 @@ def _optimization(spec: JobSpec, *, num_steps: int) -> dict[str, Any]:
         "adam_epsilon": training.adam_epsilon,
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm or 0.0,
-        # The Trainer's "constant" has no warm-up, and would ignore the spec's in silence.
-        "lr_scheduler_type": (
-            "constant_with_warmup" if training.scheduler == "constant" else training.scheduler
-        ),
+        "lr_scheduler_type": _scheduler(training),
+        "lr_scheduler_kwargs": _scheduler_options(spec, num_steps=num_steps),
         "warmup_steps": math.ceil(training.warmup_ratio * num_steps),
         "neftune_noise_alpha": training.neftune_noise_alpha,
         "seed": training.seed,
         "data_seed": training.seed,
     }
+
+
+def _scheduler(training: TrainingSpec) -> str:
+    if training.optimizer.startswith("schedule_free"):
+        return "constant"  # it averages, and warms up by itself
+    # The Trainer's "constant" has no warm-up, and would ignore the spec's in silence.
+    return "constant_with_warmup" if training.scheduler == "constant" else training.scheduler
+
+
+def _scheduler_options(spec: JobSpec, *, num_steps: int) -> dict[str, Any]:
+    """Return the options by the names that the Trainer's schedulers have for them."""
+    training = spec.training
+    options = training.scheduler_options
+    assert training.learning_rate != "auto", "the spec is resolved before"
+    min_rate = (
+        None if options.min_lr_ratio is None else options.min_lr_ratio * training.learning_rate
+    )
+    found: dict[str, Any] = {}
+    match _scheduler(training):
+        case "cosine":
+            found = {"num_cycles": options.num_cycles}
+        case "cosine_with_restarts":
+            found = {"num_cycles": options.num_cycles and int(options.num_cycles)}
+        case "polynomial":
+            found = {"power": options.power, "lr_end": min_rate}
+        case "inverse_sqrt":
+            found = {"timescale": options.timescale_steps}
+        case "cosine_with_min_lr":
+            ratio = _MIN_LR_RATIO if options.min_lr_ratio is None else options.min_lr_ratio
+            found = {"num_cycles": options.num_cycles, "min_lr_rate": ratio}
+        case "warmup_stable_decay":
+            num_decay = math.ceil((options.decay_ratio or _DECAY_RATIO) * num_steps)
+            num_warmup = math.ceil(training.warmup_ratio * num_steps)
+            found = {
+                "num_decay_steps": min(num_decay, num_steps - num_warmup),
+                "decay_type": options.decay_type or "1-sqrt",
+                "min_lr_ratio": options.min_lr_ratio,
+            }
+        case "reduce_lr_on_plateau":
+            found = {
+                "mode": "max" if is_greater_better(spec) else "min",
+                "factor": options.factor,
+                "patience": options.patience,
+                "min_lr": min_rate,
+                "eps": 0.0,  # else a rate of 1e-8 never falls
+            }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _compute(spec: JobSpec, *, device: Device) -> dict[str, Any]:
@@ -81,6 +141,7 @@ def _compute(spec: JobSpec, *, device: Device) -> dict[str, Any]:
         "use_cpu": device.kind == "cpu",
         "bf16": training.precision == "bf16",
         "fp16": training.precision == "fp16",
+        "tf32": training.tf32 if device.kind == "cuda" else None,
         "activation_checkpointing": bool(training.gradient_checkpointing),
         "torch_compile": training.compile,
         "dataloader_num_workers": training.data_loader_workers,
@@ -113,6 +174,76 @@ def _schedule(spec: JobSpec, *, has_evaluation: bool) -> dict[str, Any]:
     }
 
 
+def _parallel(spec: JobSpec, *, device: Device, layers: Sequence[str]) -> dict[str, Any]:
+    """Return how several processes share the model; nothing for a single one."""
+    parallel = spec.resources.parallel
+    if num_processes() == 1:
+        return {}
+    match parallel.strategy:
+        case "ddp":
+            return {}
+        case "fsdp":
+            if device.kind != "cuda":
+                raise _no_fsdp(f"accelerate does not share out a model on {device.name}")
+            if spec.training.optimizer == "sgd":
+                # torch 2.13 finds no device in a state that is empty.
+                raise _no_fsdp("the optimizer 'sgd' can't be resumed with 'fsdp'")
+            if not layers:
+                raise _no_fsdp("the model has no stack of layers to share out")
+            settings = {
+                "version": 2,
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+                # By default also embeddings, of which some would be shared out twice.
+                "transformer_layer_cls_to_wrap": list(layers),
+                "reshard_after_forward": parallel.reshard is not False,
+                "cpu_offload": parallel.offload == "all",
+                "state_dict_type": "FULL_STATE_DICT",
+                "activation_checkpointing": bool(spec.training.gradient_checkpointing),
+            }
+            # FSDP's own way to recompute, in place of the Trainer's.
+            return {"fsdp": True, "fsdp_config": settings, "activation_checkpointing": False}
+        case "deepspeed":
+            _check_deepspeed()
+            return {"deepspeed": deepspeed_settings(spec)}
+
+
+def _no_fsdp(why: str) -> InvalidSpec:
+    problem = FieldProblem("/resources/parallel/strategy", why, "Set it to 'ddp'.")
+    return InvalidSpec([problem])
+
+
+def deepspeed_settings(spec: JobSpec) -> dict[str, Any]:
+    """Return DeepSpeed's configuration; `auto` is filled in by the Trainer from its arguments."""
+    parallel = spec.resources.parallel
+    zero: dict[str, Any] = {
+        "stage": parallel.zero_stage or 2,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+    }
+    if parallel.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if parallel.offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    if zero["stage"] == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        "zero_optimization": zero,
+        "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": "auto"},
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": 1,  # a step comes whole and is cut in the loop
+    }
+
+
+def _check_deepspeed() -> None:
+    if importlib.util.find_spec("deepspeed") is None:
+        problem = "the package 'deepspeed' is not installed"
+        hint = "Choose 'fsdp', which needs no package."
+        raise InvalidSpec([FieldProblem("/resources/parallel/strategy", problem, hint)])
+
+
 def _silence() -> dict[str, Any]:
     return {"report_to": "none", "disable_tqdm": True, "log_level": "error", "push_to_hub": False}
 
@@ -123,10 +254,17 @@ def _check_precision(precision: str, *, device: Device) -> None:
         raise InvalidSpec([FieldProblem("/training/precision", problem, "Set it to 'auto'.")])
 
 
+def _check_tf32(spec: JobSpec, *, device: Device) -> None:
+    if spec.training.tf32 is True and not device.has_tf32:
+        problem = f"{device.name} has no TF32"
+        raise InvalidSpec([FieldProblem("/training/tf32", problem, "Set it to 'auto'.")])
+
+
 def _check_optimizer(name: str) -> None:
-    package = _OPTIMIZER_PACKAGES.get(name)
-    if package and importlib.util.find_spec(package) is None:
-        problem = f"the optimizer '{name}' needs the package '{package}', which is not installed"
-        raise InvalidSpec(
-            [FieldProblem("/training/optimizer", problem, "Choose 'adamw_torch_fused'.")]
-        )
+    for beginning, (module, package) in _OPTIMIZER_PACKAGES.items():
+        if name.startswith(beginning) and importlib.util.find_spec(module) is None:
+            problem = (
+                f"the optimizer '{name}' needs the package '{package}', which is not installed"
+            )
+            hint = "Choose 'adamw_torch_fused'."
+            raise InvalidSpec([FieldProblem("/training/optimizer", problem, hint)])

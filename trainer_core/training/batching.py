@@ -1,10 +1,12 @@
-"""Which rows share a batch, in which order, and how they are padded.
+"""In which order rows come, and how they are padded.
 
-Rows of like length share a batch, so that little is padded: random batches of short texts are two
-thirds padding. The number of rows in an optimizer step stays what the spec says.
+Rows of like length share an optimizer step, so that little is padded: random batches of short texts
+are two thirds padding. The number of rows in a step stays what the spec says.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from trainer_core.training.tokens import Array, TokenizedRows, TokenRow
 
-Indexes = npt.NDArray[np.int64]
+Indexes = npt.NDArray[np.integer[Any]]
 Draw = Callable[[TokenRow, np.random.Generator], TokenRow]
 
 # Rows of a group are sorted together: larger groups pad less (100 batches twice as much as 1000 on
@@ -22,65 +24,74 @@ _BATCHES_PER_GROUP = 1000
 _MIN_GROUPS = 4
 
 
-class GroupedSampler(Sampler[int]):
-    """Each row once an epoch, in batches of like length.
+class RowOrder:
+    """Each row once an epoch, and rows of like length in one optimizer step.
 
     The order is a function of the seed and the epoch alone, so that a resumed run can skip to
     where it was.
     """
 
-    def __init__(self, lengths: Indexes, *, batch_size: int, seed: int) -> None:
-        self.lengths = np.asarray(lengths)
+    def __init__(
+        self, lengths: Indexes, *, batch_size: int, seed: int, is_grouped: bool = True
+    ) -> None:
+        self.lengths = np.asarray(lengths, dtype=np.int32)
         self._batch_size = batch_size
         self._seed = seed
-        self.epoch = 0
+        self._is_grouped = is_grouped
+        self._known: tuple[int, Indexes] | None = None  # the latest epoch asked for
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next; accelerate calls it."""
-        self.epoch = epoch
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        return -(-len(self.lengths) // self._batch_size)
+
+    def steps(self, epoch: int) -> Iterator[Indexes]:
+        """Yield the rows of each step of an epoch; the one with fewer rows, if any, comes last."""
+        order = self.order(epoch)
+        for start in range(0, len(order), self._batch_size):
+            yield order[start : start + self._batch_size]
 
     def order(self, epoch: int) -> Indexes:
-        """Return the rows in the order of an epoch; the shorter batch, if any, comes last."""
+        """Return the rows in the order of an epoch."""
+        if self._known is None or self._known[0] != epoch:
+            self._known = None  # a million rows' order need not be there twice
+            self._known = (epoch, self._drawn(epoch))
+        return self._known[1]
+
+    def _drawn(self, epoch: int) -> Indexes:
         chance = np.random.default_rng((self._seed, epoch))
-        rows = chance.permutation(len(self.lengths))
+        rows = chance.permutation(np.arange(len(self.lengths), dtype=np.int32))
         num_full = len(rows) // self._batch_size
         whole, rest = np.split(rows, [num_full * self._batch_size])
-        batches = [
-            group[np.argsort(-self.lengths[group], kind="stable")].reshape(-1, self._batch_size)
-            for group in self._groups(whole)
-        ]
-        if not batches:
+        if not len(whole):
             return rest
-        shuffled = chance.permutation(np.concatenate(batches))
+        for group in self._groups(whole):
+            group[:] = group[np.argsort(-self.lengths[group], kind="stable")]
+        shuffled = chance.permutation(whole.reshape(-1, self._batch_size))
         if epoch == 0:
             shuffled = self._longest_first(shuffled)
         return np.concatenate([shuffled.reshape(-1), rest])
 
     def _groups(self, rows: Indexes) -> list[Indexes]:
+        """Return views of the parts within which rows are sorted."""
+        if not self._is_grouped:
+            return []
         num_batches = len(rows) // self._batch_size
         num_groups = max(min(_MIN_GROUPS, num_batches), -(-num_batches // _BATCHES_PER_GROUP), 1)
-        batches = rows.reshape(num_batches, self._batch_size)
-        return [part.reshape(-1) for part in np.array_split(batches, num_groups) if len(part)]
+        edges = np.linspace(0, num_batches, num_groups + 1).astype(int) * self._batch_size
+        return [rows[start:end] for start, end in pairwise(edges) if end > start]
 
     def _longest_first(self, batches: Indexes) -> Indexes:
         """Put the longest batch first: memory that does not suffice shows at once."""
-        longest = int(self.lengths[batches[:, 0]].argmax())
-        return np.concatenate([batches[longest : longest + 1], np.delete(batches, longest, axis=0)])
+        longest = int(self.lengths[batches].max(axis=1).argmax())
+        batches[[0, longest]] = batches[[longest, 0]]
+        return batches
 
     def num_tokens_until(self, step: int) -> int:
         """Return how many tokens, padding not counted, the first `step` optimizer steps see."""
-        steps_per_epoch = -(-len(self.lengths) // self._batch_size)
-        epoch, steps = divmod(step, steps_per_epoch)
-        begun = self.lengths[self._order_of(epoch)[: steps * self._batch_size]].sum()
-        return int(epoch * self.lengths.sum() + begun)
-
-    def _order_of(self, epoch: int) -> Indexes:
-        if getattr(self, "_known_epoch", None) != epoch:
-            self._known_epoch, self._known_order = epoch, self.order(epoch)
-        return self._known_order
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._order_of(self.epoch).tolist())
+        epoch, steps = divmod(step, self.num_steps)
+        begun = self.lengths[self.order(epoch)[: steps * self._batch_size]].sum(dtype=np.int64)
+        return int(epoch * self.lengths.sum(dtype=np.int64) + begun)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -123,17 +134,6 @@ class DrawnRows(Dataset[TokenRow]):
         epoch = getattr(self._sampler, "epoch", 0)
         chance = np.random.default_rng((self._seed, epoch, row))
         return self._draw(self._rows[row], chance)
-
-
-def padding_share(lengths: Indexes, *, order: Indexes, batch_size: int) -> float:
-    """Return the share of positions that are padding when rows are batched in this order."""
-    ordered = np.asarray(lengths)[order]
-    padded = sum(
-        int(batch.max()) * len(batch)
-        for start in range(0, len(ordered), batch_size)
-        for batch in [ordered[start : start + batch_size]]
-    )
-    return 1 - int(ordered.sum()) / padded if padded else 0.0
 
 
 def pad_rows(rows: Sequence[Array], *, value: int) -> torch.Tensor:

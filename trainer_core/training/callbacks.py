@@ -35,7 +35,7 @@ class StoppingCallback(TrainerCallback):
         self._stopping.check()
 
     def _look(self, control: TrainerControl) -> None:
-        if self._stopping.is_asked:
+        if self._stopping.look():
             control.should_training_stop = True
             control.should_evaluate = False
             # The loop comes to the epoch's end too after a stop within it; one save is enough.
@@ -66,7 +66,8 @@ class EarlyStoppingCallback(TrainerCallback):
         self._look(state, control)
 
     def _look(self, state: TrainerState, control: TrainerControl) -> None:
-        values = [e[f"eval_{self._metric}"] for e in evaluations(state.log_history, self._metric)]
+        trained = [e for e in evaluations(state.log_history, self._metric) if e["step"] > 0]
+        values = [entry[f"eval_{self._metric}"] for entry in trained]
         idle = num_without_gain(
             values, min_delta=self._rule.min_delta, is_greater_better=self._is_greater_better
         )

@@ -36,7 +36,7 @@ def model_card(
     parts = [
         _front_matter(spec, recipe=recipe),
         f"# {title}\n",
-        f"{type(recipe.model).__name__}, fine-tuned from `{spec.model}` for {spec.task} on "
+        f"{type(recipe.model).__name__}, {_beginning(spec)} for {spec.task} on "
         f"{rows['train']} rows{_held_out(rows)}.\n",
         "## Use\n",
         f"```python\n{recipe.usage.replace('{folder}', 'path/to/this/folder')}```\n",
@@ -51,13 +51,19 @@ def model_card(
     return "\n".join(parts)
 
 
+def _beginning(spec: JobSpec) -> str:
+    if spec.scratch is not None:
+        return f"trained from random weights in the architecture of `{spec.model}`"
+    return f"fine-tuned from `{spec.model}`"
+
+
 def _front_matter(spec: JobSpec, *, recipe: Recipe) -> str:
     is_adapter = spec.adapter is not None and spec.adapter.output == "adapter"
     lines = [
         "---",
         f"library_name: {'peft' if is_adapter else 'transformers'}",
         f"pipeline_tag: {recipe.pipeline}",
-        *([f"base_model: {name}"] if (name := hub_name(spec)) else []),
+        *([f"base_model: {name}"] if spec.scratch is None and (name := hub_name(spec)) else []),
         "tags:",
         "- luthier",
         f"- {spec.task}",

@@ -22,6 +22,11 @@ def steps_saved(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
+def step_of(path: Path) -> int:
+    """Return the step of a checkpoint's path."""
+    return int(path.name.rpartition("-")[2])
+
+
 def newest_whole(folder: Path, *, reporter: Reporter) -> Path | None:
     """Return the newest checkpoint whose manifest verifies, and say which were passed over."""
     for step in reversed(steps_saved(folder)):

@@ -14,6 +14,7 @@ from array import array
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Self
+from weakref import finalize
 
 import numpy as np
 import numpy.typing as npt
@@ -138,8 +139,8 @@ class Column:
         self._open()
 
     def _open(self) -> None:
-        self._file = self._path.open("rb")
-        self._descriptor = self._file.fileno()
+        self._descriptor = os.open(self._path, os.O_RDONLY)
+        finalize(self, os.close, self._descriptor)
         self._stored = np.dtype(self._described.stored)
         self._size = self._stored.itemsize
         self._dtype = np.dtype(self._described.dtype)
@@ -178,6 +179,22 @@ class Column:
     def __setstate__(self, state: tuple[Path, StoredColumn, Offsets | None]) -> None:
         self._path, self._described, self._offsets = state
         self._open()
+
+
+class HeldColumn:
+    """A column in memory, whose rows have as many values each."""
+
+    def __init__(self, values: Array) -> None:
+        """Take (rows, values of a row)."""
+        self._values = values
+
+    def __getitem__(self, row: int) -> Array:
+        values: Array = self._values[row]
+        return values
+
+    def all(self) -> Array:
+        """Return the values of all rows, end to end."""
+        return self._values.reshape(-1)
 
 
 def _open_private(path: Path) -> IO[bytes]:

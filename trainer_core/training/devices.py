@@ -11,6 +11,7 @@ from trainer_core.errors import CapacityError, InvalidSetting
 from trainer_core.run_directory import Inputs
 from trainer_core.spec import JobSpec
 from trainer_core.spec.resolving import DeviceKind
+from trainer_core.training.processes import num_processes
 
 _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -29,6 +30,11 @@ class Device:
     name: str
     memory_bytes: int | None
     has_fast_bf16: bool
+
+    @property
+    def has_tf32(self) -> bool:
+        """Whether it rounds the factors of fp32 products if asked to."""
+        return self.kind == "cuda" and self.has_fast_bf16  # both came with Ampere
 
     def computes(self, precision: str) -> bool:
         """Return whether the device can train in a precision of the spec."""
@@ -51,10 +57,22 @@ def choose_device(inputs: Inputs, spec: JobSpec) -> Device:
             param="device",
         )
     wanted = "cpu" if spec.resources.gpus == 0 else inputs.device
+    count = num_processes()
+    _check_count(spec, count)
     if wanted and (number := named["number"]):
+        if count > 1:
+            raise CapacityError(
+                f"{count} processes can't share the device '{wanted}'.",
+                hint="Give the worker its GPUs as 'cuda', or set resources.gpus to 1.",
+                param="resources.gpus",
+            )
         _show_only(int(number))
     if wanted not in ("cpu", "mps") and torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
+        if count > torch.cuda.device_count():
+            raise _missing(f"cuda:{count - 1}")
+        own = int(os.environ.get("LOCAL_RANK", "0"))
+        torch.cuda.set_device(own)
+        properties = torch.cuda.get_device_properties(own)
         return Device(
             kind="cuda",
             name=properties.name,
@@ -72,6 +90,16 @@ def choose_device(inputs: Inputs, spec: JobSpec) -> Device:
             param="resources.gpus",
         )
     return Device(kind="cpu", name="cpu", memory_bytes=_host_memory_bytes(), has_fast_bf16=False)
+
+
+def _check_count(spec: JobSpec, count: int) -> None:
+    wanted = spec.resources.gpus
+    if wanted not in ("auto", 0) and wanted != count:
+        raise CapacityError(
+            f"resources.gpus is {wanted}, and this run has {count} processes, one a GPU.",
+            hint="Set num_processes in inputs.json to the same number.",
+            param="resources.gpus",
+        )
 
 
 def _show_only(number: int) -> None:

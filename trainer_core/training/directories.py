@@ -17,7 +17,7 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
 
     What was at `path` before stays until then.
     """
-    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    partial = partial_of(path)
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
@@ -33,6 +33,11 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
         discard(path)
     partial.rename(path)
     fsync_directory(path.parent)
+
+
+def partial_of(path: Path) -> Path:
+    """Return where a directory is while it is filled."""
+    return path.with_name(f"{_PARTIAL}{path.name}")
 
 
 def discard(path: Path) -> None:

@@ -4,7 +4,14 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer_core.errors import DiskFull, InternalError, LuthierError, OutOfMemory, TypedError
+from trainer_core.errors import (
+    DiskFull,
+    InternalError,
+    LuthierError,
+    OutOfMemory,
+    ProcessDied,
+    TypedError,
+)
 from trainer_core.spec import JobSpec
 
 _MEMORY_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory")
@@ -40,6 +47,8 @@ def _luthier_error(error: BaseException, *, spec: JobSpec | None, folder: Path) 
                 hint="Free some space and submit the job again; checkpoints.keep says how many "
                 "checkpoints stay.",
             )
+        if _is_lost(link):
+            return ProcessDied(f"another process of this run ended: {_shortened(link)}")
     return InternalError(
         f"{type(error).__name__}: {_shortened(error)}",
         hint="The log has the whole traceback.",
@@ -65,6 +74,13 @@ def _is_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(phrase in text for phrase in _MEMORY_PHRASES)
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Return whether the processes of a run can't reach one of them; its own outcome says more."""
+    text = str(error).lower()
+    is_theirs = "gloo" in text or "nccl" in text or "process group" in text
+    return isinstance(error, RuntimeError) and is_theirs and "connection" in text
 
 
 def _is_disk(error: BaseException) -> bool:

@@ -1,16 +1,52 @@
 """The head of a base model, what comes after its body: the classes it knows, or a new beginning."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig, set_seed
 
-from trainer_core.training.models import LoadedModel
+from trainer_core.events import Reporter, Warned
+from trainer_core.training.models import BaseModel, LoadedModel, load_model
 
 
 def known_classes(config: PreTrainedConfig) -> tuple[str, ...]:
     """Return a model's classes in the order of its outputs; empty where that can't be told."""
     names: Any = config.id2label or {}  # typed as of strings; the loader makes them numbers
     return tuple(str(names[number]) for number in range(len(names)) if number in names)
+
+
+def load_with_classes(
+    base: BaseModel,
+    auto_class: Any,
+    *,
+    classes: Sequence[str],
+    is_known: bool,
+    changes: Mapping[str, Any],
+    seed: int,
+    reporter: Reporter,
+) -> LoadedModel:
+    """Return the model with a head for the classes.
+
+    Args:
+        base: the model.
+        auto_class: transformers' Auto class for the task.
+        classes: names in the order of the model's outputs.
+        is_known: the model's own head, if it has one, is for these; else it begins anew.
+        changes: what else to set in the configuration.
+        seed: of weights that are new.
+        reporter: is told of a head that begins anew.
+    """
+    known = known_classes(base.config)
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = {"id2label": dict(enumerate(classes)), "label2id": numbers}
+    loaded = load_model(
+        base, auto_class, changes={**labels, **changes}, seed=seed, is_head_new=True
+    )
+    if is_known or not loaded_heads(loaded):
+        return loaded
+    message = f"the model's head is for other classes ({', '.join(known)[:200]}); it begins anew."
+    reporter.report(Warned("head_renewed", message))
+    return renew_heads(loaded, seed=seed)
 
 
 def loaded_heads(loaded: LoadedModel) -> tuple[str, ...]:

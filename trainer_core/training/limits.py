@@ -21,7 +21,8 @@ def check_limits(spec: JobSpec, base: BaseModel) -> str | None:
         pointer = "/training/gradient_checkpointing"
         problems.append(FieldProblem(pointer, message, "Set it to false."))
     assert training.learning_rate != "auto", "the spec is resolved before"
-    if training.scheduler == "polynomial" and training.learning_rate <= _LAST_RATE:
+    has_end = training.scheduler_options.min_lr_ratio is not None
+    if training.scheduler == "polynomial" and not has_end and training.learning_rate <= _LAST_RATE:
         message = f"a polynomial schedule falls to {_LAST_RATE}, so it must start above that"
         hint = "Raise it, or choose another training.scheduler."
         problems.append(FieldProblem("/training/learning_rate", message, hint))

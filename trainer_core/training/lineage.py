@@ -16,8 +16,17 @@ from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, file_sha256
 from trainer_core.spec import JobSpec, Resolution
 from trainer_core.training.devices import Device
+from trainer_core.training.processes import num_processes
 
 _PACKAGES = ("luthier", "torch", "transformers", "accelerate", "tokenizers", "peft", "numpy")
+
+_WITHOUT_EFFECT: Any = {  # on the result
+    "name": True,
+    "labels": True,
+    "tracking": True,
+    "output": True,
+    "resources": {"max_runtime_seconds", "priority"},
+}
 
 
 def data_hashes(files: Mapping[str, InputFile]) -> dict[str, str]:
@@ -41,7 +50,7 @@ def data_hashes(files: Mapping[str, InputFile]) -> dict[str, str]:
 
 def spec_hash(spec: JobSpec) -> str:
     """Return the SHA-256 of what of a spec decides the result."""
-    values = spec.model_dump(mode="json", exclude={"name", "labels", "tracking", "output"})
+    values = spec.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -68,6 +77,7 @@ def describe_run(
         "num_rows": dict(found.num_rows),
         "num_rows_skipped": found.num_skipped,
         "device": device.name,
+        "num_processes": num_processes(),
         "num_threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -98,5 +108,12 @@ def with_rows(lineage: Mapping[str, Any], *, num_rows: Mapping[str, int]) -> dic
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what keeps a resumed run from equalling an uninterrupted one bit for bit."""
-    names = ("num_threads", "device", "machine", "versions", "resolved_spec_sha256")
+    names = (
+        "num_processes",
+        "num_threads",
+        "device",
+        "machine",
+        "versions",
+        "resolved_spec_sha256",
+    )
     return [name for name in names if before.get(name) != now.get(name)]

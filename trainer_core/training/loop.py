@@ -5,31 +5,36 @@ whatever loss. `RunLoop` goes before a trainer's class: `class DPORun(RunLoop, D
 """
 
 import math
+import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, seed_worker
 
 from trainer_core.events import CheckpointSaved, Phase, PhaseEntered, Reporter, Warned
-from trainer_core.run_directory import verified_manifest, write_json
+from trainer_core.run_directory import RunDirectory, verified_manifest, write_json
 from trainer_core.spec import JobSpec
 from trainer_core.training.arguments import is_greater_better
-from trainer_core.training.batching import DrawnRows, GroupedSampler, LongestFirstSampler
+from trainer_core.training.batching import DrawnRows, LongestFirstSampler, RowOrder
 from trainer_core.training.callbacks import (
     EarlyStoppingCallback,
     StoppingCallback,
     evaluations,
 )
 from trainer_core.training.checkpoints import LINEAGE, checkpoint_path, rotate
-from trainer_core.training.directories import whole_or_absent
-from trainer_core.training.recipe import Recipe
+from trainer_core.training.evaluations import keep_details
+from trainer_core.training.processes import whole_or_absent_for_all
+from trainer_core.training.recipe import Measured, Recipe
 from trainer_core.training.reporting import ReportingCallback, check_finite, without_timings
+from trainer_core.training.steps import Cutting, MicroBatch, StepLoader, StepSampler, pass_tokens
 from trainer_core.training.stopping import StopAsked, Stopping
 
 if TYPE_CHECKING:
@@ -57,12 +62,16 @@ class RunLoop(_Base):
         self._lineage = lineage
         self._reporter = reporter
         self._stopping = stopping
-        self.sampler = GroupedSampler(
+        self._weights_step: int | None = None  # of the best model, once it is loaded
+        self.order = RowOrder(
             recipe.rows["train"].lengths,
             batch_size=spec.training.batch_size,
             seed=spec.training.seed,
+            is_grouped=not recipe.is_step_whole,
         )
-        self.progress = ReportingCallback(reporter, num_tokens_until=self.sampler.num_tokens_until)
+        self.cutting = _cutting(recipe, spec, arguments, model=model, order=self.order)
+        self.progress = ReportingCallback(reporter, num_tokens_until=self.order.num_tokens_until)
+        self.measured: Measured | None = None  # by the latest evaluation
         super().__init__(
             model=model,
             args=arguments,
@@ -77,10 +86,13 @@ class RunLoop(_Base):
     def fit(self, *, resume_from: Path | None) -> None:
         """Train to the end, or raise StopAsked with a checkpoint saved if one was asked for."""
         self._stopping.check()
+        # At step 0, as the Trainer names it; what it finds is in every checkpoint's history.
+        self.args.eval_on_start = self._spec.evaluation.baseline is True and resume_from is None
         try:
             self.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         except StopAsked:  # while evaluating; the step before it is done
-            if self._stopping.request.is_saving and not self._is_saved():
+            is_saving = self._stopping.request.is_saving and self.state.global_step > 0
+            if is_saving and not self._is_saved():
                 self._save_checkpoint(self.model, None)
             raise
         self._stopping.check()
@@ -93,7 +105,13 @@ class RunLoop(_Base):
         if step != self.state.global_step:
             self.state.best_model_checkpoint = str(checkpoint_path(self._folder, step=step))
             self._load_best_model()
+        self._weights_step = step
         return step
+
+    def evaluated(self) -> Mapping[str, float]:
+        """Return what the evaluation rows gave for the weights in hand, empty if nothing yet."""
+        step = self._weights_step
+        return self.metrics_at(self.state.global_step if step is None else step)
 
     def metrics_at(self, step: int) -> dict[str, float]:
         """Return what the evaluation after a step measured; empty if there was none."""
@@ -111,15 +129,26 @@ class RunLoop(_Base):
     def _folder(self) -> Path:
         return Path(self.args.output_dir or "")
 
+    @property
+    def _evaluations(self) -> Path:
+        return RunDirectory(self._folder.parent).evaluations
+
     def _is_saved(self) -> bool:
         return checkpoint_path(self._folder, step=self.state.global_step).exists()
 
-    # The stock samplers shuffle with the global generator, so that the order can't be had again.
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return self.sampler
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
-        return LongestFirstSampler(eval_dataset.lengths)
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        # The stock samplers shuffle with the global generator, so that the order can't be had
+        # again; and its batches are of a fixed size, whatever the lengths of the rows.
+        sampler = StepSampler(
+            self.order,
+            cutting=self.cutting,
+            process_index=self.args.process_index,
+            num_processes=self.args.world_size,
+        )
+        rows = self._drawn(self._recipe.rows["train"], sampler)
+        return StepLoader(
+            rows, sampler=sampler, collate=self._recipe.collate, **self._loader_options()
+        )
 
     def _get_dataloader(  # noqa: PLR0917
         self,
@@ -130,40 +159,69 @@ class RunLoop(_Base):
         is_training: bool = False,
         dataloader_key: str | None = None,
     ) -> DataLoader[Any]:
-        # The stock loader draws from the global generator whenever it is iterated: an evaluation
-        # would change the dropout of all steps after it, and a resumed run differ.
-        sampler = sampler_fn(dataset)
-        if draw := self._recipe.draw:
-            dataset = DrawnRows(dataset, draw=draw, seed=self.args.seed, sampler=sampler)
+        sampler = LongestFirstSampler(dataset.lengths)
         loader: DataLoader[Any] = DataLoader(
-            dataset,
+            self._drawn(dataset, sampler),
             batch_size=batch_size,
             sampler=sampler,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            generator=torch.Generator().manual_seed(self.args.seed),
-            worker_init_fn=partial(
+            collate_fn=self._recipe.collate,
+            **self._loader_options(),
+        )
+        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+
+    def _drawn(self, rows: Any, sampler: Sampler[Any]) -> Any:
+        draw = self._recipe.draw
+        if draw is None:
+            return rows
+        return DrawnRows(rows, draw=draw, seed=self.args.seed, sampler=sampler)
+
+    def _loader_options(self) -> dict[str, Any]:
+        # The stock loader draws from the global generator whenever it is iterated: an evaluation
+        # would change the dropout of all steps after it, and a resumed run differ.
+        return {
+            "num_workers": self.args.dataloader_num_workers,
+            "pin_memory": self.args.dataloader_pin_memory,
+            "generator": torch.Generator().manual_seed(self.args.seed),
+            "worker_init_fn": partial(
                 seed_worker,
                 num_workers=self.args.dataloader_num_workers,
                 rank=self.args.process_index,
             ),
-        )
-        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+        }
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         # The stock one counts all parameters at each step, 12 % of a small model's step.
         return 0
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
+    def training_step(
+        self, model: Any, inputs: Any, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        # The stock one accumulates over a fixed number of batches, each of which it fetches alone.
+        step: list[MicroBatch] = inputs
+        losses = []
+        for number, micro_batch in enumerate(step, 1):
+            divisor: Any = math.inf if micro_batch.is_ballast else num_items_in_batch
+            with self._syncing(model, is_last=number == len(step)):
+                losses.append(super().training_step(model, micro_batch.inputs, divisor))
+        loss = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
         self.progress.add_loss(loss)  # the loss of the latest step is nowhere else
         return loss
+
+    def _syncing(self, model: Any, *, is_last: bool) -> AbstractContextManager[Any]:
+        """Return a context in which gradients are averaged over processes after the last pass."""
+        is_alone = self.args.world_size == 1
+        if is_last or is_alone or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            return nullcontext()
+        return self.accelerator.no_sync(model=model)  # type: ignore[no-any-return]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         if self.is_in_train:
             self._reporter.report(PhaseEntered(Phase.EVALUATING))
         metrics = super().evaluate(*args, **kwargs)
+        if self.measured and self._recipe.details and self.is_world_process_zero():
+            details = self._recipe.details(self.measured)
+            step, split = self.state.global_step, self.measured.split
+            keep_details(self._evaluations, split=split, step=step, details=details)
         if self.is_in_train:
             done = self.state.global_step / max(1, self.state.max_steps)
             self._reporter.report(PhaseEntered(Phase.TRAINING, fraction=done))
@@ -185,18 +243,19 @@ class RunLoop(_Base):
         check_finite(float(self._tr_loss), what="the training loss", step=step)
         path = checkpoint_path(self._folder, step=step)
         is_best = self.state.best_global_step == step
-        with whole_or_absent(path) as partial_path:
+        with whole_or_absent_for_all(path) as partial_path:
             folder = str(partial_path)
             self.save_model(folder, _internal_call=True)
-            (partial_path / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             self._save_optimizer_and_scheduler(folder)
             self._save_scaler(folder)
             self._save_rng_state(folder)
-            write_json(partial_path / LINEAGE, self._lineage)
-            self.state.save_to_json(str(partial_path / TRAINER_STATE_NAME))
-        rotate(
-            self._folder, keep=self._spec.checkpoints.keep, best_step=self.state.best_global_step
-        )
+            if self.is_world_process_zero():
+                (partial_path / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+                write_json(partial_path / LINEAGE, self._lineage)
+                self.state.save_to_json(str(partial_path / TRAINER_STATE_NAME))
+        if self.is_world_process_zero():
+            best_step = self.state.best_global_step
+            rotate(self._folder, keep=self._spec.checkpoints.keep, best_step=best_step)
         self._reporter.report(
             CheckpointSaved(
                 step=step,
@@ -239,7 +298,7 @@ class RunLoop(_Base):
                 assert self.args.eval_steps, "the spec asks for steps with this strategy"
                 every = int(self.args.eval_steps)
             case IntervalStrategy.EPOCH:
-                every = -(-len(self.sampler) // self._spec.training.batch_size)
+                every = self.order.num_steps
             case _:
                 return False
         is_due = step % every == 0 or step >= max(1, self.state.max_steps)
@@ -251,6 +310,24 @@ class RunLoop(_Base):
             self.control.should_training_stop or self.state.global_step >= self.state.max_steps
         ):
             super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def _cutting(
+    recipe: Recipe, spec: JobSpec, arguments: TrainingArguments, *, model: Any, order: RowOrder
+) -> Cutting:
+    """Return how steps are cut: a micro-batch holds as many tokens as `micro_batch_size` long rows.
+
+    The longest row counts, so that memory that suffices for its step suffices for any other.
+    """
+    assert spec.training.micro_batch_size != "auto", "the spec is resolved before"
+    if recipe.is_step_whole:
+        return Cutting(max_tokens=sys.maxsize, pass_tokens=math.inf)
+    num_rows = spec.training.micro_batch_size * arguments.world_size
+    num_weights = sum(weight.numel() for weight in model.parameters())
+    return Cutting(
+        max_tokens=num_rows * int(order.lengths.max()),
+        pass_tokens=pass_tokens(num_weights=num_weights, device=arguments.device.type),
+    )
 
 
 def _early_stopping(spec: JobSpec) -> list[EarlyStoppingCallback]:

@@ -23,6 +23,7 @@ from transformers import (
 
 from trainer_core.errors import LuthierError, UnusableModel
 from trainer_core.training.failures import is_capacity
+from trainer_core.training.quantizing import Quantizing, quantized_loading
 from trainer_core.training.safety import check_config, check_model_files, weight_files
 from trainer_core.training.vocabulary import check_embeddings, check_words
 
@@ -57,6 +58,8 @@ class BaseModel:
     has_position_table: bool  # more than num_positions can't be computed at all
     tokenizer_limit: int | None  # tokens that the tokenizer says are the most; None for no limit
     can_recompute: bool  # it supports gradient checkpointing
+    is_new: bool = False  # its weights are not those on disk: they begin at random
+    quantizing: Quantizing | None = None  # its layers are loaded in less than 16 bits
 
     @property
     def usual_length(self) -> int | None:
@@ -100,7 +103,7 @@ def open_model(path: Path) -> BaseModel:
             config=config,
             tokenizer=tokenizer,
             num_weights=sum(torch.Size(shape).numel() for shape in shapes.values()),
-            num_positions=_num_positions(config),
+            num_positions=num_positions_of(config),
             has_position_table=any(name.endswith(_POSITION_TABLES) for name in shapes),
             tokenizer_limit=_sensible(tokenizer.model_max_length),
             can_recompute=_can_recompute(config),
@@ -139,6 +142,8 @@ def load_model(
     for name, value in changes.items():
         setattr(base.config, name, value)
     set_seed(seed)
+    if base.is_new:
+        return _new_model(base, auto_class)
     with _understanding("the weights"):
         model, report = auto_class.from_pretrained(
             base.path,
@@ -150,6 +155,7 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # judged below
+            **(quantized_loading(base.config, auto_class, base.quantizing)),
             **_LOCAL,
         )
         check_embeddings(model, base.tokenizer)
@@ -164,6 +170,16 @@ def load_model(
             hint="Use a model whose config.json belongs to its weights.",
         )
     return LoadedModel(model, _modules_of(new, body=body))
+
+
+def _new_model(base: BaseModel, auto_class: Any) -> LoadedModel:
+    with _understanding("config.json"):
+        model = auto_class.from_config(
+            base.config, dtype=torch.float32, attn_implementation=None, trust_remote_code=False
+        )
+        check_embeddings(model, base.tokenizer)
+    heads = [name for name, _ in model.named_children() if name != model.base_model_prefix]
+    return LoadedModel(model, tuple(heads))
 
 
 def mend_generation(model: Any) -> str | None:
@@ -213,7 +229,8 @@ def _weight_shapes(path: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def _num_positions(config: PreTrainedConfig) -> int | None:
+def num_positions_of(config: PreTrainedConfig) -> int | None:
+    """Return how many tokens an architecture is made for; None for no limit."""
     positions = _sensible(getattr(config.get_text_config(), "max_position_embeddings", None))
     if positions is None or config.model_type not in _PADDED_POSITIONS:
         return positions

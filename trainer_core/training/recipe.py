@@ -1,7 +1,7 @@
 """What a task hands to the run: everything that differs from task to task, and nothing else."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from trainer_core.rows.checking import Survey
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import JobSpec
 from trainer_core.training.batching import Draw
+from trainer_core.training.caching import Cache
+from trainer_core.training.devices import Device
 from trainer_core.training.models import BaseModel
 from trainer_core.training.tokens import Array, TokenizedRows, TokenRow
 
@@ -27,7 +29,8 @@ class Setup:
     found: Survey
     files: Mapping[str, InputFile]
     base: BaseModel
-    cache: Path  # a directory for tokenized rows
+    cache: Cache  # where tokenized rows are kept
+    device: Device  # to train on
     reporter: Reporter
     enter: Callable[[Phase], None]  # say what the task is busy with: loading comes first
 
@@ -39,6 +42,8 @@ class Measured:
     split: str
     rows: TokenizedRows
     predictions: Sequence[Array]  # one a row; those of a batch may be padded with -100
+    # Metrics of the evaluation rows by the same weights, for what is chosen there and used here.
+    evaluated: Mapping[str, float] = field(default_factory=dict)
 
 
 # Rows to what the model and the loss take.
@@ -76,6 +81,9 @@ class Recipe:
     usage: str  # lines of Python that load and use the model, with `{folder}`
     draw: Draw | None = None  # changes a row anew each epoch, such as which tokens are masked
     trainer_class: type[Any] | None = None  # a RunLoop with a loss of its own; None: RunTrainer
+    # The loss looks at all rows of an optimizer step at once: they are not cut, nor put in order of
+    # length, as with negatives that are the other rows' positives.
+    is_step_whole: bool = False
     # Figures that are no single number, such as those of each class: JSON-ready, one report.
     details: Callable[[Measured], Mapping[str, Any]] | None = None
     # What the model says of each row of a split, JSON-ready, in the order of the file.

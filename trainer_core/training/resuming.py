@@ -80,6 +80,8 @@ def keep_choices(
 def _is_possible(choice: Choice, device: Device) -> bool:
     if choice.pointer == "/training/precision":
         return device.computes(str(choice.value))
+    if choice.pointer == "/training/tf32":
+        return device.has_tf32 or not choice.value
     return choice.pointer != _OF_THE_DEVICE
 
 

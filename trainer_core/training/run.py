@@ -2,15 +2,18 @@
 
 import os
 import shutil
+import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils import logging
 
-from trainer_core.errors import TooFewRows
+from trainer_core.errors import MaxRuntimeReached, TooFewRows
 from trainer_core.events import (
     JsonlReporter,
     Logged,
@@ -19,7 +22,7 @@ from trainer_core.events import (
     Reporters,
     Warned,
 )
-from trainer_core.rows.checking import MIN_TRAIN_ROWS, SPLITS, Survey, survey
+from trainer_core.rows.checking import MIN_TRAIN_ROWS, SPLITS, Survey
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, Outcome, Result, RunDirectory, write_json
 from trainer_core.spec import (
@@ -32,45 +35,77 @@ from trainer_core.spec import (
     unused,
 )
 from trainer_core.spec.resolving import num_optimizer_steps
-from trainer_core.training.adapters import add_adapter, merge_adapter
+from trainer_core.training import processes
+from trainer_core.training.adapters import add_adapter
 from trainer_core.training.arguments import training_arguments
-from trainer_core.training.batching import padding_share
-from trainer_core.training.cards import hub_name, model_card
-from trainer_core.training.checkpoints import steps_saved
+from trainer_core.training.caching import Cache
+from trainer_core.training.checkpoints import step_of, steps_saved
 from trainer_core.training.clock import PhaseClock
 from trainer_core.training.devices import Device, choose_device
 from trainer_core.training.directories import clear_leftovers
 from trainer_core.training.failures import typed_error
+from trainer_core.training.finishing import Finish
+from trainer_core.training.freezing import freeze
 from trainer_core.training.limits import check_limits
 from trainer_core.training.lineage import data_hashes, describe_origin, describe_run, with_rows
 from trainer_core.training.loop import RunLoop
 from trainer_core.training.models import BaseModel, open_model
+from trainer_core.training.packing import has_flash_attention
+from trainer_core.training.quantizing import choose_quantizing
 from trainer_core.training.recipe import Recipe, Setup
 from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
-from trainer_core.training.saving import save_adapter, save_model
+from trainer_core.training.scratch import begin_anew
+from trainer_core.training.stacks import layer_classes
+from trainer_core.training.steps import padding_share
 from trainer_core.training.stopping import StopAsked, Stopping
+from trainer_core.training.surveying import known_survey
 from trainer_core.training.tasks import find_task
+from trainer_core.training.tracking import Tracking, tracked_run
 from trainer_core.training.trainer import RunTrainer
 
-_CACHE = "cache"  # tokenized rows, while the run lasts
+_CACHE = "cache"  # of what is made of rows, where it is not kept for other runs
 
 
 def run(
     directory: RunDirectory, *, stopping: Stopping, watchers: Sequence[Reporter] = ()
 ) -> Outcome:
     """Carry out a run and return how it ended; `outcome.json` is written last of all."""
-    _clear_earlier_end(directory)
-    with JsonlReporter(directory.events) as events:
-        reporter = Reporters([events, *watchers])
-        attempt = Attempt(directory, reporter, stopping)
+    if processes.is_first():
+        _clear_earlier_end(directory)
+    processes.wait_for_all()
+    with _events_of(directory) as events:
+        told = Reporters([*events, *watchers])
+        tracking = Tracking(told)
+        attempt = Attempt(directory, Reporters([told, tracking]), stopping, tracking)
         try:
             outcome = attempt.carry_out()
         except StopAsked:
             outcome = attempt.stopped()
         except Exception as error:  # noqa: BLE001 - the one place where all end: as a typed error
             outcome = attempt.failed(error)
-    shutil.rmtree(directory.path / _CACHE, ignore_errors=True)  # made anew from the rows
-    write_json(directory.outcome, outcome.to_dict())
+        tracking.close(outcome.result)
+        attempt.leave_cache()
+    return _conclude(directory, outcome)
+
+
+@contextmanager
+def _events_of(directory: RunDirectory) -> Iterator[list[Reporter]]:
+    """Give the reporter that keeps the events; of several processes the first one tells them."""
+    if not processes.is_first():
+        yield []
+        return
+    with JsonlReporter(directory.events) as events:
+        yield [events]
+
+
+def _conclude(directory: RunDirectory, outcome: Outcome) -> Outcome:
+    """Write how a run ended; of several processes the first that fails says why."""
+    if processes.is_first():
+        shutil.rmtree(directory.path / _CACHE, ignore_errors=True)
+    if processes.num_processes() > 1 and (earlier := directory.read_outcome()):
+        return earlier
+    if processes.is_first() or outcome.result is Result.FAILED:
+        write_json(directory.outcome, outcome.to_dict())
     return outcome
 
 
@@ -91,8 +126,10 @@ class _Given:
     spec: JobSpec  # as given
     inputs: Inputs
     files: Mapping[str, InputFile]  # by split
+    hashes: Mapping[str, str]  # of the files
     found: Survey
     device: Device
+    cache: Cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,39 +140,81 @@ class _Decided:
     base: BaseModel
     lineage: dict[str, Any]
     checkpoint: Checkpoint | None  # to go on from
+    use_cache: bool | None  # the base model's setting, which training turns off
 
 
 class Attempt:
     """One attempt at a run, and how far it came."""
 
-    def __init__(self, directory: RunDirectory, reporter: Reporter, stopping: Stopping) -> None:
+    def __init__(
+        self,
+        directory: RunDirectory,
+        reporter: Reporter,
+        stopping: Stopping,
+        tracking: Tracking,
+    ) -> None:
         self._directory = directory
         self._reporter = reporter
         self._stopping = stopping
+        self._tracking = tracking
         self._clock = PhaseClock(reporter)
         self._spec: JobSpec | None = None  # as far as it is known
+        self._cache: Cache | None = None
         self._trainer: RunLoop | None = None
 
     def carry_out(self) -> Outcome:
         """Read, decide, build, train, measure, save."""
+        began = time.monotonic()
         with self._stopping.droppable():
             given = self._read()
+        seconds = given.spec.resources.max_runtime_seconds
+        if seconds is None or not processes.is_first():  # the others learn of it by agreement
+            return self._train(given)
+        left = max(0.01, began + seconds - time.monotonic())  # zero would be no limit
+        with self._stopping.limited(left):
+            return self._train(given)
+
+    def _train(self, given: _Given) -> Outcome:
+        with self._stopping.droppable():
             decided = self._decide(given)
             recipe = self._build(given, decided)
             decided = self._count(recipe, decided)
             trainer = self._trainer = self._make_trainer(recipe, given, decided)
+            processes.wait_for_all()
+        self._track(given, decided)
         self._clock.enter(Phase.TRAINING)
         trainer.fit(resume_from=decided.checkpoint.path if decided.checkpoint else None)
-        best_step = trainer.load_best()
-        metrics = self._measure(trainer, recipe, best_step=best_step)
-        self._save(trainer, recipe, decided, metrics=metrics)
-        return Outcome(
-            Result.SUCCEEDED, step=trainer.state.global_step, best_step=best_step, metrics=metrics
+        optimizer: Any = trainer.optimizer
+        optimizer.eval()  # one that averages puts its averages into the weights; others do nothing
+        finish = Finish(
+            directory=self._directory,
+            reporter=self._reporter,
+            clock=self._clock,
+            spec=decided.spec,
+            lineage=decided.lineage,
+            base=decided.base,
+            use_cache=decided.use_cache,
+            trainer=trainer,
+            recipe=recipe,
+            best_step=trainer.load_best(),
         )
+        metrics = finish.measure()
+        self._tracking.close(Result.SUCCEEDED)  # its files go into the model's folder
+        finish.save(metrics)
+        step, best_step = trainer.state.global_step, finish.best_step
+        return Outcome(Result.SUCCEEDED, step=step, best_step=best_step, metrics=metrics)
 
     def stopped(self) -> Outcome:
-        """Return the outcome of an attempt that was asked to stop."""
-        return self._unfinished(Outcome(Result.STOPPED))
+        """Return the outcome of an attempt that was asked to stop, or had no more time."""
+        if not self._stopping.is_over:
+            return self._unfinished(Outcome(Result.STOPPED))
+        assert self._spec is not None, "the limit is the spec's"
+        error = MaxRuntimeReached(
+            f"the attempt reached its limit of {self._spec.resources.max_runtime_seconds} seconds.",
+            hint="Raise resources.max_runtime_seconds, or train for fewer steps.",
+            param="resources.max_runtime_seconds",
+        )
+        return self._unfinished(Outcome(Result.FAILED, error=error.to_typed()))
 
     def failed(self, error: Exception) -> Outcome:
         """Return the outcome of an attempt that an exception ended; the log gets its traceback."""
@@ -149,43 +228,85 @@ class Attempt:
         spec = self._spec = parse_spec(self._directory.read_spec())
         check_built(spec)
         inputs = self._directory.read_inputs()
-        _use_threads(inputs.num_threads)
+        threads = inputs.num_threads
+        _use_threads(threads and max(1, threads // processes.num_processes()))
         splits = {"train": inputs.train, "eval": inputs.eval, "test": inputs.test}
         files = {split: file for split, file in splits.items() if file is not None}
-        found = survey(spec, files)
+        hashes = data_hashes(files)
+        files = {split: replace(file, sha256=hashes[split]) for split, file in files.items()}
+        cache = self._cache = self._open_cache(inputs)
+        mine = known_survey(cache, spec, files) if processes.is_first() else None
+        found = processes.of_first(mine)
+        assert found is not None, "the first process has looked"
         for problem in unused(found.spec):  # which columns there are says what rows can use
             name = problem.pointer.strip("/").replace("/", ".")
             self._reporter.report(
                 Warned("setting_unused", f"{name} {problem.message}.", problem.hint)
             )
+        strategy = spec.resources.parallel.strategy
+        if strategy != "ddp" and processes.num_processes() == 1:
+            message = f"resources.parallel.strategy {strategy} is not used: there is one process."
+            self._reporter.report(Warned("setting_unused", message, "Leave it out."))
         if found.num_skipped:
             message = f"{found.num_skipped} bad rows are left out, as data.invalid_rows says."
             self._reporter.report(Warned("rows_skipped", message))
-        return _Given(spec, inputs, files, found, choose_device(inputs, spec))
+        return _Given(spec, inputs, files, hashes, found, choose_device(inputs, spec), cache)
+
+    def _open_cache(self, inputs: Inputs) -> Cache:
+        """Return the cache that the inputs name, or one of this run alone."""
+        kept = inputs.cache
+        if kept is not None:
+            try:
+                return Cache(kept.path, max_bytes=kept.max_bytes)
+            except OSError as error:
+                message = (
+                    f"tokens are not kept for other jobs: {kept.path} can't be used ({error})."
+                )
+                self._reporter.report(Warned("cache_unusable", message))
+        return Cache(self._directory.path / _CACHE)
+
+    def leave_cache(self) -> None:
+        """Bring the cache back to its size."""
+        if self._cache is not None and processes.is_first():
+            self._cache.prune()
 
     def _decide(self, given: _Given) -> _Decided:
-        hashes = data_hashes(given.files)
         self._clock.enter(Phase.LOADING)
         base = open_model(given.inputs.model)
-        origin = describe_origin(given.spec, inputs=given.inputs, hashes=hashes)
-        checkpoint = resumable(self._directory.checkpoints, origin=origin, reporter=self._reporter)
+        if given.spec.scratch is not None:
+            base = begin_anew(base, given.spec.scratch)
+        origin = describe_origin(given.spec, inputs=given.inputs, hashes=given.hashes)
+        checkpoint = self._checkpoint(origin)
         resolution = _resolve(given, base, checkpoint)
         self._spec = resolution.spec
         if warning := check_limits(resolution.spec, base):
             self._reporter.report(Warned("max_length_large", warning, "Set it to 'auto'."))
+        base = replace(base, quantizing=choose_quantizing(resolution.spec, given.device))
         self._tell(resolution)
         lineage = describe_run(
             origin, resolution=resolution, found=given.found, device=given.device
         )
-        write_json(self._directory.lineage, lineage)
+        self._write(self._directory.lineage, lineage)
         if checkpoint:
             tell_resumption(checkpoint, lineage=lineage, reporter=self._reporter)
-        return _Decided(resolution.spec, base, lineage, checkpoint)
+        use_cache = getattr(base.config, "use_cache", None)
+        return _Decided(resolution.spec, base, lineage, checkpoint, use_cache)
+
+    def _checkpoint(self, origin: Mapping[str, Any]) -> Checkpoint | None:
+        """Return what to go on from; the first process looks, and clears away what is of no use."""
+        found = None
+        if processes.is_first():
+            found = resumable(self._directory.checkpoints, origin=origin, reporter=self._reporter)
+        return processes.of_first(found)
+
+    def _write(self, path: Path, values: Mapping[str, Any]) -> None:
+        if processes.is_first():
+            write_json(path, values)
 
     def _tell(self, resolution: Resolution) -> None:
         spec = resolution.spec.model_dump(mode="json")
         choices = [asdict(choice) for choice in resolution.choices]
-        write_json(self._directory.resolved, {"spec": spec, "choices": choices})
+        self._write(self._directory.resolved, {"spec": spec, "choices": choices})
         for choice in resolution.choices:
             message = f"{choice.pointer.strip('/').replace('/', '.')}: {choice.value}, {choice.why}"
             self._reporter.report(Logged(message, asdict(choice)))
@@ -196,7 +317,8 @@ class Attempt:
             found=given.found,
             files=given.files,
             base=decided.base,
-            cache=self._directory.path / _CACHE,
+            cache=given.cache,
+            device=given.device,
             reporter=self._reporter,
             enter=self._clock.enter,
         )
@@ -213,7 +335,8 @@ class Attempt:
 
     def _count(self, recipe: Recipe, decided: _Decided) -> _Decided:
         """Write down how many rows are used, now that the task has left out what it can't use."""
-        num_rows = {split: len(recipe.rows.get(split, ())) for split in SPLITS}
+        num_rows = dict.fromkeys(SPLITS, 0)
+        num_rows |= {split: rows.num_source_rows for split, rows in recipe.rows.items()}
         if num_rows["train"] < MIN_TRAIN_ROWS:
             raise TooFewRows(
                 f"{num_rows['train']} rows are left to train on once those with nothing to learn "
@@ -223,18 +346,23 @@ class Attempt:
                 detail={"num_rows": num_rows["train"], "min_rows": MIN_TRAIN_ROWS},
             )
         lineage = with_rows(decided.lineage, num_rows=num_rows)
-        write_json(self._directory.lineage, lineage)
+        self._write(self._directory.lineage, lineage)
         return replace(decided, lineage=lineage)
 
     def _make_trainer(self, recipe: Recipe, given: _Given, decided: _Decided) -> RunLoop:
         spec = decided.spec
         model = add_adapter(recipe, spec.adapter) if spec.adapter else recipe.model
+        if spec.training.freeze:
+            num_frozen = freeze(recipe.model, spec.training.freeze)
+            message = f"{num_frozen} of {recipe.model.num_parameters()} weights are frozen"
+            self._reporter.report(Logged(message, {"num_frozen": num_frozen}))
         arguments = training_arguments(
             spec,
             folder=self._directory.checkpoints,
             device=given.device,
             num_steps=num_optimizer_steps(spec, num_train_rows=len(recipe.rows["train"])),
             has_evaluation="eval" in recipe.rows,
+            layers=layer_classes(recipe.model),
         )
         make = recipe.trainer_class or RunTrainer
         trainer: RunLoop = make(
@@ -246,59 +374,16 @@ class Attempt:
             reporter=self._reporter,
             stopping=self._stopping,
         )
-        self._reporter.report(_batches_described(trainer, spec))
+        num_rows = recipe.rows["train"].num_source_rows
+        self._reporter.report(_batches_described(trainer, num_rows=num_rows))
         return trainer
 
-    def _measure(
-        self, trainer: RunLoop, recipe: Recipe, *, best_step: int | None
-    ) -> dict[str, float]:
-        """Return the figures of the model that is handed out."""
-        step = trainer.state.global_step if best_step is None else best_step
-        metrics = trainer.metrics_at(step)
-        if not metrics and "eval" in recipe.rows:  # evaluation.strategy "no": once, at the end
-            self._clock.enter(Phase.EVALUATING)
-            trainer.evaluate(recipe.rows["eval"], metric_key_prefix="eval")
-            metrics = dict(trainer.progress.metrics["eval"])
-        if "test" in recipe.rows:
-            self._clock.enter(Phase.EVALUATING)
-            trainer.evaluate(recipe.rows["test"], metric_key_prefix="test")
-            tested = trainer.progress.metrics["test"]
-            metrics |= {f"test_{name}": value for name, value in tested.items()}
-        return metrics
-
-    def _save(
-        self,
-        trainer: RunLoop,
-        recipe: Recipe,
-        decided: _Decided,
-        *,
-        metrics: Mapping[str, float],
-    ) -> None:
-        self._clock.enter(Phase.SAVING)
-        spec, folder = decided.spec, self._directory.model
-        card = model_card(spec, recipe=recipe, lineage=decided.lineage, metrics=metrics)
-        if spec.adapter and spec.adapter.output == "adapter":
-            save_adapter(
-                trainer.model,
-                tokenizer=recipe.tokenizer,
-                folder=folder,
-                card=card,
-                base_model=hub_name(spec) or spec.model,
-                classes=recipe.classes,
-            )
-        else:
-            model = merge_adapter(trainer.model) if spec.adapter else recipe.model
-            use_cache = getattr(decided.base.config, "use_cache", None)
-            save_model(
-                model,
-                tokenizer=recipe.tokenizer,
-                folder=folder,
-                card=card,
-                use_cache=use_cache,
-            )
-        self._clock.stop()
-        lineage = decided.lineage | {"seconds": self._clock.seconds}
-        write_json(self._directory.lineage, lineage)
+    def _track(self, given: _Given, decided: _Decided) -> None:
+        if not processes.is_first():
+            return
+        done = step_of(decided.checkpoint.path) if decided.checkpoint else 0
+        run = tracked_run(self._directory, spec=decided.spec, inputs=given.inputs, first_step=done)
+        self._tracking.begin(decided.spec.tracking, run)
 
     def _unfinished(self, outcome: Outcome) -> Outcome:
         """Return an outcome with how far the attempt came."""
@@ -336,27 +421,33 @@ def _resolve(given: _Given, base: BaseModel, checkpoint: Checkpoint | None) -> R
 def _facts(given: _Given, base: BaseModel) -> Facts:
     return Facts(
         num_train_rows=given.found.num_rows["train"],
+        num_eval_rows=given.found.num_rows["eval"],
         num_weights=base.num_weights,
+        num_processes=processes.num_processes(),
         max_positions=base.usual_length,
         has_chat_template=bool(base.tokenizer.chat_template),
         device=given.device.kind,
         device_memory_bytes=given.device.memory_bytes,
         has_fast_bf16=given.device.has_fast_bf16,
         can_recompute=base.can_recompute,
+        has_flash_attention=given.device.has_fast_bf16 and has_flash_attention(base.config),
         num_logits_per_token=(
             base.config.get_text_config().vocab_size if given.spec.has_token_logits else 0
         ),
     )
 
 
-def _batches_described(trainer: RunLoop, spec: JobSpec) -> Logged:
-    assert spec.training.micro_batch_size != "auto", "the spec is resolved before"
-    sampler = trainer.sampler
-    share = padding_share(
-        sampler.lengths, order=sampler.order(0), batch_size=spec.training.micro_batch_size
-    )
-    num_tokens = int(sampler.lengths.sum())
+def _batches_described(trainer: RunLoop, *, num_rows: int) -> Logged:
+    order = trainer.order
+    share = padding_share(order, cutting=trainer.cutting)
+    num_tokens = int(order.lengths.sum(dtype="int64"))
+    rows = f"{num_rows} rows" + (f" in {len(order)} parts" if len(order) != num_rows else "")
     return Logged(
-        f"{len(sampler)} rows of {num_tokens} tokens; {share:.1%} of the positions are padding",
-        {"num_rows": len(sampler), "num_tokens": num_tokens, "padding_share": round(share, 4)},
+        f"{rows} of {num_tokens} tokens; {share:.1%} of the positions are padding",
+        {
+            "num_rows": num_rows,
+            "num_examples": len(order),  # what a step is of: a row can be several
+            "num_tokens": num_tokens,
+            "padding_share": round(share, 4),
+        },
     )

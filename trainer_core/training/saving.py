@@ -1,16 +1,20 @@
 """The finished model: safetensors, tokenizer, label names and card, whole or absent."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_core.run_directory import write_json
 from trainer_core.training.directories import whole_or_absent
 
 _ADAPTER_CONFIG = "adapter_config.json"
+
+Weights = dict[str, torch.Tensor]
+AddFiles = Callable[[Path], None]  # into the folder it is given
 
 
 def save_model(
@@ -20,6 +24,8 @@ def save_model(
     folder: Path,
     card: str,
     use_cache: bool | None,
+    weights: Weights | None,
+    add_files: AddFiles,
 ) -> None:
     """Write a model that plain `from_pretrained` loads.
 
@@ -29,15 +35,29 @@ def save_model(
         folder: where; it appears whole and sealed.
         card: text of README.md.
         use_cache: the base model's setting, which training turns off; None if it had none.
+        weights: the whole ones, where the model has a share of them.
+        add_files: writes what else belongs to it.
     """
     if use_cache is not None:
         model.config.use_cache = use_cache
     elif hasattr(model.config, "use_cache"):
         del model.config.use_cache
     with whole_or_absent(folder) as partial:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
+        add_files(partial)
+
+
+def whole_weights(trainer: Any) -> Weights | None:
+    """Return the weights of a model that is shared out among processes; None if each has it whole.
+
+    All processes have to ask; the first one gets them.
+    """
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        return None
+    weights: Weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return weights
 
 
 def save_adapter(
@@ -48,6 +68,7 @@ def save_adapter(
     card: str,
     base_model: str,
     classes: Sequence[str],
+    add_files: AddFiles,
 ) -> None:
     """Write an adapter alone.
 
@@ -58,6 +79,7 @@ def save_adapter(
         card: text of README.md.
         classes: label names, if the task has any.
         base_model: name of the model that the adapter belongs to; never a path of this machine.
+        add_files: writes what else belongs to it.
     """
     with whole_or_absent(folder) as partial:
         model.save_pretrained(partial, save_embedding_layers=False)
@@ -67,3 +89,4 @@ def save_adapter(
         if classes:  # an adapter has no config.json to hold them
             write_json(partial / "labels.json", {"id2label": dict(enumerate(classes))})
         (partial / "README.md").write_text(card, encoding="utf-8")
+        add_files(partial)

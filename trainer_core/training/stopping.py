@@ -1,10 +1,10 @@
-"""Being asked to stop: SIGTERM or Ctrl-C, with the reason in the run directory's `stop.json`.
+"""Being asked to stop: by SIGTERM or Ctrl-C, with the reason in `stop.json`, or by the clock.
 
 Reading, tokenizing and loading are dropped where they are; steps and saves are finished first.
 """
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -18,15 +18,46 @@ class StopAsked(BaseException):
 class Stopping:
     """Whether someone asked this run to stop, and how."""
 
-    def __init__(self, run: RunDirectory) -> None:
+    def __init__(
+        self, run: RunDirectory, *, agree: Callable[[bool], bool] = lambda is_asked: is_asked
+    ) -> None:
+        """Begin with nobody asking.
+
+        Args:
+            run: may say why to stop.
+            agree: returns what all processes of the run make of it; all of them call it.
+        """
         self._run = run
+        self._agree = agree
         self._is_droppable = False
         self.is_asked = False
+        self._is_over = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over, and nobody asked for anything else."""
+        return self._is_over and self._run.read_stop() is None
 
     @property
     def request(self) -> StopRequest:
         """What was asked for; a signal without a `stop.json` asks for a checkpoint."""
-        return self._run.read_stop() or StopRequest("the process was asked to end", is_saving=True)
+        return self._run.read_stop() or StopRequest("it has to end here", is_saving=True)
+
+    @contextmanager
+    def limited(self, seconds: float) -> Iterator[None]:
+        """Ask to stop, with a checkpoint, if the block is not over after so many seconds."""
+
+        def note(_number: int, _: FrameType | None) -> None:
+            self._is_over = True
+            self.ask()
+
+        before = signal.signal(signal.SIGALRM, note)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     def ask(self) -> None:
         """Take note, and drop the work in hand if it may be dropped."""
@@ -34,17 +65,23 @@ class Stopping:
         if self._is_droppable:
             raise StopAsked
 
+    def look(self) -> bool:
+        """Return whether someone asked, in any process; all of them look at the same places."""
+        self.is_asked = self._agree(self.is_asked)
+        return self.is_asked
+
     def check(self) -> None:
-        """Raise StopAsked if someone asked."""
-        if self.is_asked:
+        """Raise StopAsked if someone asked, in any process, as `look` does."""
+        if self.look():
             raise StopAsked
 
     @contextmanager
     def droppable(self) -> Iterator[None]:
         """Let a request to stop raise StopAsked wherever the block is: nothing in it is kept."""
-        self.check()
         self._is_droppable = True
         try:
+            if self.is_asked:
+                raise StopAsked
             yield
         finally:
             self._is_droppable = False

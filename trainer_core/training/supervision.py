@@ -1,7 +1,7 @@
 """Waiting warm for a job under a supervisor, and dying with it.
 
     -> ready                            everything is imported
-    <- {"run_dir": "..."}               the job, one line of JSON
+    <- {"run_dir": "...", "environment": {...}}    the job, one line of JSON
     <- (end of file, at any time)       the supervisor is gone
 
 A process takes one job, so that its memory, and its crashes, end with it.
@@ -12,18 +12,29 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 READY = b"ready\n"
 
 
-def wait_for_order() -> Path | None:
-    """Say that the process is ready and return its run directory; None if nobody wants one."""
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A job for this process."""
+
+    run_dir: Path
+    environment: Mapping[str, str]  # variables that this job alone needs, such as a tracker's key
+
+
+def wait_for_order() -> Order | None:
+    """Say that the process is ready and return its job; None if nobody has one."""
     os.write(sys.stdout.fileno(), READY)
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):
         return None
-    return Path(json.loads(line)["run_dir"])
+    values = json.loads(line)
+    return Order(Path(values["run_dir"]), values.get("environment", {}))
 
 
 def begin(run_directory: Path) -> None:
@@ -34,10 +45,15 @@ def begin(run_directory: Path) -> None:
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
     os.close(log)
-    threading.Thread(target=_watch_supervisor, name="supervisor-watch", daemon=True).start()
+    watch_supervisor()
 
 
-def _watch_supervisor() -> None:
+def watch_supervisor() -> None:
+    """Die, from now on, when whoever holds the other end of standard input does."""
+    threading.Thread(target=_watch, name="supervisor-watch", daemon=True).start()
+
+
+def _watch() -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
     kill_group()

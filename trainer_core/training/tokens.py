@@ -1,30 +1,29 @@
-"""Tokenized rows: encoded in batches, kept on disk, one array a column.
+"""Tokenized rows: kept on disk, one array a column, and read when they are asked for.
 
 A list of dicts of lists costs about a hundred times the memory of the tokens in it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from trainer_core.errors import UnusableModel
 from trainer_core.training.columns import (
     Column,
     ColumnWriter,
+    HeldColumn,
     Offsets,
     StoredColumn,
     offsets_of,
     read_lengths,
 )
-from trainer_core.training.words import WordTokens
 
 Array = npt.NDArray[Any]
 TokenRow = dict[str, Array]
@@ -34,39 +33,54 @@ ROWS_PER_BATCH = 1000  # rows tokenized at once: enough to keep the tokenizer's 
 T = TypeVar("T")
 
 
-class Encoded:
-    """The tokens of one text or pair of texts."""
-
-    __slots__ = ("_type_ids", "ids", "is_truncated")
-
-    def __init__(
-        self, ids: Array, *, type_ids: Callable[[], Sequence[int]] | None, is_truncated: bool
-    ) -> None:
-        self.ids = ids
-        self._type_ids = type_ids  # asked for where a model takes them; None for all 0
-        self.is_truncated = is_truncated
-
-    @property
-    def type_ids(self) -> Array:
-        """Which of the two texts each token is of."""
-        if self._type_ids is None:
-            return np.zeros(len(self.ids), dtype=np.int8)
-        return np.array(self._type_ids(), dtype=np.int8)
-
-
 class TokenizedRows(Dataset[TokenRow]):
     """Rows ready to be collated. `input_ids` is always there, and its lengths are known."""
 
-    def __init__(self, folder: Path, *, split: str, columns: Mapping[str, StoredColumn]) -> None:
-        """Open the rows that a RowsWriter wrote; they stay readable when the folder is removed."""
-        lengths = read_lengths(_path(folder, split, "input_ids"), columns["input_ids"])
-        self.lengths: Array = lengths  # tokens of each row
-        own = offsets_of(lengths)
-        self._columns = {
-            name: Column(path, stored, offsets=_offsets(path, stored, own=own))
+    def __init__(self, columns: Mapping[str, Column | HeldColumn], *, lengths: Array) -> None:
+        """Take columns of as many rows.
+
+        Args:
+            columns: by name.
+            lengths: tokens of each row: those of the columns that the model reads or writes.
+        """
+        self._columns = dict(columns)
+        self.lengths = lengths
+
+    @classmethod
+    def written(
+        cls,
+        folder: Path,
+        *,
+        split: str,
+        columns: Mapping[str, StoredColumn],
+        counted: Sequence[str] = ("input_ids",),
+    ) -> Self:
+        """Open rows that a `RowsWriter` wrote, here or in another process.
+
+        They stay readable when the folder is removed.
+
+        Args:
+            folder: where.
+            split: of the writer.
+            columns: what the writer says that it wrote.
+            counted: columns whose lengths together are a row's.
+        """
+        lengths = {
+            name: read_lengths(_path(folder, split, name), stored)
             for name, stored in columns.items()
-            for path in [_path(folder, split, name)]
         }
+        shared: dict[bytes, Offsets] = {}  # columns of the same lengths have the same offsets
+        opened = {}
+        for name, stored in columns.items():
+            offsets = None
+            if stored.width is None:
+                known = lengths[name].tobytes()
+                offsets = shared.setdefault(known, offsets_of(lengths[name]))
+            opened[name] = Column(_path(folder, split, name), stored, offsets=offsets)
+        total = lengths[counted[0]]
+        for name in counted[1:]:
+            total = total + lengths[name]
+        return cls(opened, lengths=total)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -74,17 +88,19 @@ class TokenizedRows(Dataset[TokenRow]):
     def __getitem__(self, row: int) -> TokenRow:
         return {name: column[row] for name, column in self._columns.items()}
 
+    @property
+    def num_source_rows(self) -> int:
+        """Rows of the file that these are made of: a column `row` says which, if one is several."""
+        source = self._columns.get("row")
+        return len(self) if source is None else len(np.unique(source.all()))
+
     def values(self, column: str) -> Array:
         """Return the values of a column, those of all rows end to end."""
         return self._columns[column].all()
 
-
-def _offsets(path: Path, stored: StoredColumn, *, own: Offsets) -> Offsets | None:
-    """Return where the rows of a column start, the same array for columns of the same lengths."""
-    if stored.width is not None:
-        return None
-    offsets = offsets_of(read_lengths(path, stored))
-    return own if np.array_equal(own, offsets) else offsets
+    def with_column(self, name: str, values: Array) -> "TokenizedRows":
+        """Return the rows with one more column, whose values are (rows, values of a row)."""
+        return TokenizedRows({**self._columns, name: HeldColumn(values)}, lengths=self.lengths)
 
 
 def _path(folder: Path, split: str, column: str) -> Path:
@@ -130,7 +146,7 @@ class RowsWriter:
 
     def rows(self) -> TokenizedRows:
         """Return what was written; the writer is closed."""
-        return TokenizedRows(self._folder, split=self._split, columns=self.columns)
+        return TokenizedRows.written(self._folder, split=self._split, columns=self.columns)
 
     def __enter__(self) -> Self:
         return self
@@ -148,89 +164,22 @@ class RowsWriter:
                 writer.abandon()
 
 
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id of the padding token, which becomes the end token where there is none.
+
+    Raises:
+        UnusableModel: there is no end token either.
+    """
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise UnusableModel("the model's tokenizer has neither a padding nor an end token.")
+        tokenizer.pad_token = tokenizer.eos_token
+    assert isinstance(tokenizer.pad_token_id, int), "set above"
+    return tokenizer.pad_token_id
+
+
 def batched(items: Iterable[T], *, size: int) -> Iterator[list[T]]:
     """Yield lists of up to `size` items."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str | tuple[str, str]],
-    *,
-    max_length: int,
-) -> list[Encoded]:
-    """Return the tokens of texts, or of pairs of texts, with the tokenizer's special tokens.
-
-    The longer text of a pair is cut first.
-    """
-    if not tokenizer.is_fast:
-        return [_encode_slowly(tokenizer, text, max_length=max_length) for text in texts]
-    backend: Tokenizer = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
-    single = [text for text in texts if isinstance(text, str)]
-    if len(single) == len(texts) and (words := _words_of(tokenizer, single)):
-        return [
-            Encoded(ids, type_ids=None, is_truncated=is_truncated)
-            for ids, is_truncated in words.encode(single, max_length=max_length)
-        ]
-    return _encode_whole(backend, texts, max_length=max_length)
-
-
-# The words of each tokenizer, for as long as it lives and takes no tokens more.
-_known_words: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, WordTokens | None]]
-_known_words = WeakKeyDictionary()
-
-
-def _words_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> WordTokens | None:
-    num_tokens, words = _known_words.get(tokenizer, (-1, None))
-    if num_tokens != len(tokenizer):
-        words = WordTokens.of(tokenizer.backend_tokenizer, texts)
-        _known_words[tokenizer] = (len(tokenizer), words)
-    return words
-
-
-def _encode_whole(
-    backend: Tokenizer, texts: Sequence[str | tuple[str, str]], *, max_length: int
-) -> list[Encoded]:
-    # Nobody asks where in the text a token stands, which takes a fifth of the time to find out.
-    encoded = [_encoded(row) for row in backend.encode_batch_fast(list(texts))]
-    long_ones = [number for number, row in enumerate(encoded) if len(row.ids) > max_length]
-    if long_ones:
-        backend.enable_truncation(max_length, strategy="longest_first")
-        cut_ones = backend.encode_batch_fast([texts[number] for number in long_ones])
-        backend.no_truncation()
-        for number, row in zip(long_ones, cut_ones, strict=True):
-            encoded[number] = _encoded(row, is_truncated=True)
-    return encoded
-
-
-def _encoded(row: Any, *, is_truncated: bool = False) -> Encoded:
-    ids = np.array(row.ids, dtype=np.int32)
-    return Encoded(ids, type_ids=lambda: row.type_ids, is_truncated=is_truncated)
-
-
-def _encode_slowly(
-    tokenizer: PreTrainedTokenizerBase, text: str | tuple[str, str], *, max_length: int
-) -> Encoded:
-    first, second = (text, None) if isinstance(text, str) else text
-    whole, row = (
-        tokenizer(
-            first,
-            second,
-            truncation="longest_first" if is_cut else False,
-            max_length=max_length if is_cut else None,
-            return_token_type_ids=True,
-            verbose=False,
-        )
-        for is_cut in (False, True)
-    )
-    ids = np.array(row["input_ids"], dtype=np.int32)
-    type_ids = row.get("token_type_ids")
-    return Encoded(
-        ids,
-        type_ids=(lambda: type_ids) if type_ids else None,
-        is_truncated=len(whole["input_ids"]) > max_length,
-    )

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import DistributedType
 from transformers import Trainer
 from transformers.trainer_utils import EvalPrediction
 
+from trainer_core.spec import JobSpec
 from trainer_core.training.batching import LongestFirstSampler
 from trainer_core.training.loop import RunLoop
 from trainer_core.training.recipe import Measured, Recipe
+from trainer_core.training.steps import MicroBatch
 from trainer_core.training.tokens import Array, TokenizedRows
 
 
@@ -22,26 +25,30 @@ class RecipeTrainer(Trainer):
     loss_is_scaled_for_ga = True
 
     _recipe: Recipe  # set by whoever makes it
-    _num_targets: Any  # of the optimizer step in hand
+    _spec: JobSpec
+    measured: Measured | None  # by the latest evaluation
+    _told_share: torch.Tensor  # of the step in hand: what its loss is told by
+    _is_learning = False  # model and optimizer are in their training mode
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor]:
         # The stock one divides a step's loss by the step's own targets. Steps hold rows of like
         # length, so that a token of a short row would weigh many times one of a long row (ADR 13).
-        batches, self._num_targets = super().get_batch_samples(epoch_iterator, num_batches, device)
-        num_rows = min(self._rows_per_step, len(self._recipe.rows["train"]))
-        return batches, torch.tensor(num_rows * self._recipe.targets_per_row, device=device)
-
-    @property
-    def _rows_per_step(self) -> int:
-        arguments = self.args
-        num_batches: int = arguments.gradient_accumulation_steps * arguments.world_size
-        return arguments.per_device_train_batch_size * num_batches
+        steps, found = super().get_batch_samples(epoch_iterator, num_batches, device)
+        num_targets: Any = found  # typed as if it could be unknown
+        num_rows = min(self._spec.training.batch_size, len(self._recipe.rows["train"]))
+        divisor = torch.tensor(num_rows * self._recipe.targets_per_row, device=device)
+        # What is told is the mean over the step's own targets: nats a token, also of short rows.
+        self._told_share = divisor / num_targets
+        return steps, divisor
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         # The stock one takes every label of -100 for padding, which a regression may well predict.
-        counts = (self._recipe.count_targets(batch) for batch in batch_samples)
+        micro_batches: list[MicroBatch] = [part for step in batch_samples for part in step]
+        counts = [
+            self._recipe.count_targets(part.inputs) for part in micro_batches if not part.is_ballast
+        ]
         count = sum(counts, start=torch.tensor(0)).to(device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
@@ -57,12 +64,24 @@ class RecipeTrainer(Trainer):
         return (loss, output) if return_outputs else loss
 
     def training_step(
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+        self, model: Any, inputs: Any, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        # What is told is the mean over the step's own targets: nats a token, also of short rows.
-        share: torch.Tensor = num_items_in_batch / self._num_targets
-        return loss * share
+        # The stock one walks over all modules at each step, and over all tensors to move them to
+        # where they are: together a fifth of a small model's step.
+        own_model: Any = self.model
+        if not (self._is_learning and own_model.training):  # measuring turned it off
+            model.train()
+            optimizer: Any = self.optimizer
+            if hasattr(optimizer, "train"):
+                optimizer.train()
+            self._is_learning = True
+        batch = inputs if self.args.device.type == "cpu" else self._prepare_inputs(dict(inputs))
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(model, batch, num_items_in_batch=num_items_in_batch)
+        is_deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if is_deepspeed else {}))
+        told: torch.Tensor = loss.detach() * self._told_share
+        return told
 
     def evaluate(
         self,
@@ -97,7 +116,12 @@ class RecipeTrainer(Trainer):
         found: list[Array] = [row for batch in by_batch for row in batch]
         places = np.argsort(LongestFirstSampler(rows.lengths).order)
         predictions = [found[place] for place in places]
-        return self._recipe.measure(Measured(split, rows, predictions))
+        self.measured = Measured(split, rows, predictions, self.evaluated())
+        return self._recipe.measure(self.measured)
+
+    def evaluated(self) -> Mapping[str, float]:
+        """Return what the evaluation rows gave for the weights in hand, as far as it is known."""
+        return {}
 
 
 class RunTrainer(RunLoop, RecipeTrainer):

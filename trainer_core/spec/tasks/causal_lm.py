@@ -1,9 +1,9 @@
 """Causal language modelling: what a job says, and its rows."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import model_validator
 
 from trainer_core.errors import FieldProblem
 from trainer_core.spec.base import Auto, ColumnName
@@ -17,29 +17,64 @@ from trainer_core.spec.tasks.common import (
     is_given,
     unused_field,
 )
+from trainer_core.spec.tasks.messages import AnsweredRow, MessagesRow
 
 
 class CausalLMColumns(Columns):
-    """Roles of causal language modelling: plain text, or chat messages."""
+    """Roles of causal language modelling: plain text, prompts with completions, or chats.
+
+    With none of them given, the columns decide: `messages`, else `conversations` as messages, else
+    `prompt` and `completion`, else `text`.
+    """
 
     text: ColumnName | None = None
-    """Plain text to continue. With neither given: the column `messages` if there is one, else
-    `text`."""
+    """Plain text to continue."""
+    prompt: ColumnName | None = None
+    """What comes before a completion. Goes with `completion`."""
+    completion: ColumnName | None = None
+    """The text to learn after a prompt."""
     messages: ColumnName | None = None
-    """A list of {role, content} messages. One of the assistant may have a `weight`: 1, or 0 to
-    leave it out of what is learnt."""
+    """A list of {role, content} messages, as of OpenAI's chat files, with `tool_calls` where tools
+    are called. One of the assistant may have a `weight`: 1, or 0 to leave it out of what is
+    learnt."""
+    tools: ColumnName | None = None
+    """The tools that the assistant may call: a list of OpenAI's function definitions, or that as
+    JSON. Default `tools` if there are messages; a file may lack it."""
 
     @model_validator(mode="after")
-    def _one_role(self) -> Self:
-        if self.text is not None and self.messages is not None:
-            raise ValueError("give columns.text or columns.messages, not both")
+    def _one_form(self) -> Self:
+        forms = [self.text, self.prompt or self.completion, self.messages]
+        if sum(form is not None for form in forms) > 1:
+            raise ValueError(
+                "give columns.text, or columns.messages, or columns.prompt and columns.completion"
+            )
+        if (self.prompt is None) != (self.completion is None):
+            raise ValueError("columns.prompt and columns.completion go together")
+        if self.tools is not None and (self.text or self.prompt):
+            raise ValueError("columns.tools goes with columns.messages")
         return self
 
     def fitted(self, available: Iterable[str]) -> Self:
-        if self.text is not None or self.messages is not None:
-            return self
-        role = "messages" if "messages" in set(available) else "text"
-        return self.model_copy(update={role: role})
+        return self.model_copy(update=self._found(set(available)))
+
+    def _found(self, available: set[str]) -> dict[str, str]:
+        """Return the roles that are left open and their columns."""
+        tools = {} if self.tools else {"tools": "tools"}
+        if self.messages is not None:
+            return tools
+        if self.text is not None or self.prompt is not None:
+            return {}
+        for name in ("messages", "conversations"):
+            if name in available:
+                return {"messages": name, **tools}
+        if self.tools is not None:
+            return {"messages": "messages"}
+        if {"prompt", "completion"} <= available:
+            return {"prompt": "prompt", "completion": "completion"}
+        return {"text": "text"}
+
+    def may_be_absent(self, role: str) -> bool:
+        return role == "tools" and self.tools == "tools"
 
 
 class CausalLMData(DataSpec):
@@ -53,54 +88,11 @@ class TextRow(Row):
     text: NonEmpty
 
 
-class Message(Row):
-    """One turn of a conversation."""
+class CompletionRow(Row):
+    """A prompt, and the text that is to follow it."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str
-    # Tables with a column for it have null where it was not given.
-    weight: Annotated[
-        Annotated[int, Field(ge=0, le=1)], BeforeValidator(lambda v: 1 if v is None else v)
-    ] = 1
-
-    @property
-    def is_learnt(self) -> bool:
-        """Whether it is the assistant's and not to be left out."""
-        return self.role == "assistant" and self.weight == 1
-
-    @model_validator(mode="before")
-    @classmethod
-    def _calls_no_tools(cls, values: Any) -> Any:
-        for name in ("tool_calls", "function_call"):
-            if isinstance(values, Mapping) and values.get(name):
-                raise ValueError(f"'{name}' can't be learnt in this version")
-        return values
-
-    @model_validator(mode="after")
-    def _only_the_assistant_is_weighed(self) -> Self:
-        if self.weight != 1 and self.role != "assistant":
-            raise ValueError(f"'weight' is for messages of the assistant, not of the {self.role}")
-        return self
-
-
-class MessagesRow(Row):
-    refused_columns: ClassVar[dict[str, str]] = {
-        "tools": "the use of tools can't be learnt in this version",
-    }
-
-    messages: Annotated[tuple[Message, ...], Field(min_length=1)]
-
-
-class AnsweredRow(MessagesRow):
-    """A conversation of which the assistant's turns alone are learnt."""
-
-    @model_validator(mode="after")
-    def _has_something_to_learn(self) -> Self:
-        if not any(turn.is_learnt and turn.content.strip() for turn in self.messages):
-            raise ValueError(
-                "no assistant message with content and a weight of 1, so there is nothing to learn"
-            )
-        return self
+    prompt: NonEmpty
+    completion: NonEmpty
 
 
 class CausalLM(TaskSpec):
@@ -120,10 +112,13 @@ class CausalLM(TaskSpec):
     task: Literal["causal-lm"] = "causal-lm"
     data: CausalLMData
     loss_on: Literal["assistant", "all"] = "assistant"
-    """In a chat, learn the assistant's turns only, or every token; turns of weight 0 never.
-    Default assistant. Plain text is learnt whole."""
+    """Learn the assistant's turns of a chat only, and of a prompt with a completion the completion;
+    or every token, but never turns of weight 0. Default assistant. Plain text is learnt whole."""
     chat_template: Literal["model", "chatml"] | Auto = "auto"
     """How a chat becomes text. `auto`: the model's own template if it has one, else ChatML."""
+    packing: bool | Auto = "auto"
+    """Put several examples into one row of the batch, each seeing itself alone. It changes speed
+    and memory only. `auto`: where flash attention computes such rows without waste."""
 
     @property
     def columns(self) -> CausalLMColumns:
@@ -132,13 +127,16 @@ class CausalLM(TaskSpec):
     def row_type(self) -> type[Row]:
         if self.data.columns.text is not None:
             return TextRow
+        if self.data.columns.prompt is not None:
+            return CompletionRow
         return AnsweredRow if self.loss_on == "assistant" else MessagesRow
 
     def metrics(self) -> dict[str, Better]:
         return {"loss": "lower", "perplexity": "lower", "token_accuracy": "higher"}
 
     def unused(self) -> Iterator[FieldProblem]:
-        if self.data.columns.text is not None:
-            for name in ("loss_on", "chat_template"):
-                if is_given(self, name):
-                    yield unused_field(f"/{name}", "the rows are plain text, not chats")
+        columns = self.data.columns
+        if columns.text is not None and is_given(self, "loss_on"):
+            yield unused_field("/loss_on", "plain text is learnt whole")
+        if columns.messages is None and is_given(self, "chat_template"):
+            yield unused_field("/chat_template", "the rows are no chats")

@@ -1,5 +1,6 @@
 """What the spec classes of all tasks share: the spec's own fields, rows and columns."""
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -22,6 +23,7 @@ from trainer_core.spec.parts import (
     Labels,
     OutputSpec,
     ResourcesSpec,
+    ScratchSpec,
     Tracker,
     TrainingSpec,
 )
@@ -63,6 +65,10 @@ class Columns(SpecModel):
         """Return these columns with what was left open decided by the columns that exist."""
         return self
 
+    def may_be_absent(self, role: str) -> bool:  # noqa: ARG002 - subclasses look at it
+        """Return whether a file may lack the column of a role in use."""
+        return False
+
 
 class TaskSpec(SpecModel):
     """What a job of any task says."""
@@ -70,7 +76,11 @@ class TaskSpec(SpecModel):
     example: ClassVar[dict[str, Any]]  # a whole spec that parses, for docs and clients
     summary: ClassVar[str]  # one sentence
     max_length_tokens: ClassVar[int] = 512  # what `max_length: auto` never exceeds
+    is_generating: ClassVar[bool] = False  # measuring it generates text, token by token
     has_token_logits: ClassVar[bool] = False  # the model scores its whole vocabulary at each token
+    num_sequences: ClassVar[int] = 1  # that a row becomes, each of up to max_length tokens
+    # What `learning_rate: auto` is for all weights, and for an adapter.
+    usual_rates: ClassVar[tuple[float, float]] = (5e-5, 2e-4)
 
     version: Literal[1] = 1
     """Version of the spec's form. Stored specs parse for ever."""
@@ -80,6 +90,9 @@ class TaskSpec(SpecModel):
     """Name for people; need not be unique."""
     model: ModelReference
     """Base model: `hub:org/name[@revision]`, `model:NAME` or `job:ID`."""
+    scratch: ScratchSpec | None = None
+    """Begin with random weights in the base model's architecture, `{}` for its own sizes. Default
+    null: begin with its weights."""
     data: DataSpec
     """Rows."""
     max_length: MaxLength = "auto"
@@ -95,7 +108,8 @@ class TaskSpec(SpecModel):
     resources: ResourcesSpec = ResourcesSpec()
     """Devices and limits."""
     tracking: tuple[Tracker, ...] = ()
-    """Experiment trackers to report to. Default none."""
+    """Experiment trackers to report to. Default none. Their addresses and keys are the worker's.
+    What they write as files comes with the model, in `tracking/`."""
     output: OutputSpec = OutputSpec()
     """Further places for the model."""
     labels: Annotated[Labels, Field(max_length=16, default_factory=dict)]
@@ -137,10 +151,29 @@ class TaskSpec(SpecModel):
         return self
 
     @model_validator(mode="after")
+    def _adapter_freezes_all(self) -> Self:
+        if self.adapter and self.training.freeze:
+            raise ValueError(
+                "training.freeze goes without an adapter: an adapter freezes all of the base model"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_stands_on_weights(self) -> Self:
+        if self.adapter and self.scratch:
+            raise ValueError("scratch goes without an adapter: it would freeze random weights")
+        return self
+
+    @model_validator(mode="after")
     def _evaluation_has_rows(self) -> Self:
         if self.training.early_stopping and not self.is_measured_in_training:
             raise ValueError(
                 "training.early_stopping needs evaluation: set data.eval and evaluation.strategy"
+            )
+        if self.training.scheduler == "reduce_lr_on_plateau" and not self.is_measured_in_training:
+            raise ValueError(
+                "training.scheduler 'reduce_lr_on_plateau' needs evaluation: set data.eval and "
+                "evaluation.strategy"
             )
         if self.checkpoints.strategy == "no" and self.training.early_stopping:
             raise ValueError("training.early_stopping needs checkpoints to go back to the best one")
@@ -150,6 +183,17 @@ class TaskSpec(SpecModel):
     def is_measured_in_training(self) -> bool:
         """Whether there are evaluations by which a best model can be chosen."""
         return self.data.eval is not None and self.evaluation.strategy != "no"
+
+
+def from_cell(value: Any) -> Any:
+    """Return a value, from JSON if a table's cell had to hold a list or an object as text."""
+    text = value.strip() if isinstance(value, str) else ""
+    if not text.startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError("a list in a table's cell is written as JSON") from error
 
 
 def is_given(part: SpecModel, name: str) -> bool:

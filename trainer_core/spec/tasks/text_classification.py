@@ -1,12 +1,12 @@
 """Text classification: what a job says, and its rows."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from trainer_core.errors import FieldProblem
-from trainer_core.spec.base import ColumnName
+from trainer_core.spec.base import Auto, ColumnName
 from trainer_core.spec.parts import DataSpec
 from trainer_core.spec.tasks.common import (
     Better,
@@ -18,6 +18,8 @@ from trainer_core.spec.tasks.common import (
     is_given,
     unused_field,
 )
+
+ClassWeight = Annotated[float, Field(gt=0, le=1_000_000)]
 
 
 class TextClassificationColumns(Columns):
@@ -87,8 +89,15 @@ class TextClassification(TaskSpec):
     data: TextClassificationData
     problem: Literal["single-label", "multi-label", "regression"] = "single-label"
     """One class a row, any number of classes a row, or a number a row. Default single-label."""
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Probability from which a class counts as named; multi-label only. Default 0.5."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Auto = 0.5
+    """Probability from which a class counts as named, in (0, 1); multi-label only. `auto`: at each
+    evaluation the one for all classes with the best micro F1 on the evaluation rows, told among the
+    metrics and used for the test. Default 0.5."""
+    class_weights: Literal["none", "balanced"] | dict[Label, ClassWeight] = "none"
+    """How much a row of a class counts in the loss: all alike; `balanced`, so that each class
+    counts as much as any other; or {class: weight}, weights above 0, 1 for classes left out. Of
+    multi-label rows it weighs that a class is named against that it is not, and `balanced` makes
+    both count alike. Default none."""
 
     @property
     def columns(self) -> TextClassificationColumns:
@@ -98,22 +107,31 @@ class TextClassification(TaskSpec):
     def label_column(self) -> str:
         return self.data.columns.label
 
+    @model_validator(mode="after")
+    def _threshold_has_rows(self) -> Self:
+        if self.threshold == "auto" and self.data.eval is None:
+            raise ValueError("threshold 'auto' is chosen on evaluation rows: set data.eval")
+        return self
+
     def row_type(self) -> type[Row]:
         return _ROWS[self.problem]
 
     def metrics(self) -> dict[str, Better]:
         match self.problem:
             case "single-label":
-                return {"accuracy": "higher", "macro_f1": "higher", "loss": "lower"}
+                scores = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "mcc", "roc_auc")
+                return {**dict.fromkeys(scores, "higher"), "loss": "lower"}
             case "multi-label":
+                shares = ("macro_f1", "micro_f1", "weighted_f1", "accuracy", "roc_auc")
+                return {**dict.fromkeys(shares, "higher"), "loss": "lower"}
+            case "regression":
                 return {
-                    "macro_f1": "higher",
-                    "micro_f1": "higher",
-                    "accuracy": "higher",
+                    "mse": "lower",
+                    "mae": "lower",
+                    "pearson": "higher",
+                    "spearman": "higher",
                     "loss": "lower",
                 }
-            case "regression":
-                return {"mse": "lower", "pearson": "higher", "loss": "lower"}
 
     def classes_of(self, row: Row) -> tuple[str, ...]:
         match row:
@@ -127,6 +145,8 @@ class TextClassification(TaskSpec):
     def unused(self) -> Iterator[FieldProblem]:
         if is_given(self, "threshold") and self.problem != "multi-label":
             yield unused_field("/threshold", f"{self.problem} classification has no threshold")
+        if is_given(self, "class_weights") and self.problem == "regression":
+            yield unused_field("/class_weights", "regression has no classes")
         if self.training.label_smoothing and self.problem != "single-label":
             yield unused_field(
                 "/training/label_smoothing", f"{self.problem} classification does not smooth labels"

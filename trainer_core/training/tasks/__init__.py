@@ -1,8 +1,9 @@
-"""One file a task, found by its name: `text-classification` is `text_classification.py`."""
+"""One file a task, or two that are alike, of the same name as the file of its spec class."""
 
 import importlib
 from typing import Protocol, cast
 
+from trainer_core.spec import TASKS
 from trainer_core.training.recipe import Recipe, Setup
 
 
@@ -15,5 +16,5 @@ class Task(Protocol):
 
 def find_task(name: str) -> Task:
     """Return the module of a task of the spec."""
-    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    return cast("Task", module)
+    file = TASKS[name].__module__.rpartition(".")[2]
+    return cast("Task", importlib.import_module(f"{__name__}.{file}"))

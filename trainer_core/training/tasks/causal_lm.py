@@ -1,13 +1,14 @@
-"""Causal language modelling: plain text to continue, or chats to answer.
+r"""Causal language modelling: plain text to continue, or chats to answer.
 
     {"text": "Once upon a time there was a fox."}
+    {"prompt": "Translate to French: fox\n", "completion": "renard"}
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
 
-Plain text is learnt whole, with the tokenizer's end token after it. Of a chat the assistant's turns
-are learnt (`loss_on`). Shapes: B rows of a batch, T tokens, V vocabulary.
+Plain text is learnt whole, with the tokenizer's end token after it. Of a prompt with a completion
+the latter is learnt, with its end token; of a chat the assistant's turns (`loss_on`).
+Shapes: B rows of a batch, T tokens, N targets.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,18 +16,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
 )
 
 from trainer_core.errors import TooFewRows, UnusableModel
-from trainer_core.events import Phase, Warned
-from trainer_core.spec.tasks.causal_lm import CausalLM, MessagesRow, TextRow
+from trainer_core.events import Logged, Phase, Warned
+from trainer_core.spec.tasks.causal_lm import CausalLM, CompletionRow, TextRow
+from trainer_core.spec.tasks.common import TaskSpec
+from trainer_core.spec.tasks.messages import MessagesRow
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.chats import CHATML_END, chatml_template, encode_chat, render
+from trainer_core.training.cross_entropy import TokenLosses
+from trainer_core.training.encoding import encode
+from trainer_core.training.language_loss import LanguageLoss, find_logit_map, next_tokens
 from trainer_core.training.models import (
     BaseModel,
     LoadedModel,
@@ -34,16 +39,16 @@ from trainer_core.training.models import (
     load_model,
     mend_generation,
 )
+from trainer_core.training.packing import has_flash_attention, keeps_apart, packed_batch
 from trainer_core.training.recipe import (
     Batch,
-    LossOfLabels,
-    Measured,
     Recipe,
     Setup,
     count_labels,
 )
+from trainer_core.training.token_losses import token_metrics
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import Array, TokenRow, encode
+from trainer_core.training.tokens import Array, TokenRow
 
 _NO_LIMIT = 2**31 - 1
 
@@ -83,31 +88,67 @@ def tokenize_rows(setup: Setup, spec: CausalLM) -> dict[str, Tokenized]:
 def _tokenized(base: BaseModel, spec: CausalLM, rows: Sequence[Any]) -> Iterator[_Tokens]:
     texts = [row.text for row in rows if isinstance(row, TextRow)]
     yield from _tokenized_texts(base, texts)
+    pairs = [row for row in rows if isinstance(row, CompletionRow)]
+    yield from _tokenized_completions(base, pairs, loss_on=spec.loss_on)
     for row in rows:
         if isinstance(row, MessagesRow):
             yield _tokenized_chat(base, row, loss_on=spec.loss_on)
 
 
 def _tokenized_texts(base: BaseModel, texts: Sequence[str]) -> Iterator[_Tokens]:
-    end = base.tokenizer.eos_token_id
     for encoded in encode(base.tokenizer, texts, max_length=_NO_LIMIT):
-        ids = np.asarray(encoded.ids)
-        if not len(ids) or ids[-1] != end:
-            ids = np.append(ids, end)
+        ids = _ended(np.asarray(encoded.ids), base)
         yield _Tokens(ids, np.ones(len(ids), dtype=np.bool_))
 
 
+def _tokenized_completions(
+    base: BaseModel, rows: Sequence[CompletionRow], *, loss_on: str
+) -> Iterator[_Tokens]:
+    """Encode prompt and completion apart: whoever generates has the prompt's tokens alone.
+
+    Encoded as one text, the last token before the border could hold a part of the completion.
+    """
+    prompts = encode(base.tokenizer, [row.prompt for row in rows], max_length=_NO_LIMIT)
+    for row, prompt in zip(rows, prompts, strict=True):
+        before = np.asarray(prompt.ids)
+        if before[-1] == base.tokenizer.eos_token_id and not _says_end(base, row.prompt):
+            before = before[:-1]  # some tokenizers end every text
+        written: Any = base.tokenizer.encode(row.completion, add_special_tokens=False)
+        after = _ended(np.asarray(written), base)
+        is_learnt = np.arange(len(before) + len(after)) >= (0 if loss_on == "all" else len(before))
+        yield _Tokens(np.concatenate([before, after]), is_learnt)
+
+
+def _ended(ids: Array, base: BaseModel) -> Array:
+    """Return tokens with the end token after them, if it is not there."""
+    end = base.tokenizer.eos_token_id
+    return ids if len(ids) and ids[-1] == end else np.append(ids, end)
+
+
+def _says_end(base: BaseModel, text: str) -> bool:
+    return text.endswith(str(base.tokenizer.eos_token))
+
+
 def _tokenized_chat(base: BaseModel, row: MessagesRow, *, loss_on: str) -> _Tokens:
-    turns = [{"role": turn.role, "content": turn.content} for turn in row.messages]
-    chat = render(base.tokenizer, turns, left_out=[turn.weight == 0 for turn in row.messages])
+    chat = render(
+        base.tokenizer,
+        [turn.for_template() for turn in row.messages],
+        left_out=[turn.weight == 0 for turn in row.messages],
+        tools=row.tools,
+    )
     ids, is_learnt = encode_chat(base.tokenizer, chat)
     if loss_on == "all":
         is_learnt = ~encode_chat(base.tokenizer, replace(chat, spans=chat.left_out))[1]
     return _Tokens(ids, is_learnt, has_lost_turns=chat.num_lost > 0 and loss_on != "all")
 
 
-def prepare_tokenizer(base: BaseModel, spec: CausalLM) -> None:
-    """Give the tokenizer the padding token and the chat template that the job needs."""
+def prepare_tokenizer(base: BaseModel, *, chat_template: str | None) -> None:
+    """Give the tokenizer the padding token and the chat template that the job needs.
+
+    Args:
+        base: whose tokenizer.
+        chat_template: `model` or `chatml`; None where no row is a chat.
+    """
     tokenizer = base.tokenizer
     if tokenizer.eos_token_id is None:
         raise UnusableModel(
@@ -116,9 +157,13 @@ def prepare_tokenizer(base: BaseModel, spec: CausalLM) -> None:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if spec.columns.messages is None:
-        return
-    if spec.chat_template == "chatml":
+    if chat_template:
+        prepare_template(tokenizer, chat_template)
+
+
+def prepare_template(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
+    """Give the tokenizer the chat template that is chosen: `model` or `chatml`."""
+    if chat_template == "chatml":
         tokenizer.chat_template = chatml_template(tokenizer)
     elif not tokenizer.chat_template:
         raise UnusableModel(
@@ -126,7 +171,7 @@ def prepare_tokenizer(base: BaseModel, spec: CausalLM) -> None:
         )
 
 
-def check_reads_forward(base: BaseModel, spec: CausalLM) -> None:
+def check_reads_forward(base: BaseModel, spec: TaskSpec) -> None:
     """Raise UnusableModel for a model that can't learn to continue text."""
     check_architecture(base, MODEL_FOR_CAUSAL_LM_MAPPING, task=spec.task)
     is_encoder = type(base.config) in MODEL_FOR_MASKED_LM_MAPPING
@@ -138,7 +183,7 @@ def check_reads_forward(base: BaseModel, spec: CausalLM) -> None:
         )
 
 
-def load(base: BaseModel, spec: CausalLM) -> LoadedModel:
+def load(base: BaseModel, spec: TaskSpec) -> LoadedModel:
     """Return the model, whole: a new head could not speak."""
     changes = {"pad_token_id": base.tokenizer.pad_token_id}
     return load_model(
@@ -146,14 +191,14 @@ def load(base: BaseModel, spec: CausalLM) -> LoadedModel:
     )
 
 
-def end_turns(model: Any, base: BaseModel, spec: CausalLM) -> None:
+def end_turns(model: Any, base: BaseModel, *, chat_template: str | None) -> None:
     """Make generation stop where ChatML ends a turn, if the tokenizer's own end is another token.
 
     The assistant learns to say `<|im_end|>`; nobody would listen for it.
     """
     tokenizer = base.tokenizer
     end = tokenizer.get_vocab().get(CHATML_END)
-    if spec.columns.messages is None or spec.chat_template != "chatml" or end is None:
+    if chat_template != "chatml" or end is None:
         return
     ends = dict.fromkeys([end, tokenizer.eos_token_id])
     tokenizer.eos_token = CHATML_END
@@ -163,13 +208,21 @@ def end_turns(model: Any, base: BaseModel, spec: CausalLM) -> None:
 
 @dataclass(frozen=True, slots=True)
 class CausalCollator:
-    """Pads the rows of a batch to its longest; what is not to be learnt has the label -100."""
+    """Pads the rows of a batch to its longest; what is not to be learnt has the label -100.
+
+    Or packs them, into rows of up to `pack_length` tokens.
+    """
 
     pad_token_id: int
+    pack_length: int | None = None
 
     def __call__(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
         ids = [row["input_ids"] for row in rows]
         labels = [np.where(row["is_learnt"], row["input_ids"], -100) for row in rows]
+        if self.pack_length is not None:
+            return packed_batch(
+                ids, labels, capacity=self.pack_length, pad_token_id=self.pad_token_id
+            )
         labels_BT = pad_rows(labels, value=-100)
         labels_BT[:, 0] = -100  # no token comes before it to predict it from
         return {
@@ -179,48 +232,24 @@ class CausalCollator:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class CausalLoss:
-    """The negative log-likelihood of the learnt tokens, in nats, over a number of tokens."""
-
-    smoothing: float = 0.0  # while training only
-
-    def __call__(
-        self, output: Any, labels_BT: torch.Tensor, num_tokens: torch.Tensor
-    ) -> torch.Tensor:
-        targets_BT = labels_BT[:, 1:]
-        total = functional.cross_entropy(
-            output.logits[:, :-1].float().flatten(0, 1),
-            targets_BT.flatten(),
-            reduction="sum",
-            label_smoothing=self.smoothing if torch.is_grad_enabled() else 0.0,
-        )
-        return total / num_tokens
-
-
-def sums_of_rows(_model: Any, batch: Batch, output: Any) -> torch.Tensor:
+def sums_of_rows(_model: Any, batch: Batch, losses: TokenLosses) -> torch.Tensor:
     """Return of each row its loss, number of learnt tokens and number guessed right, (B, 3).
 
-    The logits of a whole evaluation set would fill any memory.
+    What is known of each token of a whole evaluation set would fill any memory.
     """
-    targets_BT = batch["labels"][:, 1:]
-    logits_BTV = output.logits[:, :-1]
-    losses_BT = functional.cross_entropy(
-        logits_BTV.float().transpose(1, 2), targets_BT, reduction="none"
-    )
-    is_target_BT = targets_BT.ne(-100)
-    is_right_BT = logits_BTV.argmax(-1).eq(targets_BT)
-    per_row = [losses_BT.sum(1), is_target_BT.sum(1), (is_right_BT & is_target_BT).sum(1)]
-    return torch.stack([column.float() for column in per_row], dim=1)
+    assert losses.is_right_N is not None, "rows are measured without gradients"
+    rows_N, num_rows = _rows_of_targets(batch)
+    per_token = [losses.losses_N, torch.ones_like(losses.losses_N), losses.is_right_N]
+    sums_B3 = losses.losses_N.new_zeros(num_rows, 3)
+    return sums_B3.index_add_(0, rows_N, torch.stack([part.to(sums_B3) for part in per_token], 1))
 
 
-def token_metrics(measured: Measured) -> dict[str, float]:
-    """Return loss, perplexity and token accuracy over all tokens, not over batches."""
-    sums_B3 = np.stack(measured.predictions)
-    loss_sum, num_tokens, num_right = sums_B3.sum(axis=0, dtype=np.float64)
-    loss = float(loss_sum / num_tokens)
-    perplexity = math.exp(loss) if loss < 700 else math.inf  # exp(710) overflows
-    return {"loss": loss, "perplexity": perplexity, "token_accuracy": float(num_right / num_tokens)}
+def _rows_of_targets(batch: Batch) -> tuple[torch.Tensor, int]:
+    """Return of which row each target is, and how many rows there are."""
+    is_target_BT = next_tokens(batch["labels"]).ne(-100)
+    if "examples" in batch:
+        return batch["examples"][is_target_BT], len(batch["lengths"])
+    return torch.nonzero(is_target_BT)[:, 0], len(is_target_BT)
 
 
 def build(setup: Setup) -> Recipe:
@@ -228,9 +257,10 @@ def build(setup: Setup) -> Recipe:
     spec = setup.spec
     assert isinstance(spec, CausalLM), f"a spec of another task: {spec.task}"
     check_reads_forward(setup.base, spec)
-    prepare_tokenizer(setup.base, spec)
+    template = spec.chat_template if spec.columns.messages else None
+    prepare_tokenizer(setup.base, chat_template=template)
     loaded = load(setup.base, spec)
-    end_turns(loaded.model, setup.base, spec)
+    end_turns(loaded.model, setup.base, chat_template=template)
     if warning := mend_generation(loaded.model):
         setup.reporter.report(Warned("generation_settings_replaced", warning))
     setup.enter(Phase.TOKENIZING)
@@ -242,8 +272,8 @@ def build(setup: Setup) -> Recipe:
         model=loaded.model,
         tokenizer=setup.base.tokenizer,
         rows={split: tokens.rows for split, tokens in tokenized.items()},
-        collate=CausalCollator(setup.base.tokenizer.pad_token_id),
-        forward_loss=LossOfLabels(CausalLoss(spec.training.label_smoothing)),
+        collate=_collator(loaded.model, setup.base.tokenizer.pad_token_id, spec),
+        forward_loss=_loss(setup, loaded.model, spec),
         count_targets=count_labels,
         targets_per_row=tokenized["train"].counts["targets"] / len(tokenized["train"].rows),
         predict=sums_of_rows,
@@ -253,8 +283,34 @@ def build(setup: Setup) -> Recipe:
         num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},
         classes=(),
         pipeline="text-generation",
-        usage=_CHAT_USAGE if spec.columns.messages else _TEXT_USAGE,
+        usage=CHAT_USAGE if spec.columns.messages else TEXT_USAGE,
     )
+
+
+def _collator(model: PreTrainedModel, pad_token_id: int, spec: CausalLM) -> CausalCollator:
+    assert spec.max_length != "auto", "the spec is resolved before"
+    if not spec.packing:
+        return CausalCollator(pad_token_id)
+    if not keeps_apart(model):
+        raise UnusableModel(
+            f"a model of type '{model.config.model_type}' can't learn from packed rows: an example "
+            "would see those before it.",
+            hint="Set packing to false.",
+            param="/packing",
+        )
+    is_half = spec.resources.gpus != 0 and spec.training.precision != "fp32"
+    if is_half and has_flash_attention(model.config):
+        model.set_attn_implementation("flash_attention_2")
+        return CausalCollator(pad_token_id, pack_length=_NO_LIMIT)  # it knows borders in one row
+    return CausalCollator(pad_token_id, pack_length=spec.max_length)
+
+
+def _loss(setup: Setup, model: PreTrainedModel, spec: CausalLM) -> LanguageLoss:
+    # Compilers can't look into a head that is exchanged while it is called.
+    mapping = None if spec.training.compile else find_logit_map(model)
+    if mapping is None:
+        setup.reporter.report(Logged("The loss needs the logits of all tokens at once.", {}))
+    return LanguageLoss(model, mapping, spec.training.label_smoothing)
 
 
 def _tell(setup: Setup, spec: CausalLM, *, split: str, counts: Mapping[str, int]) -> None:
@@ -281,13 +337,13 @@ def _tell(setup: Setup, spec: CausalLM, *, split: str, counts: Mapping[str, int]
         setup.reporter.report(Warned("turns_not_learnt", message, hint))
 
 
-_TEXT_USAGE = """\
+TEXT_USAGE = """\
 from transformers import pipeline
 
 generate = pipeline("text-generation", model="{folder}")
 print(generate("The beginning of a text"))
 """
-_CHAT_USAGE = """\
+CHAT_USAGE = """\
 from transformers import pipeline
 
 generate = pipeline("text-generation", model="{folder}")

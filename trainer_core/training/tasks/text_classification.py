@@ -7,29 +7,36 @@
 Shapes: B rows of a batch, T tokens, C classes (1 for regression).
 """
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import pearsonr
-from sklearn.metrics import accuracy_score, f1_score
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-from trainer_core.errors import DataError, UnusableModel
-from trainer_core.events import Phase, Reporter, Warned
+from trainer_core.errors import DataError
+from trainer_core.events import Phase, Warned
 from trainer_core.spec.tasks.text_classification import TextClassification
 from trainer_core.training.batching import attention_mask, pad_rows
-from trainer_core.training.heads import known_classes, loaded_heads, renew_heads
-from trainer_core.training.models import LoadedModel, check_architecture, load_model
+from trainer_core.training.class_weights import (
+    class_weights,
+    multi_label_weight,
+    single_label_weight,
+)
+from trainer_core.training.encoding import encode
+from trainer_core.training.heads import known_classes, load_with_classes
+from trainer_core.training.judges import MultiLabelJudge, RegressionJudge, SingleLabelJudge
+from trainer_core.training.models import LoadedModel, check_architecture
 from trainer_core.training.recipe import (
+    Batch,
     Collator,
+    LabelLoss,
     LossOfLabels,
     Measured,
     Recipe,
@@ -39,8 +46,9 @@ from trainer_core.training.recipe import (
     logits_of,
 )
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import Array, TokenRow, encode
+from trainer_core.training.tokens import Array, TokenRow, padding_id
 
+_Judge = SingleLabelJudge | MultiLabelJudge | RegressionJudge
 _PROBLEM_TYPES = {
     "single-label": "single_label_classification",
     "multi-label": "multi_label_classification",
@@ -55,19 +63,19 @@ def tokenize_rows(
     max_length = spec.max_length
     assert max_length != "auto", "the spec is resolved before"
     encode_label = _label_encoder(spec, classes)
+    has_types = "token_type_ids" in setup.base.tokenizer.model_input_names
 
     def encode_rows(rows: Sequence[Any], counts: Counter[str]) -> Iterator[TokenRow]:
         encoded = encode(setup.base.tokenizer, list(map(_texts, rows)), max_length=max_length)
         for row, tokens in zip(rows, encoded, strict=True):
             counts["truncated"] += tokens.is_truncated
-            yield {
-                "input_ids": np.asarray(tokens.ids),
-                "token_type_ids": np.asarray(tokens.type_ids),
-                "labels": encode_label(row),
-            }
+            encoded_row = {"input_ids": tokens.ids, "labels": encode_label(row)}
+            yield encoded_row | ({"token_type_ids": tokens.type_ids} if has_types else {})
 
     dtype = np.float32 if spec.problem != "single-label" else np.int64
-    columns = {"input_ids": np.int32, "token_type_ids": np.int8, "labels": dtype}
+    columns: dict[str, type] = {"input_ids": np.int32, "labels": dtype}
+    if has_types:
+        columns["token_type_ids"] = np.int8
     return tokenize_splits(setup, columns=columns, encode=encode_rows)
 
 
@@ -91,34 +99,24 @@ def _label_encoder(spec: TextClassification, classes: Sequence[str]) -> Callable
     return mark
 
 
-def load(setup: Setup, spec: TextClassification, classes: tuple[str, ...]) -> LoadedModel:
+def load(setup: Setup, *, problem: str, classes: tuple[str, ...]) -> LoadedModel:
     """Return the model with a head for the classes; one for other classes begins anew."""
+    spec = setup.spec
     check_architecture(setup.base, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, task=spec.task)
     known = known_classes(setup.base.config)
-    changes = {
-        "problem_type": _PROBLEM_TYPES[spec.problem],
-        "id2label": dict(enumerate(classes)),
-        "label2id": {name: number for number, name in enumerate(classes)},
-    }
-    tokenizer = setup.base.tokenizer
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise UnusableModel("the model's tokenizer has neither a padding nor an end token.")
-        tokenizer.pad_token = tokenizer.eos_token
-    changes["pad_token_id"] = tokenizer.pad_token_id  # decoders pool the last token that is no pad
-    loaded = load_model(
+    return load_with_classes(
         setup.base,
         AutoModelForSequenceClassification,
-        changes=changes,
+        classes=classes,
+        is_known=len(known) == 1 if problem == "regression" else known == classes,
+        changes={
+            "problem_type": _PROBLEM_TYPES[problem],
+            # Decoders pool the last token that is no padding.
+            "pad_token_id": padding_id(setup.base.tokenizer),
+        },
         seed=spec.training.seed,
-        is_head_new=True,
+        reporter=setup.reporter,
     )
-    is_for_these = len(known) == 1 if spec.problem == "regression" else known == classes
-    if is_for_these or not loaded_heads(loaded):
-        return loaded
-    message = f"the model's head is for other classes ({', '.join(known)[:200]}); it begins anew."
-    setup.reporter.report(Warned("head_renewed", message))
-    return renew_heads(loaded, seed=spec.training.seed)
 
 
 def _class_names(setup: Setup, spec: TextClassification) -> tuple[str, ...]:
@@ -159,24 +157,39 @@ class ClassificationCollator:
 
 
 def single_label_loss(
-    output: Any, labels_B: torch.Tensor, num_rows: torch.Tensor, *, smoothing: float
+    output: Any,
+    labels_B: torch.Tensor,
+    total_weight: torch.Tensor,
+    *,
+    smoothing: float,
+    weights_C: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the mean cross-entropy in nats; smoothed while training only."""
     total = functional.cross_entropy(
         output.logits.float(),
         labels_B,
+        weight=None if weights_C is None else weights_C.to(output.logits.device),
         reduction="sum",
         label_smoothing=smoothing if torch.is_grad_enabled() else 0.0,
     )
-    return total / num_rows
+    return total / total_weight
 
 
-def multi_label_loss(output: Any, labels_BC: torch.Tensor, num_rows: torch.Tensor) -> torch.Tensor:
+def multi_label_loss(
+    output: Any,
+    labels_BC: torch.Tensor,
+    total_weight: torch.Tensor,
+    *,
+    weights_C: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return the mean binary cross-entropy in nats, over rows and classes."""
     total = functional.binary_cross_entropy_with_logits(
-        output.logits.float(), labels_BC, reduction="sum"
+        output.logits.float(),
+        labels_BC,
+        pos_weight=None if weights_C is None else weights_C.to(output.logits.device),
+        reduction="sum",
     )
-    return total / (num_rows * labels_BC.shape[1])
+    return total / (total_weight * labels_BC.shape[1])
 
 
 def regression_loss(output: Any, labels_B: torch.Tensor, num_rows: torch.Tensor) -> torch.Tensor:
@@ -185,51 +198,61 @@ def regression_loss(output: Any, labels_B: torch.Tensor, num_rows: torch.Tensor)
     return total / num_rows
 
 
-def single_label_metrics(measured: Measured) -> dict[str, float]:
-    """Return accuracy and the unweighted mean of the classes' F1."""
-    guesses_B = np.stack(measured.predictions).argmax(axis=-1)
-    truth_B = measured.rows.values("labels")
-    return {
-        "accuracy": float(accuracy_score(truth_B, guesses_B)),
-        "macro_f1": _macro_f1(truth_B, guesses_B, classes=np.unique(truth_B)),
-    }
+@dataclass(frozen=True, slots=True)
+class Weighing:
+    """The loss, and how much each row counts in it."""
+
+    loss: LabelLoss
+    weight: Callable[[Batch], torch.Tensor]  # of a batch's rows together
+    weight_per_row: float = 1.0  # mean over the training rows
 
 
-def multi_label_metrics(measured: Measured, *, threshold: float) -> dict[str, float]:
-    """Return F1 over classes and over all decisions, and the share of rows that are all right."""
-    # The probability reaches the threshold where the logit reaches the threshold's own.
-    cut = math.log(threshold / (1 - threshold))
-    guesses_BC = (np.stack(measured.predictions) >= cut).astype(int)
-    truth_BC = measured.rows.values("labels").reshape(guesses_BC.shape).astype(int)
-    return {
-        "macro_f1": _macro_f1(truth_BC, guesses_BC, classes=np.flatnonzero(truth_BC.any(axis=0))),
-        "micro_f1": float(f1_score(truth_BC, guesses_BC, average="micro", zero_division=0)),
-        "accuracy": float((guesses_BC == truth_BC).all(axis=1).mean()),
-    }
+def weigh(setup: Setup, spec: TextClassification, classes: Sequence[str]) -> Weighing:
+    """Return the loss of the problem, a mean over rows by their weights."""
+    num_rows = setup.found.num_rows["train"]
+    counts = setup.found.class_counts["train"]
+    num_rows_C = np.array([counts.get(name, 0) for name in classes])
+    weights_C = class_weights(spec, classes=classes, num_rows_C=num_rows_C, num_rows=num_rows)
+    match spec.problem:
+        case "single-label":
+            smoothing = spec.training.label_smoothing
+            loss = partial(single_label_loss, smoothing=smoothing, weights_C=weights_C)
+            if weights_C is None:
+                return Weighing(loss, count_labels)
+            total = float(num_rows_C @ weights_C.numpy())
+            count = partial(single_label_weight, weights_C=weights_C)
+            return Weighing(loss, count, total / num_rows)
+        case "multi-label":
+            loss = partial(multi_label_loss, weights_C=weights_C)
+            if weights_C is None:
+                return Weighing(loss, count_rows)
+            total = float((num_rows_C * weights_C.numpy() + num_rows - num_rows_C).mean())
+            count = partial(multi_label_weight, weights_C=weights_C)
+            return Weighing(loss, count, total / num_rows)
+        case "regression":  # of which -100 is a fair target
+            return Weighing(regression_loss, count_rows)
 
 
-def _macro_f1(truth: Any, guesses: Any, *, classes: Any) -> float:
-    """Return the mean F1 of the classes that some row has: of others there is nothing to find."""
-    if not len(classes):
-        return 0.0
-    return float(f1_score(truth, guesses, labels=classes, average="macro", zero_division=0))
-
-
-def regression_metrics(measured: Measured, *, reporter: Reporter) -> dict[str, float]:
-    """Return the mean squared error and Pearson's correlation, where that is defined."""
-    guesses_B = np.stack(measured.predictions)[:, 0].astype(np.float64)
-    truth_B = measured.rows.values("labels").astype(np.float64)
-    metrics = {"mse": float(np.square(guesses_B - truth_B).mean())}
-    if len(truth_B) < 2 or not guesses_B.std() > 0 or not truth_B.std() > 0:
-        reporter.report(
-            Warned(
-                "metric_undefined",
-                "pearson is left out: all predictions, or all labels, are the same number.",
-                "Give more rows to evaluate on.",
-            )
+def measure(
+    measured: Measured, *, setup: Setup, judge: _Judge, weighing: Weighing
+) -> dict[str, float]:
+    """Return the metrics, those that are defined on these rows."""
+    logits = torch.from_numpy(np.stack(measured.predictions))
+    labels = torch.from_numpy(np.array(measured.rows.values("labels"))).reshape(len(logits), -1)
+    if not isinstance(judge, MultiLabelJudge):
+        labels = labels[:, 0]
+    with torch.no_grad():  # the loop's own is a mean over batches, whatever their weights
+        count = weighing.weight({"labels": labels})
+        loss = weighing.loss(SimpleNamespace(logits=logits), labels, count)
+    metrics = judge.scores(measured) | {"loss": float(loss)}
+    if undefined := [name for name in setup.spec.metrics() if name not in metrics]:
+        message = (
+            f"{', '.join(undefined)} left out of the {measured.split} metrics: not defined where "
+            "all rows, or all predictions, are the same."
         )
-        return metrics
-    return metrics | {"pearson": float(pearsonr(guesses_B, truth_B).statistic)}
+        hint = "Give more rows to measure on."
+        setup.reporter.report(Warned("metric_undefined", message, hint))
+    return metrics
 
 
 def build(setup: Setup) -> Recipe:
@@ -237,7 +260,9 @@ def build(setup: Setup) -> Recipe:
     spec = setup.spec
     assert isinstance(spec, TextClassification), f"a spec of another task: {spec.task}"
     classes = _class_names(setup, spec)
-    loaded = load(setup, spec, classes)
+    weighing = weigh(setup, spec, classes)
+    judge = _judge(spec, classes)
+    loaded = load(setup, problem=spec.problem, classes=classes)
     setup.enter(Phase.TOKENIZING)
     tokenized = tokenize_rows(setup, spec, classes=classes)
     return Recipe(
@@ -245,48 +270,46 @@ def build(setup: Setup) -> Recipe:
         tokenizer=setup.base.tokenizer,
         rows={split: tokens.rows for split, tokens in tokenized.items()},
         collate=_collator(setup, spec),
-        targets_per_row=1.0,
+        forward_loss=LossOfLabels(weighing.loss),
+        count_targets=weighing.weight,
+        targets_per_row=weighing.weight_per_row,
         predict=logits_of,
+        measure=partial(measure, setup=setup, judge=judge, weighing=weighing),
+        details=judge.details,
+        predictions=judge.predictions,
         adapter_task="SEQ_CLS",
         new_modules=loaded.new_modules,
         num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},
         classes=classes,
         pipeline="text-classification",
-        usage=_USAGE,
-        **_measures(setup, spec),
+        usage=_USAGE.replace("{input}", _PAIR if spec.columns.text_pair else _TEXT),
     )
 
 
 def _collator(setup: Setup, spec: TextClassification) -> Collator:
     tokenizer = setup.base.tokenizer
-    assert isinstance(tokenizer.pad_token_id, int), "set with the model"
     return ClassificationCollator(
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=padding_id(tokenizer),
         has_token_types="token_type_ids" in tokenizer.model_input_names,
         is_multi_label=spec.problem == "multi-label",
     )
 
 
-def _measures(setup: Setup, spec: TextClassification) -> Mapping[str, Any]:
+def _judge(spec: TextClassification, classes: tuple[str, ...]) -> _Judge:
     match spec.problem:
         case "single-label":
-            loss = partial(single_label_loss, smoothing=spec.training.label_smoothing)
-            metrics: Any = single_label_metrics
-            count = count_labels
+            return SingleLabelJudge(classes)
         case "multi-label":
-            loss = partial(multi_label_loss)
-            metrics = partial(multi_label_metrics, threshold=spec.threshold)
-            count = count_rows
-        case "regression":  # of which -100 is a fair target
-            loss = partial(regression_loss)
-            metrics = partial(regression_metrics, reporter=setup.reporter)
-            count = count_rows
-    return {"forward_loss": LossOfLabels(loss), "measure": metrics, "count_targets": count}
+            return MultiLabelJudge(classes, spec.threshold)
+        case "regression":
+            return RegressionJudge()
 
 
+_TEXT = '"A text to classify"'
+_PAIR = '{"text": "A text", "text_pair": "Another text"}'
 _USAGE = """\
 from transformers import pipeline
 
 classify = pipeline("text-classification", model="{folder}")
-print(classify("A text to classify"))
+print(classify({input}))
 """

@@ -1,0 +1,284 @@
+"""Several processes carry out a run as one would; each imports torch, so there are few."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.tiny import carry_out, colour_rows, events_of, make_run, save_encoder
+from trainer_core.errors import CapacityError, InvalidSpec
+from trainer_core.run_directory import (
+    Result,
+    RunDirectory,
+    StopRequest,
+    file_sha256,
+    read_json,
+    write_json,
+)
+from trainer_core.spec import parse_spec
+from trainer_core.training.arguments import deepspeed_settings, training_arguments
+from trainer_core.training.devices import Device, choose_device
+
+pytestmark = pytest.mark.slow
+
+COMMAND = [sys.executable, "-m", "trainer_core.training"]
+FSDP = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+START_SECONDS = 240  # importing torch on a busy machine
+TRAINING = {
+    "epochs": 2,
+    "learning_rate": 1e-2,
+    "batch_size": 8,
+    "micro_batch_size": 4,
+    "log_steps": 1,
+    "optimizer": "adamw_torch",
+    "adam_epsilon": 1e-3,  # else it makes full steps of gradients that are only rounding
+}
+SPEC = {
+    "task": "text-classification",
+    "model": "model:tiny",
+    "data": {"train": "dataset:ds_0123456789ab"},
+}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("models") / "encoder", dropout=0.0)
+
+
+def _make(folder: Path, encoder: Path, *, processes: int, **parts: Any) -> RunDirectory:
+    spec = {"task": "text-classification", "training": TRAINING, **parts}
+    directory = make_run(folder, model=encoder, rows=colour_rows(42), spec=spec)
+    inputs = read_json(directory.inputs)
+    write_json(directory.inputs, {**inputs, "num_processes": processes})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def alone(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    directory = _make(tmp_path_factory.mktemp("alone") / "run", encoder, processes=1)
+    assert carry_out(directory).result is Result.SUCCEEDED
+    return directory
+
+
+@pytest.fixture(scope="module")
+def together(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    directory = _make(tmp_path_factory.mktemp("together") / "run", encoder, processes=2)
+    done = subprocess.run(
+        [*COMMAND, str(directory.path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 10, eval: loss") == 1  # one of them speaks
+    return directory
+
+
+def _losses(directory: RunDirectory) -> list[float]:
+    metrics = [line.data for line in events_of(directory, "metrics")]
+    return [one["metrics"]["loss"] for one in metrics]
+
+
+def _assert_same_run(directory: RunDirectory, expected: RunDirectory) -> None:
+    # fp32: sums in another order.
+    assert _losses(directory) == pytest.approx(_losses(expected), rel=1e-5)
+    weights = load_file(directory.model / "model.safetensors")
+    for name, tensor in load_file(expected.model / "model.safetensors").items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-5, atol=1e-5)
+    outcome, other = read_json(directory.outcome), read_json(expected.outcome)
+    assert outcome.pop("metrics") == pytest.approx(other.pop("metrics"), rel=1e-5)
+    assert outcome == other
+
+
+def test_two_processes_follow_the_path_of_one(alone: RunDirectory, together: RunDirectory) -> None:
+    _assert_same_run(together, alone)
+    assert read_json(together.lineage)["num_processes"] == 2
+
+
+def test_a_model_shared_out_by_fsdp_follows_the_same_path_and_is_resumed(
+    encoder: Path, tmp_path: Path, alone: RunDirectory
+) -> None:
+    shared = {"resources": {"parallel": {"strategy": "fsdp"}}}
+    directory = _make(tmp_path / "run", encoder, processes=2, **shared)
+    script = str(Path(__file__).with_name("fsdp_on_cpu.py"))
+    command = [*FSDP, script, str(directory.path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    _assert_same_run(directory, alone)
+    checkpoint = directory.checkpoints / "checkpoint-5"
+    assert (checkpoint / "pytorch_model_fsdp.bin").exists()
+    first = file_sha256(directory.model / "model.safetensors")
+    # As if it had been lost after the first epoch.
+    for path in (directory.checkpoints / "checkpoint-10").rglob("*"):
+        path.unlink()
+    again = subprocess.run(
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    assert again.returncode == 0, again.stderr
+    assert "resuming from checkpoint-5" in again.stdout
+    assert file_sha256(directory.model / "model.safetensors") == first
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(*arguments: str) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+        process.wait()
+
+
+def _order(process: "subprocess.Popen[bytes]", directory: RunDirectory) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    process.stdin.write(f'{{"run_dir": "{directory.path}"}}\n'.encode())
+    process.stdin.flush()
+
+
+def _wait_for_step(directory: RunDirectory, *, step: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if directory.outcome.exists():
+            pytest.fail(f"it ended: {directory.outcome.read_text()}")
+        if directory.events.exists() and any(
+            line.data["step"] >= step for line in events_of(directory, "progress")
+        ):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"step {step} did not come")
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(one) for one in text.split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_processes_stop_as_one_and_die_with_their_supervisor(
+    encoder: Path, tmp_path: Path, start: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    long = {"training": {**TRAINING, "epochs": 2000}}
+    directory = _make(tmp_path / "run", encoder, processes=2, **long)
+    process, again = start("--supervised"), start("--supervised")  # both warm up at once
+    _order(process, directory)
+    _wait_for_step(directory, step=3)
+    directory.request_stop(StopRequest("drained", is_saving=True))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    outcome = directory.read_outcome()
+    assert outcome is not None
+    assert outcome.result is Result.STOPPED
+    assert outcome.checkpoint is not None
+    assert (directory.path / outcome.checkpoint / "rng_state_1.pth").exists()
+
+    directory.outcome.unlink()  # as a worker does
+    _order(again, directory)
+    _wait_for_step(directory, step=outcome.step + 3)
+    children = _children(again.pid)
+    assert len(children) == 2
+    assert again.stdin is not None
+    again.stdin.close()
+    assert again.wait(timeout=10) == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{child}/cmdline").exists() for child in children):
+        assert time.monotonic() < deadline, "a process was left"
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_one_that_dies_ends_them_all_with_an_error_worth_another_try(
+    encoder: Path, tmp_path: Path, start: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    long = {"training": {**TRAINING, "epochs": 2000}}
+    directory = _make(tmp_path / "run", encoder, processes=2, **long)
+    process = start(str(directory.path), "--quiet")
+    _wait_for_step(directory, step=3)
+    os.kill(_children(process.pid)[1], signal.SIGKILL)
+    assert process.wait(timeout=60) not in (0, 75)
+    outcome = directory.read_outcome()
+    assert outcome is not None
+    assert outcome.error is not None
+    assert (outcome.error.code, outcome.error.retryable) == ("process_died", True)
+
+
+def _device(kind: Any) -> Device:
+    return Device(kind=kind, name=kind, memory_bytes=None, has_fast_bf16=False)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [
+        ("fsdp", "does not share out a model on cpu"),
+        ("deepspeed", "'deepspeed' is not installed"),
+    ],
+)
+def test_a_strategy_that_can_not_be_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, words: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    parallel = {"strategy": strategy}
+    training = {"precision": "fp32", "learning_rate": 1e-3}
+    spec = parse_spec({**SPEC, "training": training, "resources": {"parallel": parallel}})
+    with pytest.raises(InvalidSpec, match=words):
+        training_arguments(
+            spec, folder=tmp_path, device=_device("cpu"), num_steps=1, has_evaluation=False
+        )
+
+
+def test_an_optimizer_without_a_state_is_not_shared_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    training = {"precision": "fp32", "learning_rate": 1e-3, "optimizer": "sgd"}
+    shared = {"parallel": {"strategy": "fsdp"}}
+    spec = parse_spec({**SPEC, "training": training, "resources": shared})
+    with pytest.raises(InvalidSpec, match="'sgd' can't be resumed"):
+        training_arguments(
+            spec,
+            folder=tmp_path,
+            device=_device("cuda"),
+            num_steps=1,
+            has_evaluation=False,
+            layers=["BertLayer"],
+        )
+
+
+def test_deepspeed_is_told_what_to_share_out_and_where_to_keep_it() -> None:
+    parallel = {"strategy": "deepspeed", "zero_stage": 3, "offload": "all"}
+    spec = parse_spec({**SPEC, "resources": {"parallel": parallel}})
+    zero = deepspeed_settings(spec)["zero_optimization"]
+    assert zero["stage"] == 3
+    assert zero["offload_optimizer"]["device"] == zero["offload_param"]["device"] == "cpu"
+
+
+def test_as_many_processes_as_gpus_are_asked_for(
+    together: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = parse_spec({**SPEC, "resources": {"gpus": 4}})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(CapacityError, match=r"resources\.gpus is 4, and this run has 2 processes"):
+        choose_device(together.read_inputs(), spec)

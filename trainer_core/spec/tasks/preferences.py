@@ -1,0 +1,133 @@
+"""What the preference tasks share: completions of a prompt, as text or as messages, and pairs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from trainer_core.spec.base import ColumnName
+from trainer_core.spec.parts import DataSpec
+from trainer_core.spec.tasks.common import Columns, NonEmpty, Row
+
+
+class Turn(Row):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_plain(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        for name in ("tool_calls", "function_call"):
+            if values.get(name):
+                raise ValueError(f"'{name}' can't be learnt in this version")
+        if values.get("weight") not in (None, 1):
+            raise ValueError("'weight' is not used in preferences; leave it out")
+        return values
+
+
+Turns = tuple[Turn, ...]
+
+
+def _kind(value: Any) -> str:
+    return "text" if isinstance(value, str | int | float) else "messages"
+
+
+def _unwrapped(value: Any) -> Any:
+    """Take {"messages": [...]} for the list itself."""
+    if isinstance(value, Mapping) and "messages" in value:
+        if value.get("tools"):
+            raise ValueError("the use of tools can't be learnt in this version")
+        return value["messages"]
+    if value is not None and not isinstance(value, str | int | float | Sequence):
+        raise ValueError("should be text or a list of {role, content} messages")
+    return value
+
+
+Passage = Annotated[
+    Annotated[NonEmpty, Tag("text")] | Annotated[Turns, Field(min_length=1), Tag("messages")],
+    Discriminator(_kind),
+    BeforeValidator(_unwrapped),
+]
+"""Text, or messages of a conversation."""
+
+
+def alike(*passages: str | Turns, roles: Sequence[Literal["user", "assistant"]]) -> tuple[Any, ...]:
+    """Return passages that are all text or all messages; a text becomes a message of its role."""
+    if all(isinstance(passage, str) for passage in passages):
+        return passages
+    return tuple(
+        (Turn(role=role, content=passage),) if isinstance(passage, str) else passage
+        for passage, role in zip(passages, roles, strict=True)
+    )
+
+
+def check_answers(completion: str | Turns, *, name: str) -> None:
+    """Raise ValueError for a completion in which the assistant says nothing."""
+    if not isinstance(completion, str) and not any(
+        turn.role == "assistant" and turn.content.strip() for turn in completion
+    ):
+        raise ValueError(f"'{name}' has no assistant message with content")
+
+
+class Pair(Row):
+    """A prompt with the better and the worse completion.
+
+    Without a prompt it is what both completions begin with.
+    """
+
+    prompt: Passage | None = None
+    chosen: Passage
+    rejected: Passage
+
+    @property
+    def parts(self) -> tuple[Any, Any, Any]:
+        """Prompt, chosen and rejected: three strings, or three tuples of messages."""
+        if self.prompt is not None:
+            roles: tuple[Literal["user", "assistant"], ...] = ("user", "assistant", "assistant")
+            prompt, chosen, rejected = alike(self.prompt, self.chosen, self.rejected, roles=roles)
+            return prompt, chosen, rejected
+        chosen, rejected = alike(self.chosen, self.rejected, roles=("assistant", "assistant"))
+        same = takewhile(lambda both: both[0] == both[1], zip(chosen, rejected, strict=False))
+        shared = sum(1 for _ in same)
+        return chosen[:shared], chosen[shared:], rejected[shared:]
+
+    @model_validator(mode="after")
+    def _differ_after_the_prompt(self) -> Self:
+        prompt, chosen, rejected = self.parts
+        if chosen == rejected:
+            raise ValueError("'chosen' and 'rejected' are the same, so neither is the better one")
+        if prompt == ():
+            raise ValueError("'chosen' and 'rejected' begin with different messages; give a prompt")
+        check_answers(chosen, name="chosen")
+        check_answers(rejected, name="rejected")
+        return self
+
+
+class PairColumns(Columns):
+    """Roles of preference pairs."""
+
+    prompt: ColumnName | None = None
+    """What comes before both completions: text, or a list of {role, content} messages. With none
+    given: the column `prompt` if there is one, else what both completions begin with."""
+    chosen: ColumnName = "chosen"
+    """The better completion: text, which is joined to the prompt as it is, or messages. Default
+    `chosen`."""
+    rejected: ColumnName = "rejected"
+    """The worse completion, like `chosen`. Default `rejected`."""
+
+    def fitted(self, available: Iterable[str]) -> Self:
+        if self.prompt is None and "prompt" in set(available):
+            return self.model_copy(update={"prompt": "prompt"})
+        return self
+
+
+class PairData(DataSpec):
+    """Rows of preference pairs."""
+
+    columns: PairColumns = PairColumns()
+    """Which column plays which role."""

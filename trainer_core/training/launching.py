@@ -1,0 +1,101 @@
+"""Starting the processes of a run that wants several, and ending with them.
+
+The environment is that of `torchrun`, which accelerate reads. Its agent is not used: it restarts
+what has died, and kills on the SIGTERM that asks a run here to save. What is lost is done again
+from a checkpoint, by whoever started the run.
+"""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+from trainer_core.run_directory import RunDirectory
+
+_LOOPBACK = "127.0.0.1"
+_LEFT_SECONDS = 20.0  # for the others, once one has failed
+_TURN_SECONDS = 0.1
+_STOPPED = 75  # exit code of a run that was asked to end
+
+
+class Launch:
+    """The processes of one run. They are in the group of this one, and die with it."""
+
+    def __init__(self, directory: RunDirectory, *, count: int, arguments: Sequence[str]) -> None:
+        """Start them.
+
+        Args:
+            directory: the run.
+            count: how many.
+            arguments: further ones of the command.
+        """
+        from torch import distributed
+
+        make_store: Any = distributed.TCPStore  # type: ignore[attr-defined]
+        # Kept here, so that no port is chosen before somebody has it.
+        self._store: Any = make_store(_LOOPBACK, 0, is_master=True, wait_for_workers=False)
+        command = [sys.executable, "-m", "trainer_core.training", str(directory.path), "--leashed"]
+        self._processes = [
+            subprocess.Popen(
+                [*command, *arguments],
+                env=_environment(number, count, port=self._store.port),
+                stdin=subprocess.PIPE,
+            )
+            for number in range(count)
+        ]
+
+    def listen(self, signals: Sequence[signal.Signals]) -> None:
+        """Pass a request to end on to all of them."""
+
+        def pass_on(_number: int, _: FrameType | None) -> None:
+            for process in self._processes:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+
+        for name in signals:
+            signal.signal(name, pass_on)
+
+    def wait(self) -> int:
+        """Return the exit code once all are gone: the first one's, or a failure's if there is any.
+
+        Whoever is left after a failure waits for one that does not come, and is killed.
+        """
+        failed_code = 0
+        deadline = math.inf
+        while (codes := self._poll()).count(None):
+            if not failed_code and (failed_code := _failure(codes)):
+                deadline = time.monotonic() + _LEFT_SECONDS
+            if time.monotonic() > deadline:
+                for process in self._processes:
+                    process.kill()
+            time.sleep(_TURN_SECONDS)
+        return failed_code or _failure(codes) or codes[0] or 0
+
+    def _poll(self) -> list[int | None]:
+        return [process.poll() for process in self._processes]
+
+
+def _failure(codes: Sequence[int | None]) -> int:
+    """Return the first exit code of a failure, or 0."""
+    return next((code for code in codes if code not in (None, 0, _STOPPED)), None) or 0
+
+
+def _environment(number: int, count: int, *, port: int) -> dict[str, str]:
+    threads = max(1, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)) // count)
+    return {
+        **os.environ,
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": _LOOPBACK,
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+    }

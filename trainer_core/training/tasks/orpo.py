@@ -1,0 +1,105 @@
+"""Odds ratio preference optimization (Hong et al. 2024): learn one completion, shun the other.
+
+    {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
+
+The loss of a pair is the chosen completion's negative log-likelihood, as the mean over its tokens,
+and beta times how far its odds are from being the better ones. There is no reference. Shapes: B
+pairs of a batch; of the two completions the chosen one comes first.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import logsigmoid
+
+from trainer_core.events import Phase
+from trainer_core.spec.tasks.orpo import ORPO
+from trainer_core.training.completions import SequencesCollator, count_rows, num_learnt, score
+from trainer_core.training.pairs import (
+    pair_metrics,
+    pair_predictions,
+    rewards_and_losses,
+    tell_left_out,
+    tokenize_pairs,
+)
+from trainer_core.training.recipe import Batch, Measured, Recipe, Setup
+from trainer_core.training.tasks.causal_lm import CHAT_USAGE, TEXT_USAGE
+from trainer_core.training.tasks.dpo import (
+    completion_encoder,
+    load_policy,
+    output_itself,
+    template_in_use,
+)
+
+_MOST_CERTAIN = -1e-6  # nats a token; a certainty has infinite odds
+
+
+def odds_ratio_losses(means_B2: torch.Tensor) -> torch.Tensor:
+    """Return how far the chosen completion's odds are from being the better ones (eq. 7), (B,).
+
+    Args:
+        means_B2: mean log-probabilities of the completions' tokens, in nats.
+    """
+    log_odds_B2 = means_B2 - _log_of_rest(means_B2.clamp(max=_MOST_CERTAIN))
+    return -logsigmoid(log_odds_B2[:, 0] - log_odds_B2[:, 1])
+
+
+def _log_of_rest(logs: torch.Tensor) -> torch.Tensor:
+    """Return log(1 - exp(x)) for x < 0 without cancellation at either end."""
+    is_likely = logs > -np.log(2)
+    return torch.where(is_likely, (-logs.expm1()).log(), (-logs.exp()).log1p())
+
+
+@dataclass(frozen=True, slots=True)
+class ORPOLoss:
+    """The forward pass of both completions of each pair, and the mean loss of the pairs."""
+
+    beta: float
+
+    def __call__(
+        self, model: Any, batch: Batch, num_pairs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        means_B2 = score(model, batch) / num_learnt(batch)
+        nll_B = -means_B2[:, 0]
+        losses_B = nll_B + self.beta * odds_ratio_losses(means_B2)
+        found_B3 = rewards_and_losses(self.beta * means_B2, losses_B)
+        return losses_B.sum() / num_pairs, torch.cat([found_B3, nll_B[:, None]], dim=1)
+
+
+def orpo_metrics(measured: Measured) -> dict[str, float]:
+    """Return the figures of the pairs, and the negative log-likelihood of what was chosen."""
+    nll_B = np.stack(measured.predictions)[:, 3]
+    return {**pair_metrics(measured), "nll": float(nll_B.mean(dtype=np.float64))}
+
+
+def build(setup: Setup) -> Recipe:
+    """Return the recipe of odds ratio preference optimization."""
+    spec = setup.spec
+    assert isinstance(spec, ORPO), f"a spec of another task: {spec.task}"
+    template = template_in_use(setup, spec.chat_template)
+    loaded = load_policy(setup, spec, chat_template=template)
+    setup.enter(Phase.TOKENIZING)
+    tokenized = tokenize_pairs(setup, encode=completion_encoder(setup))
+    tell_left_out(setup, tokenized)
+    pad_token_id = setup.base.tokenizer.pad_token_id
+    assert isinstance(pad_token_id, int), "set by prepare_tokenizer"
+    return Recipe(
+        model=loaded.model,
+        tokenizer=setup.base.tokenizer,
+        rows={split: tokens.rows for split, tokens in tokenized.items()},
+        collate=SequencesCollator(pad_token_id),
+        forward_loss=ORPOLoss(spec.beta),
+        count_targets=count_rows,
+        targets_per_row=1.0,
+        predict=output_itself,
+        measure=orpo_metrics,
+        adapter_task="CAUSAL_LM",
+        new_modules=loaded.new_modules,
+        num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},
+        classes=(),
+        pipeline="text-generation",
+        usage=CHAT_USAGE if template else TEXT_USAGE,
+        predictions=pair_predictions,
+    )

@@ -1,0 +1,58 @@
+"""The likelihood of tokens: the loss of a batch, the sums of its rows, the figures of a split.
+
+Shapes: B rows of a batch, T tokens, V vocabulary. A label of -100 is no target.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from trainer_core.training.recipe import Measured
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLoss:
+    """The negative log-likelihood of the targets, in nats, over a number of tokens."""
+
+    smoothing: float = 0.0  # while training only
+
+    def __call__(
+        self, output: Any, labels_BT: torch.Tensor, num_tokens: torch.Tensor
+    ) -> torch.Tensor:
+        return self.of_logits(output.logits, labels_BT) / num_tokens
+
+    def of_logits(self, logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+        """Return the sum over all targets."""
+        return functional.cross_entropy(
+            logits_BTV.float().flatten(0, 1),
+            targets_BT.flatten(),
+            reduction="sum",
+            label_smoothing=self.smoothing if torch.is_grad_enabled() else 0.0,
+        )
+
+
+def sums_of_logits(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+    """Return of each row its loss, number of targets and number guessed right, (B, 3).
+
+    The logits of a whole evaluation set would fill any memory.
+    """
+    losses_BT = functional.cross_entropy(
+        logits_BTV.float().transpose(1, 2), targets_BT, reduction="none"
+    )
+    is_target_BT = targets_BT.ne(-100)
+    is_right_BT = logits_BTV.argmax(-1).eq(targets_BT)
+    per_row = [losses_BT.sum(1), is_target_BT.sum(1), (is_right_BT & is_target_BT).sum(1)]
+    return torch.stack([column.float() for column in per_row], dim=1)
+
+
+def token_metrics(measured: Measured) -> dict[str, float]:
+    """Return loss, perplexity and token accuracy over all tokens, not over batches."""
+    sums_B3 = np.stack([row[:3] for row in measured.predictions])
+    loss_sum, num_tokens, num_right = sums_B3.sum(axis=0, dtype=np.float64)
+    loss = float(loss_sum / num_tokens)
+    perplexity = math.exp(loss) if loss < 700 else math.inf  # exp(710) overflows
+    return {"loss": loss, "perplexity": perplexity, "token_accuracy": float(num_right / num_tokens)}

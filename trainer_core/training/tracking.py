@@ -1,0 +1,121 @@
+"""Experiment trackers beside a run: none can fail it, hold it up, or keep it from ending."""
+
+import hashlib
+import queue
+import re
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from trainer_core.events import Event, Reporter, Warned
+from trainer_core.run_directory import Inputs, Result, RunDirectory
+from trainer_core.spec import JobSpec
+from trainer_core.training.trackers import TRACKERS, TrackedRun, parameters_of
+
+_MAX_WAITING = 10_000  # events of one tracker
+_CLOSING_SECONDS = 30.0
+_NOT_HANDED_OUT = shutil.ignore_patterns("logs", "tmp", "*.log", "*.lock", ".*")
+
+
+class Tracking:
+    """The reporter that passes events on to a job's trackers, each in a thread of its own.
+
+    A tracker that fails is told of once and left out from then on. Events from before `begin` are
+    not passed on: there are no figures among them.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        """Keep to whom failures are told."""
+        self._reporter = reporter
+        self._watchers: list[_Watcher] = []
+
+    def begin(self, names: Sequence[str], run: TrackedRun) -> None:
+        """Start the trackers; they get ready while the run goes on."""
+        folders = {name: run.folder / name for name in dict.fromkeys(names)}
+        self._watchers = [_Watcher(name, run, folder) for name, folder in folders.items()]
+
+    def report(self, event: Event) -> None:
+        for watcher in self._watchers:
+            watcher.pass_on(event)
+        self._tell()
+
+    def close(self, result: Result) -> None:
+        """Let the trackers end, for so long as is fair to whoever waits for the run."""
+        deadline = time.monotonic() + _CLOSING_SECONDS
+        for watcher in self._watchers:
+            watcher.pass_on(result)
+        for watcher in self._watchers:
+            watcher.wait(deadline)
+        self._tell()
+        self._watchers = []
+
+    def _tell(self) -> None:
+        for watcher in [one for one in self._watchers if one.failure]:
+            self._watchers.remove(watcher)
+            message = f"{watcher.name} gets no further figures of this run: {watcher.failure}."
+            self._reporter.report(Warned("tracker_failed", message, watcher.hint))
+
+
+class _Watcher:
+    """One tracker in its thread. Libraries that wait for a server do so here."""
+
+    def __init__(self, name: str, run: TrackedRun, folder: Path) -> None:
+        self.name = name
+        self.failure = ""  # why it failed, once it has
+        self.hint = ""
+        self._told = replace(run, folder=folder)
+        self._waiting: queue.Queue[Event | Result] = queue.Queue(maxsize=_MAX_WAITING)
+        self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
+        self._thread.start()
+
+    def pass_on(self, event: Event | Result) -> None:
+        try:
+            self._waiting.put_nowait(event)
+        except queue.Full:
+            self.failure = self.failure or f"{_MAX_WAITING} events wait to be sent"
+            self.hint = "See whether its server can be reached."
+
+    def wait(self, deadline: float) -> None:
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive() and not self.failure:
+            self.failure = f"it did not end within {_CLOSING_SECONDS:.0f} seconds"
+            self.hint = "See whether its server can be reached."
+
+    def _work(self) -> None:
+        try:
+            tracker = TRACKERS[self.name](self._told)
+            while not isinstance(event := self._waiting.get(), Result):
+                tracker.report(event)
+            tracker.close(event)
+        except ModuleNotFoundError as error:
+            self.failure = f"the package '{error.name}' is not installed on the worker"
+            self.hint = f"Run `pip install 'luthier[{self.name}]'` there."
+        except BaseException as error:  # noqa: BLE001 - SystemExit too: a stranger's library
+            lines = str(error).strip().splitlines() or [""]
+            self.failure = f"{type(error).__name__}: {lines[0][:300]}".rstrip(".: ")
+            self.hint = "See its settings in the environment of the worker."
+
+
+def tracked_run(
+    directory: RunDirectory, *, spec: JobSpec, inputs: Inputs, first_step: int
+) -> TrackedRun:
+    """Return what trackers are told of a run with a resolved spec."""
+    own = hashlib.sha256(str(directory.path).encode()).hexdigest()[:12]
+    identity = re.sub(r"[^A-Za-z0-9_-]", "-", inputs.run_id or f"run-{own}")
+    return TrackedRun(
+        name=spec.name or inputs.run_id or identity,
+        identity=identity,
+        first_step=first_step,
+        parameters=parameters_of(spec),
+        labels=spec.labels,
+        folder=directory.tracking,
+    )
+
+
+def copy_tracking(source: Path, target: Path) -> None:
+    """Copy the trackers' files without their logs, which tell of this machine."""
+    if source.exists():
+        shutil.copytree(source, target, ignore=_NOT_HANDED_OUT)
