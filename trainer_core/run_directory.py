@@ -293,6 +293,8 @@ def seal(directory: Path) -> tuple[ManifestFile, ...]:
             os.fsync(file.fileno())
         name = path.relative_to(directory).as_posix()
         files.append(ManifestFile(name, path.stat().st_size, file_sha256(path)))
+    for folder in (path for path in directory.rglob("*") if path.is_dir()):
+        fsync_directory(folder)
     write_json(directory / MANIFEST, {"files": [asdict(file) for file in files]})
     return tuple(files)
 

@@ -60,7 +60,7 @@ def test_evaluation_that_is_off_while_training_is_made_up_at_the_end(tmp_path: P
     spec = {
         "task": "causal-lm",
         "training": {"epochs": 1},
-        "evaluation": {"strategy": "no"},
+        "evaluation": {"strategy": "no", "baseline": False},
         "chat_template": "model",
     }
     directory = make_run(tmp_path / "run", model=model, rows=_chats(40, weight=0), spec=spec)

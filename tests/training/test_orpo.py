@@ -74,7 +74,7 @@ def test_answers_and_preferences_are_learnt_at_once(decoder: Path, tmp_path: Pat
     )
     outcome = carry_out(directory)
     assert outcome.metrics["reward_accuracy"] > 0.95
-    assert outcome.metrics["nll"] < 0.5 * outcome.metrics["baseline_nll"]
+    assert outcome.metrics["nll"] < 0.65 * outcome.metrics["baseline_nll"]
 
     tokenizer = AutoTokenizer.from_pretrained(directory.model)
     model = AutoModelForCausalLM.from_pretrained(directory.model)

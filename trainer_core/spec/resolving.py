@@ -37,6 +37,9 @@ class Facts:
     num_processes: int = 1  # that share each optimizer step, a device each
     can_recompute: bool = True  # the model supports gradient checkpointing
     has_flash_attention: bool = False  # the device, the model and what is installed have it
+    pooling: str = "mean"  # how the tokens' vectors become one
+    is_normalized: bool = True  # whether that one has a length of 1
+    is_embedding_model: bool = False  # the two above are what the base model's own files say
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,20 @@ def _packing(spec: JobSpec, facts: Facts) -> _Chosen:
     if facts.has_flash_attention and spec.training.precision == "bf16":
         return True, "flash attention computes packed rows without waste"
     return False, "rows of like length share a batch, and a mask over packed rows costs more"
+
+
+def _pooling(_: JobSpec, facts: Facts) -> _Chosen:
+    if facts.is_embedding_model:
+        return facts.pooling, "the base model's own"
+    if facts.pooling == "last":
+        return "last", "the only token that a language model has read all others for"
+    return facts.pooling, "the usual for a model that has none of its own"
+
+
+def _normalize(_: JobSpec, facts: Facts) -> _Chosen:
+    if facts.is_embedding_model:
+        return facts.is_normalized, "the base model's own"
+    return facts.is_normalized, "so that dot products are cosines"
 
 
 def _precision(_: JobSpec, facts: Facts) -> _Chosen:
@@ -216,6 +233,8 @@ _CHOICES: tuple[tuple[str, Callable[[JobSpec, Facts], _Chosen]], ...] = (
     ("/max_target_length", _max_target_length),
     ("/generation/max_new_tokens", _max_new_tokens),
     ("/chat_template", _chat_template),
+    ("/pooling", _pooling),
+    ("/normalize", _normalize),
     ("/resources/gpus", _gpus),
     ("/training/learning_rate", _learning_rate),
     ("/training/precision", _precision),

@@ -22,7 +22,7 @@ def body_to_pick_from(
     if not isinstance(body, torch.nn.Module):
         return None
     was_training = model.training
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     try:
         with torch.no_grad():
             expected_NV = model(**inputs).logits[is_picked_BT]

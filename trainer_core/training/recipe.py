@@ -82,7 +82,8 @@ class Recipe:
     draw: Draw | None = None  # changes a row anew each epoch, such as which tokens are masked
     trainer_class: type[Any] | None = None  # a RunLoop with a loss of its own; None: RunTrainer
     # The loss looks at all rows of an optimizer step at once: they are not cut, nor put in order of
-    # length, as with negatives that are the other rows' positives.
+    # length, as with negatives that are the other rows' positives. `forward_loss` itself keeps to
+    # the micro-batch.
     is_step_whole: bool = False
     # Figures that are no single number, such as those of each class: JSON-ready, one report.
     details: Callable[[Measured], Mapping[str, Any]] | None = None

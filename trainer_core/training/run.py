@@ -55,6 +55,7 @@ from trainer_core.training.quantizing import choose_quantizing
 from trainer_core.training.recipe import Recipe, Setup
 from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
 from trainer_core.training.scratch import begin_anew
+from trainer_core.training.sentence_folders import SentenceForm, read_form
 from trainer_core.training.stacks import layer_classes
 from trainer_core.training.steps import padding_share
 from trainer_core.training.stopping import StopAsked, Stopping
@@ -419,12 +420,14 @@ def _resolve(given: _Given, base: BaseModel, checkpoint: Checkpoint | None) -> R
 
 
 def _facts(given: _Given, base: BaseModel) -> Facts:
+    form = read_form(base.path, base.config) if given.spec.pools_tokens else None
+    lengths = (base.usual_length, form.max_length if form else None)
     return Facts(
         num_train_rows=given.found.num_rows["train"],
         num_eval_rows=given.found.num_rows["eval"],
         num_weights=base.num_weights,
         num_processes=processes.num_processes(),
-        max_positions=base.usual_length,
+        max_positions=min((n for n in lengths if n is not None), default=None),
         has_chat_template=bool(base.tokenizer.chat_template),
         device=given.device.kind,
         device_memory_bytes=given.device.memory_bytes,
@@ -434,7 +437,18 @@ def _facts(given: _Given, base: BaseModel) -> Facts:
         num_logits_per_token=(
             base.config.get_text_config().vocab_size if given.spec.has_token_logits else 0
         ),
+        **_pooling_facts(form),
     )
+
+
+def _pooling_facts(form: SentenceForm | None) -> dict[str, Any]:
+    if form is None:
+        return {}
+    return {
+        "pooling": form.pooling,
+        "is_normalized": form.is_normalized,
+        "is_embedding_model": form.is_given,
+    }
 
 
 def _batches_described(trainer: RunLoop, *, num_rows: int) -> Logged:

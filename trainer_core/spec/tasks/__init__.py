@@ -11,6 +11,7 @@ from trainer_core.spec.tasks.masked_lm import MaskedLM
 from trainer_core.spec.tasks.orpo import ORPO
 from trainer_core.spec.tasks.question_answering import QuestionAnswering
 from trainer_core.spec.tasks.reward_model import RewardModel
+from trainer_core.spec.tasks.sentence_embedding import SentenceEmbedding
 from trainer_core.spec.tasks.seq2seq import Summarization, Translation
 from trainer_core.spec.tasks.text_classification import TextClassification
 from trainer_core.spec.tasks.token_classification import TokenClassification
@@ -23,6 +24,7 @@ JobSpec = (
     | Translation
     | CausalLM
     | MaskedLM
+    | SentenceEmbedding
     | DPO
     | KTO
     | ORPO

@@ -78,9 +78,9 @@ class TaskSpec(SpecModel):
     max_length_tokens: ClassVar[int] = 512  # what `max_length: auto` never exceeds
     is_generating: ClassVar[bool] = False  # measuring it generates text, token by token
     has_token_logits: ClassVar[bool] = False  # the model scores its whole vocabulary at each token
-    num_sequences: ClassVar[int] = 1  # that a row becomes, each of up to max_length tokens
     # What `learning_rate: auto` is for all weights, and for an adapter.
     usual_rates: ClassVar[tuple[float, float]] = (5e-5, 2e-4)
+    pools_tokens: ClassVar[bool] = False  # a text becomes one vector
 
     version: Literal[1] = 1
     """Version of the spec's form. Stored specs parse for ever."""
@@ -124,6 +124,11 @@ class TaskSpec(SpecModel):
     def label_column(self) -> str | None:
         """The column that names the classes; None for a task without classes."""
         return None
+
+    @property
+    def num_sequences(self) -> int:
+        """How many texts of up to `max_length` tokens a row has."""
+        return 1
 
     def row_type(self) -> type[Row]:
         """Return the type that a row must fit."""

@@ -50,7 +50,6 @@ class DPO(TaskSpec):
     summary = "Teach a language model which of two answers is the better one."
     max_length_tokens = 1024
     has_token_logits = True
-    num_sequences = 2
     usual_rates = (1e-6, 1e-5)
     example: ClassVar[dict[str, Any]] = {
         "task": "dpo",
@@ -79,6 +78,10 @@ class DPO(TaskSpec):
     @property
     def columns(self) -> PairColumns:
         return self.data.columns
+
+    @property
+    def num_sequences(self) -> int:
+        return 2
 
     def row_type(self) -> type[Row]:
         return Pair

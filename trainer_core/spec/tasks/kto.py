@@ -60,7 +60,6 @@ class KTO(TaskSpec):
     summary = "Teach a language model by answers that are each marked as good or bad."
     max_length_tokens = 1024
     has_token_logits = True
-    num_sequences = 2
     usual_rates = (1e-6, 1e-5)
     example: ClassVar[dict[str, Any]] = {
         "task": "kto",
@@ -91,6 +90,10 @@ class KTO(TaskSpec):
     @property
     def label_column(self) -> str:
         return self.data.columns.label
+
+    @property
+    def num_sequences(self) -> int:
+        return 2
 
     def row_type(self) -> type[Row]:
         return Judged

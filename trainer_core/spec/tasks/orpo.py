@@ -17,7 +17,6 @@ class ORPO(TaskSpec):
     summary = "Teach a language model to answer, and which answers are the better ones, at once."
     max_length_tokens = 1024
     has_token_logits = True
-    num_sequences = 2
     usual_rates = (8e-6, 1e-4)
     example: ClassVar[dict[str, Any]] = {
         "task": "orpo",
@@ -37,6 +36,10 @@ class ORPO(TaskSpec):
     @property
     def columns(self) -> PairColumns:
         return self.data.columns
+
+    @property
+    def num_sequences(self) -> int:
+        return 2
 
     def row_type(self) -> type[Row]:
         return Pair

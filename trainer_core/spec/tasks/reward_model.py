@@ -38,7 +38,6 @@ class RewardModel(TaskSpec):
 
     summary = "Teach a model to score texts, so that the better of two scores higher."
     max_length_tokens = 1024
-    num_sequences = 2
     usual_rates = (1e-5, 1e-4)
     example: ClassVar[dict[str, Any]] = {
         "task": "reward-model",
@@ -55,6 +54,10 @@ class RewardModel(TaskSpec):
     @property
     def columns(self) -> RewardModelColumns:
         return self.data.columns
+
+    @property
+    def num_sequences(self) -> int:
+        return 2
 
     def row_type(self) -> type[Row]:
         return RewardedPair
