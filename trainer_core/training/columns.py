@@ -83,7 +83,7 @@ class ColumnWriter:
         )
 
     def abandon(self) -> None:
-        """Close the file; what it holds is of no use."""
+        """Close the file, whatever it holds."""
         self._file.close()
 
     def _flush(self) -> None:

@@ -157,9 +157,10 @@ class RowsWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is None:
-            self.columns = {name: writer.close() for name, writer in self._writers.items()}
-        else:
+        try:
+            if error is None:
+                self.columns = {name: writer.close() for name, writer in self._writers.items()}
+        finally:
             for writer in self._writers.values():
                 writer.abandon()
 
