@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     training_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads of each training process. Default: all cores but one, shared out over the jobs
     that run at once: with a core to itself the service does not make the threads of a step wait."""
+    token_cache_bytes: Annotated[int, Field(ge=0)] = 20_000_000_000
+    """Room for tokenized rows that later jobs on the same rows use again, bytes; what was not used
+    for longest is removed. 0 keeps none."""
     warm_spare: bool = True
     """Keep one training process with everything imported, waiting for the next job."""
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30

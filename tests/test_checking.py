@@ -1,7 +1,9 @@
 """What `survey` says of the rows of a job: counts and classes, or the place and the fix."""
 
+import hashlib
 import json
 import random
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -9,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer_core.errors import DataError, InvalidRows, TooFewRows, UnknownColumn, UnseenLabel
-from trainer_core.rows.checking import rows_of, survey
+from trainer_core.rows.checking import all_rows, rows_of, survey
+from trainer_core.rows.classes import RowClasses
 from trainer_core.rows.files import InputFile
+from trainer_core.rows.reading import read_rows
 from trainer_core.rows.splitting import EVAL, TEST, TRAIN, assign_splits
 from trainer_core.spec import parse_spec
 
@@ -28,6 +32,10 @@ def write(tmp_path):
         return InputFile(path, name)
 
     return write
+
+
+def splits_of(rows, **shares):
+    return assign_splits(RowClasses.of(rows), **shares)
 
 
 def csv_of(labels):
@@ -62,26 +70,108 @@ def test_split_of_rare_combinations_takes_neither_all_of_a_common_one_nor_too_fe
     rare = [tuple(chance.sample(names, 5)) for _ in range(900)]
     common = [("only_spam",)] * 100
     for rows in ([*rare, *common], rare + rare[:100], [tuple(r) for r in rare]):
-        splits = assign_splits(rows, eval_share=0.1, test_share=0.05, seed=3)
+        splits = splits_of(rows, eval_share=0.1, test_share=0.05, seed=3)
         assert splits.count(EVAL) == round(len(rows) * 0.1)
         assert splits.count(TEST) == round(len(rows) * 0.05)
-    splits = assign_splits([*rare, *common], eval_share=0.1, test_share=0.0, seed=3)
+    splits = splits_of([*rare, *common], eval_share=0.1, test_share=0.0, seed=3)
     assert 9 <= splits[900:].count(EVAL) <= 11
 
 
 def test_split_of_many_small_classes_holds_out_their_share():
     rows = [(f"class {n}",) for n in range(77) for _ in range(8)]
-    splits = assign_splits(rows, eval_share=0.1, test_share=0.0, seed=5)
+    splits = splits_of(rows, eval_share=0.1, test_share=0.0, seed=5)
     held_out = Counter(row for row, split in zip(rows, splits, strict=True) if split == EVAL)
     assert sum(held_out.values()) == 62
     assert max(held_out.values()) == 1
-    assert splits != assign_splits(rows, eval_share=0.1, test_share=0.0, seed=6)
+    assert splits != splits_of(rows, eval_share=0.1, test_share=0.0, seed=6)
 
 
 def test_split_of_the_same_labels_in_another_order_is_one_group():
     rows = [("a", "b") if n % 2 else ("b", "a", "b") for n in range(20)]
-    splits = assign_splits(rows, eval_share=0.1, test_share=0.0, seed=1)
+    splits = splits_of(rows, eval_share=0.1, test_share=0.0, seed=1)
     assert splits.count(EVAL) == 2
+
+
+def test_split_is_the_one_that_earlier_versions_made():
+    chance = random.Random(7)  # noqa: S311 - repeatable, not secret
+    single = [(f"class {min(int(chance.expovariate(0.4)), 30)}",) for _ in range(3000)]
+    names = [f"tag {n}" for n in range(12)]
+    several = [tuple(chance.choices(names, k=chance.randint(0, 4))) for _ in range(2000)]
+    without = [()] * 1000
+    shares = [(0.1, 0.0, 42), (0.2, 0.15, 7), (0.0, 0.3, 1)]
+    found = [
+        splits_of(rows, eval_share=eval_share, test_share=test_share, seed=seed)
+        for rows in (single, [*several, ("lone",)], without)
+        for eval_share, test_share, seed in shares
+    ]
+    assert [hashlib.sha256(splits).hexdigest()[:16] for splits in found] == [
+        "0aa8a9a5be1610f3",
+        "cd5c2c4c6c0a2a4d",
+        "416a5ad3430b1907",
+        "5bac7e791ab1cd43",
+        "9986f4b03ce65389",
+        "bb625b2e25d08e03",
+        "cfd0d609bd01fdaf",
+        "6299e7fd07995567",
+        "a5371b6f572841df",
+    ]
+
+
+def test_each_file_is_read_once_to_survey_it_and_once_for_its_rows(write, monkeypatch):
+    files = {
+        "train": write("train.csv", csv_of(["a", "b"] * 50)),
+        "eval": write("eval.csv", csv_of(["a", "b"] * 10)),
+    }
+    passes = Counter()
+
+    def counted(path, **options):
+        passes[path.name] += 1
+        return read_rows(path, **options)
+
+    monkeypatch.setattr("trainer_core.rows.fitting.read_rows", counted)
+    spec = spec_of(data={"eval": "dataset:ds_0123456789ac", "test": 0.2, "max_eval_rows": 6})
+    found = survey(spec, files)
+    assert passes == {"train.csv": 1, "eval.csv": 1}
+
+    rows = list(all_rows(found, files))
+    assert passes == {"train.csv": 2, "eval.csv": 2}
+    for split, number in found.num_rows.items():
+        own = [row for name, row in rows if name == split]
+        assert len(own) == number
+        assert own == list(rows_of(found, split, files))
+
+
+def test_classes_and_splits_take_a_few_bytes_a_row():
+    num_rows = 50_000
+    rows = ((f"class {number % 7}",) for number in range(num_rows))
+    tracemalloc.start()
+    try:
+        splits_of(rows, eval_share=0.1, test_share=0.1, seed=1)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes / num_rows < 32  # lists of tuples of strings took 160
+
+
+def test_bad_rows_before_the_first_good_one_are_counted(write):
+    text = "not JSON\n" * 150 + '{"text": "t", "label": "a"}\n{"text": "t", "label": "b"}\n' * 10
+    with pytest.raises(InvalidRows) as caught:
+        survey(spec_of(), {"train": write("train.jsonl", text)})
+    assert caught.value.detail["total"] == 150
+    assert [row["line"] for row in caught.value.detail["rows"]] == list(range(1, 101))
+
+
+def test_of_several_unseen_labels_the_first_line_is_told(write):
+    rows = [["a"], ["z", "c", "a"], ["b"], ["c"]]
+    lines = [json.dumps({"text": "t", "label": labels}) for labels in [["a"], []] * 10]
+    held_out = [json.dumps({"text": "t", "label": labels}) for labels in rows]
+    files = {
+        "train": write("train.jsonl", "\n".join(lines)),
+        "eval": write("eval.jsonl", "\n".join(held_out)),
+    }
+    spec = spec_of(problem="multi-label", data={"eval": "dataset:ds_0123456789ac"})
+    with pytest.raises(UnseenLabel, match=r"label 'c' in eval.jsonl, line 2 is in no"):
+        survey(spec, files)
 
 
 def test_unknown_column_lists_the_columns_and_the_field_to_set(write):
@@ -230,8 +320,8 @@ def test_limits_take_the_first_rows(write):
 )
 def test_split_is_repeatable_and_never_hides_a_class(classes, eval_share, test_share, seed):
     shares = {"eval_share": eval_share, "test_share": test_share, "seed": seed}
-    splits = assign_splits(classes, **shares)
-    assert splits == assign_splits(classes, **shares)
+    splits = splits_of(classes, **shares)
+    assert splits == splits_of(classes, **shares)
     assert set(splits) <= {TRAIN, EVAL, TEST}
     trained = {c for row, split in zip(classes, splits, strict=True) if split == TRAIN for c in row}
     assert trained == {c for row in classes for c in row}

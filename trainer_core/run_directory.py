@@ -35,6 +35,14 @@ _HASH_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class CacheFolder:
+    """A folder of this machine in which runs keep what they made of rows, for each other."""
+
+    path: Path
+    max_bytes: Annotated[int, Field(ge=0)]  # more than that is removed when a run ends
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
     """Where the model and the rows of a run are on this machine."""
 
@@ -48,6 +56,7 @@ class Inputs:
     num_threads: Annotated[int, Field(ge=1)] | None = None  # of torch on the CPU; None: its choice
     num_processes: Annotated[int, Field(ge=1, le=64)] = 1  # one a GPU; on the CPU any number
     device: str | None = None  # "cpu", "cuda:0"; None for the best there is
+    cache: CacheFolder | None = None  # None: nothing is kept
     run_id: str | None = None  # the same in each attempt; None: trackers go by the directory's path
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,6 +84,7 @@ class Inputs:
         return replace(
             inputs,
             model=root / inputs.model,
+            cache=inputs.cache and replace(inputs.cache, path=root / inputs.cache.path),
             train=_found(inputs.train, "train", root=root),
             eval=inputs.eval and _found(inputs.eval, "eval", root=root),
             test=inputs.test and _found(inputs.test, "test", root=root),

@@ -11,7 +11,7 @@ from jobs.records import Artifact, Dataset, Job
 from jobs.store import artifacts, models
 from jobs.submission import datasets_of, files_of
 from trainer_core.errors import UnusableModel
-from trainer_core.run_directory import Inputs, RunDirectory, write_json
+from trainer_core.run_directory import CacheFolder, Inputs, RunDirectory, write_json
 from trainer_core.spec import Reference, Scheme, parse_model_reference, parse_spec
 from worker.hub import fetch
 
@@ -92,6 +92,7 @@ def prepare(
             num_threads=backends.settings.num_training_threads,
             device=device,
             num_processes=_num_processes(job),
+            cache=_cache_of(backends),
             run_id=job.id,
         )
         write_json(run.spec, job.spec)
@@ -103,6 +104,13 @@ def _num_processes(job: Job) -> int:
     """Return one for each GPU that the job asks for; the run says so if there are not as many."""
     gpus = job.spec["resources"]["gpus"]
     return gpus if isinstance(gpus, int) and gpus > 1 else 1
+
+
+def _cache_of(backends: Backends) -> CacheFolder | None:
+    settings = backends.settings
+    if not settings.token_cache_bytes:
+        return None
+    return CacheFolder(settings.home / "cache" / "tokens", settings.token_cache_bytes)
 
 
 def directory_of(backends: Backends, job: Job) -> Path:

@@ -23,6 +23,7 @@ from trainer_core.rows.checking import survey
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Result, RunDirectory, read_json, write_json
 from trainer_core.spec import parse_spec
+from trainer_core.training.caching import Cache
 from trainer_core.training.devices import Device
 from trainer_core.training.models import open_model
 from trainer_core.training.recipe import Measured, Recipe, Setup
@@ -167,7 +168,7 @@ def _built(folder: Path, model: Path, rows: list[dict[str, Any]], **parts: Any) 
             found=found,
             files=files,
             base=open_model(model),
-            cache=folder / "cache",
+            cache=Cache(folder / "cache"),
             reporter=ListReporter(),
             device=Device(kind="cpu", name="cpu", memory_bytes=None, has_fast_bf16=False),
             enter=lambda _: None,

@@ -1,35 +1,35 @@
 """Whether the rows of a job can be trained on, decided before anything is trained.
 
-`survey` reads every row once and either says what is there or raises the error that names the
-file, the line, the column and the fix. `rows_of` then yields the rows of one split.
+`survey` reads every file once and either says what is there or raises the error that names the
+file, the line, the column and the fix. `all_rows` then yields the rows, each with its split.
+Neither holds more of a row than a few bytes.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain, repeat
 
-from pydantic import ValidationError
+import numpy as np
 
 from trainer_core.errors import (
     DataError,
     InvalidRows,
     RowProblem,
     TooFewRows,
-    UnknownColumn,
     UnseenLabel,
 )
+from trainer_core.rows.classes import Mask, RowClasses
 from trainer_core.rows.files import InputFile
-from trainer_core.rows.formats import sniff
+from trainer_core.rows.fitting import Usable, fitted_rows, raw_rows
 from trainer_core.rows.reading import Row as RawRow
-from trainer_core.rows.reading import read_rows
 from trainer_core.rows.splitting import EVAL, TEST, TRAIN, assign_splits
 from trainer_core.spec import JobSpec, Row
 
 MIN_TRAIN_ROWS = 10
 MAX_PROBLEMS = 100  # bad rows told one by one; the rest are counted
 SPLITS = {"train": TRAIN, "eval": EVAL, "test": TEST}
+_NAMES = {number: name for name, number in SPLITS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,15 @@ class Survey:
 class _Read:
     """What reading one file brought."""
 
-    classes: list[tuple[str, ...]] = field(default_factory=list)  # of each usable row
-    lines: list[int] = field(default_factory=list)
+    classes: RowClasses = field(default_factory=RowClasses)
+    first_lines: dict[str, int] = field(default_factory=dict)  # on which a label is first named
     problems: list[RowProblem] = field(default_factory=list)
     num_problems: int = 0
+
+    def add_problem(self, problem: RowProblem) -> None:
+        self.num_problems += 1
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
 
 
 def survey(spec: JobSpec, files: Mapping[str, InputFile]) -> Survey:
@@ -64,39 +69,28 @@ def survey(spec: JobSpec, files: Mapping[str, InputFile]) -> Survey:
     Raises:
         DataError: one of its kinds, naming file, line, column and fix.
     """
-    spec = _fit_columns(spec, files["train"])
-    read = {split: _read(spec, split, file) for split, file in files.items()}
-    num_bad = sum(part.num_problems for part in read.values())
-    if num_bad and spec.data.invalid_rows == "refuse":
-        problems = [problem for part in read.values() for problem in part.problems]
-        raise InvalidRows(
-            problems[:MAX_PROBLEMS],
-            total=num_bad,
-            hint="Mend these rows, or set data.invalid_rows to 'skip' to leave them out.",
-        )
+    train = _Read()
+    rows = _from_first_row(raw_rows(files["train"]), train)
+    first = next(rows, None)
+    spec = _fit_columns(spec, first)
+    _read(spec, "train", files["train"], chain([first] if first else [], rows), part=train)
+    read = {"train": train}
+    for split, file in files.items():
+        if split != "train":
+            read[split] = _Read()
+            _read(spec, split, file, raw_rows(file), part=read[split])
+    num_bad = _check_problems(spec, [read[split] for split in files])
     held_out = assign_splits(
-        read["train"].classes,
+        train.classes,
         eval_share=_share(spec.data.eval),
         test_share=_share(spec.data.test),
         seed=spec.training.seed,
     )
-    by_split = {
-        split: [
-            labels
-            for labels, assigned in zip(read["train"].classes, held_out, strict=True)
-            if assigned == number
-        ]
-        for split, number in SPLITS.items()
-    }
-    by_split |= {split: part.classes for split, part in read.items() if split != "train"}
-    if spec.data.max_eval_rows is not None:
-        by_split["eval"] = by_split["eval"][: spec.data.max_eval_rows]
-    counts = {
-        split: Counter(c for labels in rows for c in labels) for split, rows in by_split.items()
-    }
+    chosen = _chosen(spec, read, held_out)
+    counts = {split: classes.count(is_row) for split, (classes, is_row) in chosen.items()}
     found = Survey(
         spec=spec,
-        num_rows={split: len(rows) for split, rows in by_split.items()},
+        num_rows={split: int(is_row.sum()) for split, (_, is_row) in chosen.items()},
         num_skipped=num_bad,
         classes=tuple(sorted(counts["train"], key=_natural)),
         class_counts=counts,
@@ -107,123 +101,108 @@ def survey(spec: JobSpec, files: Mapping[str, InputFile]) -> Survey:
     return found
 
 
+def _chosen(
+    spec: JobSpec, read: Mapping[str, _Read], held_out: bytes
+) -> dict[str, tuple[RowClasses, Mask]]:
+    """Return the classes in which the rows of each split are, and a mask of its rows there."""
+    assigned = np.frombuffer(held_out, dtype=np.uint8)
+    chosen = {
+        split: (read[split].classes, np.ones(len(read[split].classes), dtype=np.bool_))
+        if split in read and split != "train"
+        else (read["train"].classes, assigned == number)
+        for split, number in SPLITS.items()
+    }
+    if spec.data.max_eval_rows is not None:
+        classes, is_row = chosen["eval"]
+        chosen["eval"] = (classes, is_row & (is_row.cumsum() <= spec.data.max_eval_rows))
+    return chosen
+
+
+def all_rows(found: Survey, files: Mapping[str, InputFile]) -> Iterator[tuple[str, Row]]:
+    """Yield each usable row with its split, reading each file once and in its order."""
+    for split, file in files.items():
+        yield from _routed(found, split, file)
+
+
 def rows_of(found: Survey, split: str, files: Mapping[str, InputFile]) -> Iterator[Row]:
     """Yield the usable rows of a split in file order, as the spec's row type."""
-    spec = found.spec
-    limit = spec.data.max_eval_rows if split == "eval" else None
-    if split in files and split != "train":
-        rows = _usable(spec, split, files[split])
+    source = split if split in files else "train"
+    return (row for name, row in _routed(found, source, files[source]) if name == split)
+
+
+def _routed(found: Survey, source: str, file: InputFile) -> Iterator[tuple[str, Row]]:
+    """Yield the usable rows of one file, each with its split."""
+    usable = _usable(found.spec, source, file)
+    limit = found.spec.data.max_eval_rows
+    num_eval = 0
+    if source == "train":
+        splits: Iterator[str] = map(_NAMES.__getitem__, found.held_out)
+        pairs = zip(splits, usable, strict=True)
     else:
-        usable = _usable(spec, "train", files["train"])
-        rows = (
-            row
-            for row, assigned in zip(usable, found.held_out, strict=True)
-            if assigned == SPLITS[split]
-        )
-    for number, row in enumerate(rows):
-        if limit is not None and number >= limit:
-            return
-        yield row.row
+        pairs = zip(repeat(source), usable, strict=False)
+    for split, row in pairs:
+        if split == "eval" and limit is not None:
+            if num_eval == limit:
+                if source == "eval":
+                    return
+                continue
+            num_eval += 1
+        yield split, row
 
 
-@dataclass(frozen=True, slots=True)
-class _Usable:
-    line: int
-    row: Row
+def _usable(spec: JobSpec, split: str, file: InputFile) -> Iterator[Row]:
+    rows = fitted_rows(spec, split, file, raw_rows(file))
+    return (row.row for row in rows if isinstance(row, Usable))
 
 
-def _usable(spec: JobSpec, split: str, file: InputFile) -> Iterator[_Usable]:
-    return (row for row in _checked(spec, split, file) if isinstance(row, _Usable))
+def _from_first_row(
+    rows: Iterator[RawRow | RowProblem], part: _Read
+) -> Iterator[RawRow | RowProblem]:
+    """Yield the first good row and all that follow; the bad ones before it go to `part`."""
+    for row in rows:
+        if isinstance(row, RowProblem):
+            part.add_problem(row)
+        else:
+            yield row
+            break
+    yield from rows
 
 
-def _fit_columns(spec: JobSpec, file: InputFile) -> JobSpec:
-    first = next((row for row in _raw(file) if isinstance(row, RawRow)), None)
-    available = first.values if first else ()
+def _fit_columns(spec: JobSpec, first: RawRow | RowProblem | None) -> JobSpec:
+    available = first.values if isinstance(first, RawRow) else ()
     fitted = spec.columns.fitted(available)
     return spec.model_copy(update={"data": spec.data.model_copy(update={"columns": fitted})})
 
 
-def _raw(file: InputFile) -> Iterator[RawRow | RowProblem]:
-    return read_rows(
-        file.path,
-        name=file.name,
-        file_format=sniff(file.path, name=file.name),
-        has_header=file.has_header,
-    )
-
-
-def _read(spec: JobSpec, split: str, file: InputFile) -> _Read:
-    part = _Read()
-    for row in _checked(spec, split, file):
+def _read(
+    spec: JobSpec,
+    split: str,
+    file: InputFile,
+    rows: Iterator[RawRow | RowProblem],
+    *,
+    part: _Read,
+) -> None:
+    for row in fitted_rows(spec, split, file, rows):
         if isinstance(row, RowProblem):
-            part.num_problems += 1
-            if len(part.problems) < MAX_PROBLEMS:
-                part.problems.append(row)
-        else:
-            part.classes.append(spec.classes_of(row.row))
-            part.lines.append(row.line)
-    return part
-
-
-def _checked(spec: JobSpec, split: str, file: InputFile) -> Iterator[_Usable | RowProblem]:
-    """Yield each row as the spec's row type, or what is wrong with it; each column must exist."""
-    roles = spec.columns.mapped()
-    row_type = spec.row_type()
-    seen: dict[str, None] = {}  # columns in order of appearance
-    limit = spec.data.max_train_rows if split == "train" else None
-    num_usable = 0
-    for raw in _raw(file):
-        if isinstance(raw, RowProblem):
-            yield raw
+            part.add_problem(row)
             continue
-        seen.update(dict.fromkeys(raw.values))
-        row = _refused(raw, row_type, file) or _fit_row(raw, row_type, roles, file)
-        yield row
-        num_usable += isinstance(row, _Usable)
-        if num_usable == limit:
-            break
-    for role, column in roles.items():
-        if seen and column not in seen and not spec.columns.may_be_absent(role):
-            raise UnknownColumn(
-                f"no column '{column}' in {file.name}; it has: {', '.join(seen)}.",
-                hint=f"Set data.columns.{role}.",
-                param=column,
-                detail={"file": file.name, "columns": list(seen), "role": role},
-            )
+        labels = spec.classes_of(row.row)
+        part.classes.add(labels)
+        for label in labels:
+            part.first_lines.setdefault(label, row.line)
 
 
-def _refused(raw: RawRow, row_type: type[Row], file: InputFile) -> RowProblem | None:
-    for column, reason in row_type.refused_columns.items():
-        if raw.values.get(column):
-            return RowProblem(file.name, raw.line, column, reason)
-    return None
-
-
-def _fit_row(
-    raw: RawRow, row_type: type[Row], roles: Mapping[str, str], file: InputFile
-) -> _Usable | RowProblem:
-    values = {role: raw.values[column] for role, column in roles.items() if column in raw.values}
-    try:
-        return _Usable(raw.line, row_type.model_validate(values))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        column = roles.get(str(first["loc"][0])) if first["loc"] else next(iter(roles.values()))
-        return RowProblem(file.name, raw.line, column, _reason(first))
-
-
-def _reason(item: Any) -> str:
-    place = ".".join(str(part) for part in item["loc"][1:])
-    prefix = f"{place}: " if place else ""
-    if item["type"] == "missing":
-        return f"{prefix}is missing"
-    if item["input"] is None:
-        return f"{prefix}is null"
-    if item["type"] in ("string_pattern_mismatch", "string_too_short", "too_short"):
-        return f"{prefix}is empty"
-    message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    shown = item["input"]
-    got = f"; got {shown!r}"[:80] if isinstance(shown, str | int | float) else ""
-    return f"{prefix}{message}{got}"
+def _check_problems(spec: JobSpec, read: Sequence[_Read]) -> int:
+    """Return the number of bad rows; raise InvalidRows if there may be none."""
+    num_bad = sum(part.num_problems for part in read)
+    if num_bad and spec.data.invalid_rows == "refuse":
+        problems = [problem for part in read for problem in part.problems]
+        raise InvalidRows(
+            problems[:MAX_PROBLEMS],
+            total=num_bad,
+            hint="Mend these rows, or set data.invalid_rows to 'skip' to leave them out.",
+        )
+    return num_bad
 
 
 def _share(source: float | str | None) -> float:
@@ -244,18 +223,17 @@ def _check_labels(found: Survey, files: Mapping[str, InputFile], read: Mapping[s
             hint="Add rows of at least one other label.",
             param=found.spec.label_column,
         )
-    known = set(found.classes)
     for split, file in files.items():
-        for line, labels in zip(read[split].lines, read[split].classes, strict=True):
-            if unseen := set(labels) - known:
-                label = min(unseen)
-                raise UnseenLabel(
-                    f"label '{label}' in {file.name}, line {line} is in no training row.",
-                    hint=f"Add rows with it to {files['train'].name}, or mend or remove the rows "
-                    f"of {file.name} that have it.",
-                    param=found.spec.label_column,
-                    detail={"file": file.name, "line": line, "label": label, "split": split},
-                )
+        unseen = read[split].first_lines.keys() - set(found.classes)
+        if unseen:  # the first row that names one
+            line, label = min((read[split].first_lines[label], label) for label in unseen)
+            raise UnseenLabel(
+                f"label '{label}' in {file.name}, line {line} is in no training row.",
+                hint=f"Add rows with it to {files['train'].name}, or mend or remove the rows "
+                f"of {file.name} that have it.",
+                param=found.spec.label_column,
+                detail={"file": file.name, "line": line, "label": label, "split": split},
+            )
 
 
 def _is_one_class_everywhere(found: Survey) -> bool:

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from trainer_core.spec.tasks.preferences import Turn
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.chats import encode_chat, render
-from trainer_core.training.tokens import Array, TokenRow, encode
+from trainer_core.training.encoding import encode
+from trainer_core.training.tokens import Array, TokenRow
 
 _NO_LIMIT = 2**31 - 1
 

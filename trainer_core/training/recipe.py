@@ -13,6 +13,7 @@ from trainer_core.rows.checking import Survey
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import JobSpec
 from trainer_core.training.batching import Draw
+from trainer_core.training.caching import Cache
 from trainer_core.training.devices import Device
 from trainer_core.training.models import BaseModel
 from trainer_core.training.tokens import Array, TokenizedRows, TokenRow
@@ -28,7 +29,7 @@ class Setup:
     found: Survey
     files: Mapping[str, InputFile]
     base: BaseModel
-    cache: Path  # a directory for tokenized rows
+    cache: Cache  # where tokenized rows are kept
     device: Device  # to train on
     reporter: Reporter
     enter: Callable[[Phase], None]  # say what the task is busy with: loading comes first

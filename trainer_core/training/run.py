@@ -22,7 +22,7 @@ from trainer_core.events import (
     Reporters,
     Warned,
 )
-from trainer_core.rows.checking import MIN_TRAIN_ROWS, SPLITS, Survey, survey
+from trainer_core.rows.checking import MIN_TRAIN_ROWS, SPLITS, Survey
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, Outcome, Result, RunDirectory, write_json
 from trainer_core.spec import (
@@ -38,6 +38,7 @@ from trainer_core.spec.resolving import num_optimizer_steps
 from trainer_core.training import processes
 from trainer_core.training.adapters import add_adapter
 from trainer_core.training.arguments import training_arguments
+from trainer_core.training.caching import Cache
 from trainer_core.training.checkpoints import step_of, steps_saved
 from trainer_core.training.clock import PhaseClock
 from trainer_core.training.devices import Device, choose_device
@@ -58,11 +59,12 @@ from trainer_core.training.sentence_folders import SentenceForm, read_form
 from trainer_core.training.stacks import layer_classes
 from trainer_core.training.steps import padding_share
 from trainer_core.training.stopping import StopAsked, Stopping
+from trainer_core.training.surveying import known_survey
 from trainer_core.training.tasks import find_task
 from trainer_core.training.tracking import Tracking, tracked_run
 from trainer_core.training.trainer import RunTrainer
 
-_CACHE = "cache"  # tokenized rows, while the run lasts
+_CACHE = "cache"  # of what is made of rows, where it is not kept for other runs
 
 
 def run(
@@ -83,6 +85,7 @@ def run(
         except Exception as error:  # noqa: BLE001 - the one place where all end: as a typed error
             outcome = attempt.failed(error)
         tracking.close(outcome.result)
+        attempt.leave_cache()
     return _conclude(directory, outcome)
 
 
@@ -99,7 +102,7 @@ def _events_of(directory: RunDirectory) -> Iterator[list[Reporter]]:
 def _conclude(directory: RunDirectory, outcome: Outcome) -> Outcome:
     """Write how a run ended; of several processes the first that fails says why."""
     if processes.is_first():
-        shutil.rmtree(directory.path / _CACHE, ignore_errors=True)  # made anew from the rows
+        shutil.rmtree(directory.path / _CACHE, ignore_errors=True)
     if processes.num_processes() > 1 and (earlier := directory.read_outcome()):
         return earlier
     if processes.is_first() or outcome.result is Result.FAILED:
@@ -124,8 +127,10 @@ class _Given:
     spec: JobSpec  # as given
     inputs: Inputs
     files: Mapping[str, InputFile]  # by split
+    hashes: Mapping[str, str]  # of the files
     found: Survey
     device: Device
+    cache: Cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,7 @@ class Attempt:
         self._tracking = tracking
         self._clock = PhaseClock(reporter)
         self._spec: JobSpec | None = None  # as far as it is known
+        self._cache: Cache | None = None
         self._trainer: RunLoop | None = None
 
     def carry_out(self) -> Outcome:
@@ -227,7 +233,12 @@ class Attempt:
         _use_threads(threads and max(1, threads // processes.num_processes()))
         splits = {"train": inputs.train, "eval": inputs.eval, "test": inputs.test}
         files = {split: file for split, file in splits.items() if file is not None}
-        found = survey(spec, files)
+        hashes = data_hashes(files)
+        files = {split: replace(file, sha256=hashes[split]) for split, file in files.items()}
+        cache = self._cache = self._open_cache(inputs)
+        mine = known_survey(cache, spec, files) if processes.is_first() else None
+        found = processes.of_first(mine)
+        assert found is not None, "the first process has looked"
         for problem in unused(found.spec):  # which columns there are says what rows can use
             name = problem.pointer.strip("/").replace("/", ".")
             self._reporter.report(
@@ -240,15 +251,32 @@ class Attempt:
         if found.num_skipped:
             message = f"{found.num_skipped} bad rows are left out, as data.invalid_rows says."
             self._reporter.report(Warned("rows_skipped", message))
-        return _Given(spec, inputs, files, found, choose_device(inputs, spec))
+        return _Given(spec, inputs, files, hashes, found, choose_device(inputs, spec), cache)
+
+    def _open_cache(self, inputs: Inputs) -> Cache:
+        """Return the cache that the inputs name, or one of this run alone."""
+        kept = inputs.cache
+        if kept is not None:
+            try:
+                return Cache(kept.path, max_bytes=kept.max_bytes)
+            except OSError as error:
+                message = (
+                    f"tokens are not kept for other jobs: {kept.path} can't be used ({error})."
+                )
+                self._reporter.report(Warned("cache_unusable", message))
+        return Cache(self._directory.path / _CACHE)
+
+    def leave_cache(self) -> None:
+        """Bring the cache back to its size."""
+        if self._cache is not None and processes.is_first():
+            self._cache.prune()
 
     def _decide(self, given: _Given) -> _Decided:
-        hashes = data_hashes(given.files)
         self._clock.enter(Phase.LOADING)
         base = open_model(given.inputs.model)
         if given.spec.scratch is not None:
             base = begin_anew(base, given.spec.scratch)
-        origin = describe_origin(given.spec, inputs=given.inputs, hashes=hashes)
+        origin = describe_origin(given.spec, inputs=given.inputs, hashes=given.hashes)
         checkpoint = self._checkpoint(origin)
         resolution = _resolve(given, base, checkpoint)
         self._spec = resolution.spec
@@ -290,7 +318,7 @@ class Attempt:
             found=given.found,
             files=given.files,
             base=decided.base,
-            cache=self._directory.path / _CACHE,
+            cache=given.cache,
             device=given.device,
             reporter=self._reporter,
             enter=self._clock.enter,

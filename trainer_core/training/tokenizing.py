@@ -1,25 +1,26 @@
-"""From the rows of a split to their tokens on disk, whatever the task."""
+"""From the rows of a job to their tokens on disk, whatever the task."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from trainer_core.rows.checking import rows_of
+import numpy as np
+
+from trainer_core.events import Logged
+from trainer_core.rows.checking import all_rows
 from trainer_core.training import processes
+from trainer_core.training.caching import Entry
+from trainer_core.training.columns import StoredColumn
+from trainer_core.training.keys import tokens_key
 from trainer_core.training.recipe import Setup
-from trainer_core.training.tokens import (
-    ROWS_PER_BATCH,
-    Array,
-    RowsWriter,
-    TokenizedRows,
-    TokenRow,
-    batched,
-    written_rows,
-)
+from trainer_core.training.tokens import ROWS_PER_BATCH, RowsWriter, TokenizedRows, TokenRow
 
 # A batch of rows to their tokens, which may be more or fewer rows. What happens to rows on the way
-# is counted under a name, such as "truncated".
+# is counted under a name, such as "truncated", and told from these counts: of rows whose tokens are
+# kept from an earlier run, nothing else is known.
 EncodeRows = Callable[[Sequence[Any], Counter[str]], Iterable[TokenRow]]
 
 
@@ -31,43 +32,13 @@ class Tokenized:
     counts: Mapping[str, int]
 
 
-def tokenize(
-    setup: Setup,
-    split: str,
-    *,
-    columns: Mapping[str, type],
-    encode: EncodeRows,
-    counted: Sequence[str] = ("input_ids",),
-) -> Tokenized:
-    """Return the rows of a split as tokens.
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """Where the tokens of all splits are."""
 
-    Args:
-        setup: whose rows, tokenizer and spec; nothing else may change what `encode` returns.
-        split: which rows.
-        columns: name -> numpy type of each array that `encode` yields of a row.
-        encode: yields `input_ids` and the other columns of each row.
-        counted: columns whose lengths together are a row's, by which rows share a batch.
-    """
-    counts: Counter[str] = Counter()
-    lengths: dict[str, Array] = {}
-    if processes.is_first():
-        with RowsWriter(setup.cache, split=split, columns=columns) as writer:
-            for row in _encoded(setup, split, encode=encode, counts=counts):
-                writer.add(row)
-        lengths = writer.lengths()
-    lengths, counts = processes.of_first((lengths, counts))
-    return Tokenized(
-        written_rows(setup.cache, split=split, columns=columns, lengths=lengths, counted=counted),
-        counts,
-    )
-
-
-def _encoded(
-    setup: Setup, split: str, *, encode: EncodeRows, counts: Counter[str]
-) -> Iterator[TokenRow]:
-    rows = rows_of(setup.found, split, setup.files)
-    for batch in batched(rows, size=ROWS_PER_BATCH):
-        yield from encode(batch, counts)
+    folder: Path
+    columns: Mapping[str, Mapping[str, StoredColumn]]  # split -> name -> column
+    counts: Mapping[str, Mapping[str, int]]
 
 
 def tokenize_splits(
@@ -77,9 +48,91 @@ def tokenize_splits(
     encode: EncodeRows,
     counted: Sequence[str] = ("input_ids",),
 ) -> dict[str, Tokenized]:
-    """Return the tokens of every split that has rows."""
+    """Return the tokens of every split that has rows, from the cache if they are there.
+
+    Args:
+        setup: whose rows, tokenizer and spec; nothing else may change what `encode` returns.
+        columns: name -> numpy type of each array that `encode` yields of a row.
+        encode: yields `input_ids` and the other columns of each row.
+        counted: columns whose lengths together are a row's, by which rows share a batch.
+    """
+    made = _find_or_write(setup, columns, encode) if processes.is_first() else None
+    written = processes.of_first(made)
+    assert written is not None, "the first process has written it"
     return {
-        split: tokenize(setup, split, columns=columns, encode=encode, counted=counted)
-        for split, num_rows in setup.found.num_rows.items()
-        if num_rows
+        split: Tokenized(
+            TokenizedRows.written(written.folder, split=split, columns=stored, counted=counted),
+            Counter(written.counts[split]),
+        )
+        for split, stored in written.columns.items()
     }
+
+
+def _find_or_write(setup: Setup, columns: Mapping[str, type], encode: EncodeRows) -> _Written:
+    cache = setup.cache
+    key = cache.claim(tokens_key(setup.spec, setup.files, model=setup.base.path, columns=columns))
+    if entry := cache.find(key):
+        written = _of_entry(entry)
+        num_rows = {
+            split: stored["input_ids"].num_rows for split, stored in written.columns.items()
+        }
+        what = ", ".join(f"{number} {split}" for split, number in num_rows.items())
+        setup.reporter.report(
+            Logged(f"the tokens of {what} rows are taken from the cache", {"num_rows": num_rows})
+        )
+        return written
+    with cache.adding(key) as draft:
+        written = _write(setup, draft.folder, columns=columns, encode=encode)
+        draft.values["counts"] = written.counts
+        draft.values["columns"] = {
+            split: {name: column.to_dict() for name, column in stored.items()}
+            for split, stored in written.columns.items()
+        }
+    entry = cache.find(key)
+    assert entry is not None, f"{key} was just written"
+    return _of_entry(entry)
+
+
+def _of_entry(entry: Entry) -> _Written:
+    columns = {
+        split: {name: StoredColumn.from_dict(values) for name, values in stored.items()}
+        for split, stored in entry.values["columns"].items()
+    }
+    return _Written(entry.folder, columns, entry.values["counts"])
+
+
+def _write(
+    setup: Setup, folder: Path, *, columns: Mapping[str, type], encode: EncodeRows
+) -> _Written:
+    """Tokenize all rows into a folder; each file of rows is read once."""
+    splits = [split for split, num_rows in setup.found.num_rows.items() if num_rows]
+    counts: dict[str, Counter[str]] = {split: Counter() for split in splits}
+    waiting: dict[str, list[Any]] = {split: [] for split in splits}
+    stored = _narrower(setup)
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(
+                RowsWriter(folder, split=split, columns=columns, stored=stored)
+            )
+            for split in splits
+        }
+
+        def encode_waiting(split: str) -> None:
+            for row in encode(waiting[split], counts[split]):
+                writers[split].add(row)
+            waiting[split] = []
+
+        for split, row in all_rows(setup.found, setup.files):
+            waiting[split].append(row)
+            if len(waiting[split]) == ROWS_PER_BATCH:
+                encode_waiting(split)
+        for split in splits:
+            if waiting[split]:
+                encode_waiting(split)
+    return _Written(folder, {split: writer.columns for split, writer in writers.items()}, counts)
+
+
+def _narrower(setup: Setup) -> Mapping[str, type]:
+    """Return in what to keep columns, where that is less than they are read as."""
+    ids = setup.base.tokenizer.get_vocab().values()
+    return {"input_ids": np.uint16} if max(ids, default=0) < 1 << 16 else {}

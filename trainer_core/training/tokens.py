@@ -1,14 +1,13 @@
-"""Tokenized rows: encoded in batches, kept in flat memory-mapped files, one array a column.
+"""Tokenized rows: kept on disk, one array a column, and read when they are asked for.
 
 A list of dicts of lists costs about a hundred times the memory of the tokens in it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,46 +15,72 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from trainer_core.errors import UnusableModel
+from trainer_core.training.columns import (
+    Column,
+    ColumnWriter,
+    HeldColumn,
+    Offsets,
+    StoredColumn,
+    offsets_of,
+    read_lengths,
+)
 
 Array = npt.NDArray[Any]
 TokenRow = dict[str, Array]
-Cut = Literal["longest_first", "only_first"]
 
 ROWS_PER_BATCH = 1000  # rows tokenized at once: enough to keep the tokenizer's threads busy
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """The tokens of one text or pair of texts."""
-
-    ids: Sequence[int]
-    type_ids: Sequence[int]  # which of the two texts a token is of
-    is_truncated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RaggedColumn:
-    """Rows of different length, end to end."""
-
-    values: Array
-    offsets: npt.NDArray[np.int64]  # where each row starts, and where the last one ends
-
-    def __getitem__(self, row: int) -> Array:
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
-
-
 class TokenizedRows(Dataset[TokenRow]):
     """Rows ready to be collated. `input_ids` is always there, and its lengths are known."""
 
-    def __init__(
-        self, columns: Mapping[str, RaggedColumn], *, counted: Sequence[str] = ("input_ids",)
-    ) -> None:
+    def __init__(self, columns: Mapping[str, Column | HeldColumn], *, lengths: Array) -> None:
+        """Take columns of as many rows.
+
+        Args:
+            columns: by name.
+            lengths: tokens of each row: those of the columns that the model reads or writes.
+        """
         self._columns = dict(columns)
-        self._counted = counted
-        # Tokens of each row: those of the columns that the model reads or writes.
-        self.lengths = np.sum([np.diff(self._columns[name].offsets) for name in counted], axis=0)
+        self.lengths = lengths
+
+    @classmethod
+    def written(
+        cls,
+        folder: Path,
+        *,
+        split: str,
+        columns: Mapping[str, StoredColumn],
+        counted: Sequence[str] = ("input_ids",),
+    ) -> Self:
+        """Open rows that a `RowsWriter` wrote, here or in another process.
+
+        They stay readable when the folder is removed.
+
+        Args:
+            folder: where.
+            split: of the writer.
+            columns: what the writer says that it wrote.
+            counted: columns whose lengths together are a row's.
+        """
+        lengths = {
+            name: read_lengths(_path(folder, split, name), stored)
+            for name, stored in columns.items()
+        }
+        shared: dict[bytes, Offsets] = {}  # columns of the same lengths have the same offsets
+        opened = {}
+        for name, stored in columns.items():
+            offsets = None
+            if stored.width is None:
+                known = lengths[name].tobytes()
+                offsets = shared.setdefault(known, offsets_of(lengths[name]))
+            opened[name] = Column(_path(folder, split, name), stored, offsets=offsets)
+        total = lengths[counted[0]]
+        for name in counted[1:]:
+            total = total + lengths[name]
+        return cls(opened, lengths=total)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -67,68 +92,23 @@ class TokenizedRows(Dataset[TokenRow]):
     def num_source_rows(self) -> int:
         """Rows of the file that these are made of: a column `row` says which, if one is several."""
         source = self._columns.get("row")
-        return len(self) if source is None else len(np.unique(source.values))
+        return len(self) if source is None else len(np.unique(source.all()))
 
     def values(self, column: str) -> Array:
         """Return the values of a column, those of all rows end to end."""
-        return self._columns[column].values
+        return self._columns[column].all()
 
     def with_column(self, name: str, values: Array) -> "TokenizedRows":
         """Return the rows with one more column, whose values are (rows, values of a row)."""
-        offsets = np.arange(len(self) + 1) * values.shape[1]
-        columns = {**self._columns, name: RaggedColumn(values.reshape(-1), offsets)}
-        return TokenizedRows(columns, counted=self._counted)
-
-
-def written_rows(
-    folder: Path,
-    *,
-    split: str,
-    columns: Mapping[str, type],
-    lengths: Mapping[str, Array],
-    counted: Sequence[str] = ("input_ids",),
-) -> TokenizedRows:
-    """Return rows that a `RowsWriter` has written, here or in another process.
-
-    Args:
-        folder: where.
-        split: of the writer.
-        columns: of the writer.
-        lengths: how many values each row has, by column.
-        counted: columns whose lengths together are a row's.
-    """
-    found = {
-        name: _column(_path(folder, split, name), np.dtype(dtype), lengths[name])
-        for name, dtype in columns.items()
-    }
-    return TokenizedRows(found, counted=counted)
+        return TokenizedRows({**self._columns, name: HeldColumn(values)}, lengths=self.lengths)
 
 
 def _path(folder: Path, split: str, column: str) -> Path:
     return folder / f"{split}.{column}.bin"
 
 
-def _column(path: Path, dtype: np.dtype[Any], lengths: Array) -> RaggedColumn:
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    if not offsets[-1]:  # an empty file can't be mapped
-        return RaggedColumn(np.empty(0, dtype=dtype), offsets)
-    return RaggedColumn(np.memmap(path, dtype=dtype, mode="r"), offsets)
-
-
-@dataclass(slots=True)
-class _ColumnFile:
-    dtype: np.dtype[Any]
-    file: IO[bytes]
-    lengths: list[int] = field(default_factory=list)
-
-    def add(self, values: Array) -> None:
-        self.file.write(np.ascontiguousarray(values, dtype=self.dtype).tobytes())
-        self.lengths.append(len(values))
-
-
 class RowsWriter:
-    """Writes tokenized rows to `folder/split.column.bin`, row by row."""
+    """Writes tokenized rows to files of a folder, row by row."""
 
     def __init__(
         self,
@@ -136,36 +116,37 @@ class RowsWriter:
         *,
         split: str,
         columns: Mapping[str, type],
-        counted: Sequence[str] = ("input_ids",),
+        stored: Mapping[str, type] | None = None,
     ) -> None:
+        """Begin the rows of a split.
+
+        Args:
+            folder: where the files go.
+            split: first part of their names.
+            columns: name -> numpy type of each array of a row, as it is read.
+            stored: narrower types to keep some of them in.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._split, self._columns = folder, split, columns
-        self._counted = counted
-        self._files = {
-            name: _ColumnFile(np.dtype(dtype), _path(folder, split, name).open("wb"))
+        self._folder = folder
+        self._split = split
+        self._writers = {
+            name: ColumnWriter(
+                _path(folder, split, name),
+                dtype=np.dtype(dtype),
+                stored=np.dtype((stored or {}).get(name, dtype)),
+            )
             for name, dtype in columns.items()
         }
+        self.columns: dict[str, StoredColumn] = {}  # what was written, once it is
 
     def add(self, row: Mapping[str, Array]) -> None:
         """Append a row; it has exactly the columns announced."""
-        for name, file in self._files.items():
-            file.add(row[name])
+        for name, writer in self._writers.items():
+            writer.add(row[name])
 
     def rows(self) -> TokenizedRows:
         """Return what was written; the writer is closed."""
-        return written_rows(
-            self._folder,
-            split=self._split,
-            columns=self._columns,
-            lengths=self.lengths(),
-            counted=self._counted,
-        )
-
-    def lengths(self) -> dict[str, Array]:
-        """Return how many values each row has, by column."""
-        return {
-            name: np.asarray(file.lengths, dtype=np.int64) for name, file in self._files.items()
-        }
+        return TokenizedRows.written(self._folder, split=self._split, columns=self.columns)
 
     def __enter__(self) -> Self:
         return self
@@ -176,8 +157,12 @@ class RowsWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for file in self._files.values():
-            file.file.close()
+        try:
+            if error is None:
+                self.columns = {name: writer.close() for name, writer in self._writers.items()}
+        finally:
+            for writer in self._writers.values():
+                writer.abandon()
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -199,72 +184,3 @@ def batched(items: Iterable[T], *, size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str | tuple[str, str]],
-    *,
-    max_length: int,
-    cut: Cut = "longest_first",
-) -> list[Encoded]:
-    """Return the tokens of texts, or of pairs of texts, with the tokenizer's special tokens.
-
-    Args:
-        tokenizer: a fast or a slow one.
-        texts: texts, or pairs of them.
-        max_length: tokens kept, special ones among them.
-        cut: what of a pair gets shorter: the longer text first, or the first one alone, which then
-            has to have enough of them.
-    """
-    encode_batch = _batch_encoder(tokenizer, cut)
-    encoded = encode_batch(texts, None)
-    long_ones = [number for number, row in enumerate(encoded) if len(row.ids) > max_length]
-    cut_ones = encode_batch([texts[number] for number in long_ones], max_length)
-    for number, row in zip(long_ones, cut_ones, strict=True):
-        encoded[number] = Encoded(row.ids, row.type_ids, is_truncated=True)
-    return encoded
-
-
-_BatchEncoder = Callable[[Sequence[str | tuple[str, str]], int | None], list[Encoded]]
-
-
-def _batch_encoder(tokenizer: PreTrainedTokenizerBase, cut: Cut) -> _BatchEncoder:
-    if not tokenizer.is_fast:
-        return lambda texts, max_length: [
-            _encode_slowly(tokenizer, text, max_length, cut) for text in texts
-        ]
-    backend: Any = tokenizer.backend_tokenizer
-
-    def encode_batch(
-        texts: Sequence[str | tuple[str, str]], max_length: int | None
-    ) -> list[Encoded]:
-        backend.no_padding()
-        if max_length is None:
-            backend.no_truncation()
-        else:
-            backend.enable_truncation(max_length, strategy=cut)
-        rows = backend.encode_batch(list(texts), add_special_tokens=True)
-        backend.no_truncation()
-        return [Encoded(row.ids, row.type_ids) for row in rows]
-
-    return encode_batch
-
-
-def _encode_slowly(
-    tokenizer: PreTrainedTokenizerBase,
-    text: str | tuple[str, str],
-    max_length: int | None,
-    cut: Cut,
-) -> Encoded:
-    first, second = (text, None) if isinstance(text, str) else text
-    row = tokenizer(
-        first,
-        second,
-        truncation=cut if max_length is not None else False,
-        max_length=max_length,
-        return_token_type_ids=True,
-        verbose=False,
-    )
-    ids = row["input_ids"]
-    return Encoded(ids, row.get("token_type_ids") or [0] * len(ids))

@@ -30,6 +30,7 @@ from trainer_core.spec.tasks.messages import MessagesRow
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.chats import CHATML_END, chatml_template, encode_chat, render
 from trainer_core.training.cross_entropy import TokenLosses
+from trainer_core.training.encoding import encode
 from trainer_core.training.language_loss import LanguageLoss, find_logit_map, next_tokens
 from trainer_core.training.models import (
     BaseModel,
@@ -47,7 +48,7 @@ from trainer_core.training.recipe import (
 )
 from trainer_core.training.token_losses import token_metrics
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import Array, TokenRow, encode
+from trainer_core.training.tokens import Array, TokenRow
 
 _NO_LIMIT = 2**31 - 1
 

@@ -27,6 +27,7 @@ from trainer_core.events import Phase, Warned
 from trainer_core.rows.checking import rows_of
 from trainer_core.spec.tasks.multiple_choice import MultipleChoice
 from trainer_core.training.batching import attention_mask, pad_rows
+from trainer_core.training.encoding import Encoded, encode
 from trainer_core.training.models import BaseModel, LoadedModel, check_architecture, load_model
 from trainer_core.training.recipe import (
     LossOfLabels,
@@ -37,7 +38,7 @@ from trainer_core.training.recipe import (
     logits_of,
 )
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import Array, Encoded, TokenRow, encode, padding_id
+from trainer_core.training.tokens import Array, TokenRow, padding_id
 
 _NO_LIMIT = 2**31 - 1
 

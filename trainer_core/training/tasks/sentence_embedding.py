@@ -32,6 +32,7 @@ from trainer_core.events import Phase, Reporter, Warned
 from trainer_core.spec.tasks.sentence_embedding import ScoredRow, SentenceEmbedding, TripletRow
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.embedding import Embedder, EmbeddingLoss, VectorLoss
+from trainer_core.training.encoding import encode
 from trainer_core.training.models import check_architecture, load_model
 from trainer_core.training.recipe import Batch, Measured, Recipe, Setup, count_rows
 from trainer_core.training.retrieval import Indexes, Retrieval, retrieve
@@ -42,7 +43,7 @@ from trainer_core.training.sentence_folders import (
     write_form,
 )
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import Array, TokenRow, encode
+from trainer_core.training.tokens import Array, TokenRow
 
 
 def tokenize_rows(

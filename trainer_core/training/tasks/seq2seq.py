@@ -26,6 +26,7 @@ from trainer_core.errors import FieldProblem, InvalidSpec, UnusableModel
 from trainer_core.events import Phase, Warned
 from trainer_core.spec.tasks.seq2seq import Seq2SeqSpec, Summarization
 from trainer_core.training.batching import attention_mask, pad_rows
+from trainer_core.training.encoding import encode
 from trainer_core.training.frames import (
     Frame,
     choose_languages,
@@ -58,7 +59,7 @@ from trainer_core.training.text_metrics import (
 )
 from trainer_core.training.token_losses import TokenLoss, sums_of_logits, token_metrics
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import TokenRow, encode
+from trainer_core.training.tokens import TokenRow
 
 _NUM_SUMS = 3  # of `sums_of_logits`, before the written tokens of a row
 

@@ -29,6 +29,7 @@ from trainer_core.training.class_weights import (
     multi_label_weight,
     single_label_weight,
 )
+from trainer_core.training.encoding import encode
 from trainer_core.training.heads import known_classes, load_with_classes
 from trainer_core.training.judges import MultiLabelJudge, RegressionJudge, SingleLabelJudge
 from trainer_core.training.models import LoadedModel, check_architecture
@@ -45,7 +46,7 @@ from trainer_core.training.recipe import (
     logits_of,
 )
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import Array, TokenRow, encode, padding_id
+from trainer_core.training.tokens import Array, TokenRow, padding_id
 
 _Judge = SingleLabelJudge | MultiLabelJudge | RegressionJudge
 _PROBLEM_TYPES = {
@@ -62,19 +63,19 @@ def tokenize_rows(
     max_length = spec.max_length
     assert max_length != "auto", "the spec is resolved before"
     encode_label = _label_encoder(spec, classes)
+    has_types = "token_type_ids" in setup.base.tokenizer.model_input_names
 
     def encode_rows(rows: Sequence[Any], counts: Counter[str]) -> Iterator[TokenRow]:
         encoded = encode(setup.base.tokenizer, list(map(_texts, rows)), max_length=max_length)
         for row, tokens in zip(rows, encoded, strict=True):
             counts["truncated"] += tokens.is_truncated
-            yield {
-                "input_ids": np.asarray(tokens.ids),
-                "token_type_ids": np.asarray(tokens.type_ids),
-                "labels": encode_label(row),
-            }
+            encoded_row = {"input_ids": tokens.ids, "labels": encode_label(row)}
+            yield encoded_row | ({"token_type_ids": tokens.type_ids} if has_types else {})
 
     dtype = np.float32 if spec.problem != "single-label" else np.int64
-    columns = {"input_ids": np.int32, "token_type_ids": np.int8, "labels": dtype}
+    columns: dict[str, type] = {"input_ids": np.int32, "labels": dtype}
+    if has_types:
+        columns["token_type_ids"] = np.int8
     return tokenize_splits(setup, columns=columns, encode=encode_rows)
 
 

@@ -1,0 +1,109 @@
+"""Keys of what is kept of rows: hashes of all on which it depends.
+
+Left out of a key is only what can't change rows or tokens. One thing too many costs a second
+tokenizing; one too few would train on the wrong tokens.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import trainer_core
+from trainer_core.rows.files import InputFile
+from trainer_core.run_directory import file_sha256
+from trainer_core.spec import JobSpec
+
+# Whom a run concerns, and what happens once there are tokens.
+_NOT_OF_ROWS = {
+    "name",
+    "labels",
+    "tracking",
+    "output",
+    "checkpoints",
+    "evaluation",
+    "resources",
+    "adapter",
+    "training",
+}
+_PACKAGES = ("luthier", "transformers", "tokenizers", "jinja2", "numpy", "pydantic", "pyarrow")
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ot"}
+
+
+def rows_key(spec: JobSpec, files: Mapping[str, InputFile]) -> str:
+    """Return the key of what is known of the rows of a job, whatever model learns from them."""
+    return _key("rows", _of_rows(spec, files, without={"model"}))
+
+
+def tokens_key(
+    spec: JobSpec, files: Mapping[str, InputFile], *, model: Path, columns: Mapping[str, type]
+) -> str:
+    """Return the key of the tokens of a job.
+
+    Args:
+        spec: of the job, resolved.
+        files: of rows, by split.
+        model: folder with the tokenizer's files; that of labels can depend on config.json.
+        columns: of the tokenized rows.
+    """
+    values = {
+        **_of_rows(spec, files, without=set()),
+        "model_files": _hashes_but_weights(model),
+        "columns": {name: str(dtype) for name, dtype in columns.items()},
+    }
+    return _key("tokens", values)
+
+
+def _of_rows(spec: JobSpec, files: Mapping[str, InputFile], *, without: set[str]) -> dict[str, Any]:
+    values = spec.model_dump(mode="json", exclude=_NOT_OF_ROWS | without)
+    # Their bytes count, not how they are called.
+    values["data"] |= dict.fromkeys(spec.data.references(), "file")
+    return {
+        "spec": values,
+        "seed": spec.training.seed,
+        "files": {
+            split: [file.sha256 or file_sha256(file.path), file.name, file.has_header]
+            for split, file in files.items()
+        },
+        "code": _code_sha256(),
+        "versions": _versions(),
+    }
+
+
+def _key(kind: str, values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return f"{kind}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+@cache
+def _code_sha256() -> str:
+    """Return the hash of the source by which rows become tokens: a checkout changes at any time."""
+    root = Path(trainer_core.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # a checkout that is not installed
+    return found
+
+
+def _hashes_but_weights(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): file_sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix not in _WEIGHTS
+    }
