@@ -21,10 +21,10 @@ from trainer_core.events import ListReporter
 from trainer_core.rows.checking import survey
 from trainer_core.run_directory import Outcome, Result, RunDirectory, read_json
 from trainer_core.spec import parse_spec
+from trainer_core.training.encoding import encode
 from trainer_core.training.models import open_model
 from trainer_core.training.recipe import Measured, Recipe, Setup
 from trainer_core.training.tasks.multiple_choice import ChoiceCollator, build, choice_loss
-from trainer_core.training.tokens import encode
 
 pytestmark = pytest.mark.slow
 
