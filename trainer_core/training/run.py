@@ -1,17 +1,13 @@
 """A run from its directory to its outcome: the standard workflow, top to bottom."""
 
-import os
 import shutil
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from transformers.utils import logging
 
 from trainer_core.errors import MaxRuntimeReached, TooFewRows
 from trainer_core.events import (
@@ -22,17 +18,12 @@ from trainer_core.events import (
     Reporters,
     Warned,
 )
-from trainer_core.rows.checking import MIN_TRAIN_ROWS, SPLITS, Survey
-from trainer_core.rows.files import InputFile
+from trainer_core.rows.checking import MIN_TRAIN_ROWS, SPLITS
 from trainer_core.run_directory import Inputs, Outcome, Result, RunDirectory, write_json
 from trainer_core.spec import (
-    Facts,
     JobSpec,
-    Resolution,
     check_built,
     parse_spec,
-    resolve,
-    unused,
 )
 from trainer_core.spec.resolving import num_optimizer_steps
 from trainer_core.training import processes
@@ -41,25 +32,18 @@ from trainer_core.training.arguments import training_arguments
 from trainer_core.training.caching import Cache
 from trainer_core.training.checkpoints import step_of, steps_saved
 from trainer_core.training.clock import PhaseClock
-from trainer_core.training.devices import Device, choose_device
+from trainer_core.training.deciding import Decided, decide
 from trainer_core.training.directories import clear_leftovers
 from trainer_core.training.failures import typed_error
 from trainer_core.training.finishing import Finish
 from trainer_core.training.freezing import freeze
-from trainer_core.training.limits import check_limits
-from trainer_core.training.lineage import data_hashes, describe_origin, describe_run, with_rows
+from trainer_core.training.lineage import with_rows
 from trainer_core.training.loop import RunLoop
-from trainer_core.training.models import BaseModel, open_model
-from trainer_core.training.packing import has_flash_attention
-from trainer_core.training.quantizing import choose_quantizing
+from trainer_core.training.preparing import Given, prepare
 from trainer_core.training.recipe import Recipe, Setup
-from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
-from trainer_core.training.scratch import begin_anew
-from trainer_core.training.sentence_folders import SentenceForm, read_form
 from trainer_core.training.stacks import layer_classes
 from trainer_core.training.steps import padding_share
 from trainer_core.training.stopping import StopAsked, Stopping
-from trainer_core.training.surveying import known_survey
 from trainer_core.training.tasks import find_task
 from trainer_core.training.tracking import Tracking, tracked_run
 from trainer_core.training.trainer import RunTrainer
@@ -120,30 +104,6 @@ def _clear_earlier_end(directory: RunDirectory) -> None:
     clear_leftovers(directory.checkpoints)
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """What a run starts from."""
-
-    spec: JobSpec  # as given
-    inputs: Inputs
-    files: Mapping[str, InputFile]  # by split
-    hashes: Mapping[str, str]  # of the files
-    found: Survey
-    device: Device
-    cache: Cache
-
-
-@dataclass(frozen=True, slots=True)
-class _Decided:
-    """What is settled before the first row is tokenized."""
-
-    spec: JobSpec  # resolved
-    base: BaseModel
-    lineage: dict[str, Any]
-    checkpoint: Checkpoint | None  # to go on from
-    use_cache: bool | None  # the base model's setting, which training turns off
-
-
 class Attempt:
     """One attempt at a run, and how far it came."""
 
@@ -167,7 +127,7 @@ class Attempt:
         """Read, decide, build, train, measure, save."""
         began = time.monotonic()
         with self._stopping.droppable():
-            given = self._read()
+            given = self._prepare()
         seconds = given.spec.resources.max_runtime_seconds
         if seconds is None or not processes.is_first():  # the others learn of it by agreement
             return self._train(given)
@@ -175,9 +135,12 @@ class Attempt:
         with self._stopping.limited(left):
             return self._train(given)
 
-    def _train(self, given: _Given) -> Outcome:
+    def _train(self, given: Given) -> Outcome:
         with self._stopping.droppable():
-            decided = self._decide(given)
+            decided = decide(
+                given, directory=self._directory, clock=self._clock, reporter=self._reporter
+            )
+            self._spec = decided.spec
             recipe = self._build(given, decided)
             decided = self._count(recipe, decided)
             trainer = self._trainer = self._make_trainer(recipe, given, decided)
@@ -224,34 +187,13 @@ class Attempt:
         typed = typed_error(error, spec=self._spec, folder=self._directory.path)
         return self._unfinished(Outcome(Result.FAILED, error=typed))
 
-    def _read(self) -> _Given:
+    def _prepare(self) -> Given:
         self._clock.enter(Phase.PREPARING)
         spec = self._spec = parse_spec(self._directory.read_spec())
         check_built(spec)
         inputs = self._directory.read_inputs()
-        threads = inputs.num_threads
-        _use_threads(threads and max(1, threads // processes.num_processes()))
-        splits = {"train": inputs.train, "eval": inputs.eval, "test": inputs.test}
-        files = {split: file for split, file in splits.items() if file is not None}
-        hashes = data_hashes(files)
-        files = {split: replace(file, sha256=hashes[split]) for split, file in files.items()}
         cache = self._cache = self._open_cache(inputs)
-        mine = known_survey(cache, spec, files) if processes.is_first() else None
-        found = processes.of_first(mine)
-        assert found is not None, "the first process has looked"
-        for problem in unused(found.spec):  # which columns there are says what rows can use
-            name = problem.pointer.strip("/").replace("/", ".")
-            self._reporter.report(
-                Warned("setting_unused", f"{name} {problem.message}.", problem.hint)
-            )
-        strategy = spec.resources.parallel.strategy
-        if strategy != "ddp" and processes.num_processes() == 1:
-            message = f"resources.parallel.strategy {strategy} is not used: there is one process."
-            self._reporter.report(Warned("setting_unused", message, "Leave it out."))
-        if found.num_skipped:
-            message = f"{found.num_skipped} bad rows are left out, as data.invalid_rows says."
-            self._reporter.report(Warned("rows_skipped", message))
-        return _Given(spec, inputs, files, hashes, found, choose_device(inputs, spec), cache)
+        return prepare(spec, inputs=inputs, cache=cache, reporter=self._reporter)
 
     def _open_cache(self, inputs: Inputs) -> Cache:
         """Return the cache that the inputs name, or one of this run alone."""
@@ -271,48 +213,11 @@ class Attempt:
         if self._cache is not None and processes.is_first():
             self._cache.prune()
 
-    def _decide(self, given: _Given) -> _Decided:
-        self._clock.enter(Phase.LOADING)
-        base = open_model(given.inputs.model)
-        if given.spec.scratch is not None:
-            base = begin_anew(base, given.spec.scratch)
-        origin = describe_origin(given.spec, inputs=given.inputs, hashes=given.hashes)
-        checkpoint = self._checkpoint(origin)
-        resolution = _resolve(given, base, checkpoint)
-        self._spec = resolution.spec
-        if warning := check_limits(resolution.spec, base):
-            self._reporter.report(Warned("max_length_large", warning, "Set it to 'auto'."))
-        base = replace(base, quantizing=choose_quantizing(resolution.spec, given.device))
-        self._tell(resolution)
-        lineage = describe_run(
-            origin, resolution=resolution, found=given.found, device=given.device
-        )
-        self._write(self._directory.lineage, lineage)
-        if checkpoint:
-            tell_resumption(checkpoint, lineage=lineage, reporter=self._reporter)
-        use_cache = getattr(base.config, "use_cache", None)
-        return _Decided(resolution.spec, base, lineage, checkpoint, use_cache)
-
-    def _checkpoint(self, origin: Mapping[str, Any]) -> Checkpoint | None:
-        """Return what to go on from; the first process looks, and clears away what is of no use."""
-        found = None
-        if processes.is_first():
-            found = resumable(self._directory.checkpoints, origin=origin, reporter=self._reporter)
-        return processes.of_first(found)
-
     def _write(self, path: Path, values: Mapping[str, Any]) -> None:
         if processes.is_first():
             write_json(path, values)
 
-    def _tell(self, resolution: Resolution) -> None:
-        spec = resolution.spec.model_dump(mode="json")
-        choices = [asdict(choice) for choice in resolution.choices]
-        self._write(self._directory.resolved, {"spec": spec, "choices": choices})
-        for choice in resolution.choices:
-            message = f"{choice.pointer.strip('/').replace('/', '.')}: {choice.value}, {choice.why}"
-            self._reporter.report(Logged(message, asdict(choice)))
-
-    def _build(self, given: _Given, decided: _Decided) -> Recipe:
+    def _build(self, given: Given, decided: Decided) -> Recipe:
         setup = Setup(
             spec=decided.spec,
             found=given.found,
@@ -334,7 +239,7 @@ class Attempt:
                 self._reporter.report(Warned("rows_truncated", message, "Raise max_length."))
         return recipe
 
-    def _count(self, recipe: Recipe, decided: _Decided) -> _Decided:
+    def _count(self, recipe: Recipe, decided: Decided) -> Decided:
         """Write down how many rows are used, now that the task has left out what it can't use."""
         num_rows = dict.fromkeys(SPLITS, 0)
         num_rows |= {split: rows.num_source_rows for split, rows in recipe.rows.items()}
@@ -350,7 +255,7 @@ class Attempt:
         self._write(self._directory.lineage, lineage)
         return replace(decided, lineage=lineage)
 
-    def _make_trainer(self, recipe: Recipe, given: _Given, decided: _Decided) -> RunLoop:
+    def _make_trainer(self, recipe: Recipe, given: Given, decided: Decided) -> RunLoop:
         spec = decided.spec
         model = add_adapter(recipe, spec.adapter) if spec.adapter else recipe.model
         if spec.training.freeze:
@@ -379,7 +284,7 @@ class Attempt:
         self._reporter.report(_batches_described(trainer, num_rows=num_rows))
         return trainer
 
-    def _track(self, given: _Given, decided: _Decided) -> None:
+    def _track(self, given: Given, decided: Decided) -> None:
         if not processes.is_first():
             return
         done = step_of(decided.checkpoint.path) if decided.checkpoint else 0
@@ -397,63 +302,6 @@ class Attempt:
             error=outcome.error,
             checkpoint=f"checkpoints/checkpoint-{saved[-1]}" if saved else None,
         )
-
-
-def _use_threads(number: int | None) -> None:
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    if number is not None:
-        torch.set_num_threads(number)
-        os.environ["RAYON_NUM_THREADS"] = str(number)  # the tokenizers' threads
-    # Said aloud, the tokenizers do not warn of data loader workers.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if number == 1 else "true")
-
-
-def _resolve(given: _Given, base: BaseModel, checkpoint: Checkpoint | None) -> Resolution:
-    """Decide what the spec leaves open, as it was decided for the checkpoint if there is one."""
-    spec, facts = given.found.spec, _facts(given, base)
-    if checkpoint is None:
-        return resolve(spec, facts)
-    spec, kept = keep_choices(spec, checkpoint, device=given.device)
-    resolution = resolve(spec, facts)
-    return Resolution(resolution.spec, (*kept, *resolution.choices))
-
-
-def _facts(given: _Given, base: BaseModel) -> Facts:
-    form = read_form(base.path, base.config) if given.spec.pools_tokens else None
-    lengths = (base.usual_length, form.max_length if form else None)
-    return Facts(
-        num_train_rows=given.found.num_rows["train"],
-        num_eval_rows=given.found.num_rows["eval"],
-        num_weights=base.num_weights,
-        num_processes=processes.num_processes(),
-        max_positions=min((n for n in lengths if n is not None), default=None),
-        has_chat_template=bool(base.tokenizer.chat_template),
-        device=given.device.kind,
-        device_memory_bytes=given.device.memory_bytes,
-        has_fast_bf16=given.device.has_fast_bf16,
-        can_recompute=base.can_recompute,
-        has_flash_attention=given.device.has_fast_bf16 and has_flash_attention(base.config),
-        num_logits_per_token=_num_logits_per_token(given.spec, base),
-        **_pooling_facts(form),
-    )
-
-
-def _num_logits_per_token(spec: JobSpec, base: BaseModel) -> int:
-    is_chunked = spec.has_chunked_loss and not spec.training.compile
-    if not spec.has_token_logits or is_chunked:
-        return 0
-    return int(base.config.get_text_config().vocab_size)
-
-
-def _pooling_facts(form: SentenceForm | None) -> dict[str, Any]:
-    if form is None:
-        return {}
-    return {
-        "pooling": form.pooling,
-        "is_normalized": form.is_normalized,
-        "is_embedding_model": form.is_given,
-    }
 
 
 def _batches_described(trainer: RunLoop, *, num_rows: int) -> Logged:

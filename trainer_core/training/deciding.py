@@ -1,0 +1,122 @@
+"""What is settled before the first token: the base model, every `auto`, where to go on."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from trainer_core.events import Logged, Phase, Reporter, Warned
+from trainer_core.run_directory import RunDirectory, write_json
+from trainer_core.spec import Facts, JobSpec, Resolution, resolve
+from trainer_core.training import processes
+from trainer_core.training.clock import PhaseClock
+from trainer_core.training.limits import check_limits
+from trainer_core.training.lineage import describe_origin, describe_run
+from trainer_core.training.models import BaseModel, open_model
+from trainer_core.training.packing import has_flash_attention
+from trainer_core.training.preparing import Given
+from trainer_core.training.quantizing import choose_quantizing
+from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
+from trainer_core.training.scratch import begin_anew
+from trainer_core.training.sentence_folders import SentenceForm, read_form
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What is settled before the first row is tokenized."""
+
+    spec: JobSpec  # resolved
+    base: BaseModel
+    lineage: dict[str, Any]
+    checkpoint: Checkpoint | None  # to go on from
+    use_cache: bool | None  # the base model's setting, which training turns off
+
+
+def decide(
+    given: Given, *, directory: RunDirectory, clock: PhaseClock, reporter: Reporter
+) -> Decided:
+    """Open the base model, decide what the spec leaves open, and write down what was decided."""
+    clock.enter(Phase.LOADING)
+    base = open_model(given.inputs.model)
+    if given.spec.scratch is not None:
+        base = begin_anew(base, given.spec.scratch)
+    origin = describe_origin(given.spec, inputs=given.inputs, hashes=given.hashes)
+    checkpoint = _checkpoint(directory, origin=origin, reporter=reporter)
+    resolution = _resolve(given, base, checkpoint)
+    if warning := check_limits(resolution.spec, base):
+        reporter.report(Warned("max_length_large", warning, "Set it to 'auto'."))
+    base = replace(base, quantizing=choose_quantizing(resolution.spec, given.device))
+    _tell(resolution, directory=directory, reporter=reporter)
+    lineage = describe_run(origin, resolution=resolution, found=given.found, device=given.device)
+    if processes.is_first():
+        write_json(directory.lineage, lineage)
+    if checkpoint:
+        tell_resumption(checkpoint, lineage=lineage, reporter=reporter)
+    use_cache = getattr(base.config, "use_cache", None)
+    return Decided(resolution.spec, base, lineage, checkpoint, use_cache)
+
+
+def _checkpoint(
+    directory: RunDirectory, *, origin: Mapping[str, Any], reporter: Reporter
+) -> Checkpoint | None:
+    """Return what to go on from; the first process looks, and clears away what is of no use."""
+    found = None
+    if processes.is_first():
+        found = resumable(directory.checkpoints, origin=origin, reporter=reporter)
+    return processes.of_first(found)
+
+
+def _tell(resolution: Resolution, *, directory: RunDirectory, reporter: Reporter) -> None:
+    spec = resolution.spec.model_dump(mode="json")
+    choices = [asdict(choice) for choice in resolution.choices]
+    if processes.is_first():
+        write_json(directory.resolved, {"spec": spec, "choices": choices})
+    for choice in resolution.choices:
+        message = f"{choice.pointer.strip('/').replace('/', '.')}: {choice.value}, {choice.why}"
+        reporter.report(Logged(message, asdict(choice)))
+
+
+def _resolve(given: Given, base: BaseModel, checkpoint: Checkpoint | None) -> Resolution:
+    """Decide what the spec leaves open, as it was decided for the checkpoint if there is one."""
+    spec, facts = given.found.spec, _facts(given, base)
+    if checkpoint is None:
+        return resolve(spec, facts)
+    spec, kept = keep_choices(spec, checkpoint, device=given.device)
+    resolution = resolve(spec, facts)
+    return Resolution(resolution.spec, (*kept, *resolution.choices))
+
+
+def _facts(given: Given, base: BaseModel) -> Facts:
+    form = read_form(base.path, base.config) if given.spec.pools_tokens else None
+    lengths = (base.usual_length, form.max_length if form else None)
+    return Facts(
+        num_train_rows=given.found.num_rows["train"],
+        num_eval_rows=given.found.num_rows["eval"],
+        num_weights=base.num_weights,
+        num_processes=processes.num_processes(),
+        max_positions=min((n for n in lengths if n is not None), default=None),
+        has_chat_template=bool(base.tokenizer.chat_template),
+        device=given.device.kind,
+        device_memory_bytes=given.device.memory_bytes,
+        has_fast_bf16=given.device.has_fast_bf16,
+        can_recompute=base.can_recompute,
+        has_flash_attention=given.device.has_fast_bf16 and has_flash_attention(base.config),
+        num_logits_per_token=_num_logits_per_token(given.spec, base),
+        **_pooling_facts(form),
+    )
+
+
+def _num_logits_per_token(spec: JobSpec, base: BaseModel) -> int:
+    is_chunked = spec.has_chunked_loss and not spec.training.compile
+    if not spec.has_token_logits or is_chunked:
+        return 0
+    return int(base.config.get_text_config().vocab_size)
+
+
+def _pooling_facts(form: SentenceForm | None) -> dict[str, Any]:
+    if form is None:
+        return {}
+    return {
+        "pooling": form.pooling,
+        "is_normalized": form.is_normalized,
+        "is_embedding_model": form.is_given,
+    }

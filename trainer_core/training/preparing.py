@@ -1,0 +1,70 @@
+"""What a run starts from: its inputs, its rows as a survey found them, its device."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from transformers.utils import logging
+
+from trainer_core.events import Reporter, Warned
+from trainer_core.rows.checking import Survey
+from trainer_core.rows.files import InputFile
+from trainer_core.run_directory import Inputs
+from trainer_core.spec import JobSpec, unused
+from trainer_core.training import processes
+from trainer_core.training.caching import Cache
+from trainer_core.training.devices import Device, choose_device
+from trainer_core.training.lineage import data_hashes
+from trainer_core.training.surveying import known_survey
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a run starts from."""
+
+    spec: JobSpec  # as given
+    inputs: Inputs
+    files: Mapping[str, InputFile]  # by split
+    hashes: Mapping[str, str]  # of the files
+    found: Survey
+    device: Device
+    cache: Cache
+
+
+def prepare(spec: JobSpec, *, inputs: Inputs, cache: Cache, reporter: Reporter) -> Given:
+    """Look at all rows, and tell what of the spec they leave without use."""
+    num_threads = inputs.num_threads
+    _use_threads(num_threads and max(1, num_threads // processes.num_processes()))
+    splits = {"train": inputs.train, "eval": inputs.eval, "test": inputs.test}
+    files = {split: file for split, file in splits.items() if file is not None}
+    hashes = data_hashes(files)
+    files = {split: replace(file, sha256=hashes[split]) for split, file in files.items()}
+    mine = known_survey(cache, spec, files) if processes.is_first() else None
+    found = processes.of_first(mine)
+    assert found is not None, "the first process has looked"
+    _tell(spec, found, reporter=reporter)
+    return Given(spec, inputs, files, hashes, found, choose_device(inputs, spec), cache)
+
+
+def _tell(spec: JobSpec, found: Survey, *, reporter: Reporter) -> None:
+    for problem in unused(found.spec):  # which columns there are says what rows can use
+        name = problem.pointer.strip("/").replace("/", ".")
+        reporter.report(Warned("setting_unused", f"{name} {problem.message}.", problem.hint))
+    strategy = spec.resources.parallel.strategy
+    if strategy != "ddp" and processes.num_processes() == 1:
+        message = f"resources.parallel.strategy {strategy} is not used: there is one process."
+        reporter.report(Warned("setting_unused", message, "Leave it out."))
+    if found.num_skipped:
+        message = f"{found.num_skipped} bad rows are left out, as data.invalid_rows says."
+        reporter.report(Warned("rows_skipped", message))
+
+
+def _use_threads(number: int | None) -> None:
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if number is not None:
+        torch.set_num_threads(number)
+        os.environ["RAYON_NUM_THREADS"] = str(number)  # the tokenizers' threads
+    # Said aloud, the tokenizers do not warn of data loader workers.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if number == 1 else "true")
