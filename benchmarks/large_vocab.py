@@ -11,43 +11,33 @@ imported and the inputs were made. The gradients of both are compared.
 import argparse
 import json
 import re
-import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.harness import measure_apart, pairs, result
 
 NUM_TOKENS, HIDDEN, VOCABULARY = 2048, 512, 131_072
 _STATUS = Path("/proc/self/status")
 
 
-def run(num_runs: int) -> dict[str, Any]:
+def run(num_runs: int) -> list[dict[str, Any]]:
     """Return the ratio of peak memories, peer over ours, and how far the gradients are apart."""
-    runs = [  # in alternation: the machine may be busy
-        {side: _measure_apart(side) for side in ("peer", "ours")} for _ in range(num_runs)
+    runs = pairs(lambda side, _: measure_apart("large_vocab", side), num_runs=num_runs)
+    error = {"ours": gradient_error(), "peer": 0.0}
+    return [
+        result(
+            "large_vocab",
+            [
+                {side: {**one, "gradient_error": error[side]} for side, one in r.items()}
+                for r in runs
+            ],
+            figure="peak_mib",
+            unit="MiB of peak memory, forward and backward",
+            is_more_better=False,
+            quality=lambda measured: [measured["loss"], measured["gradient_error"]],
+        )
     ]
-    ours, peer = (
-        statistics.median(pair[side]["peak_mib"] for pair in runs) for side in ("ours", "peer")
-    )
-    loss_ours, loss_peer = (runs[0][side]["loss"] for side in ("ours", "peer"))
-    return {
-        "name": "large_vocab",
-        "ours": ours,
-        "peer": peer,
-        "ratio": peer / ours,
-        "unit": "MiB of peak memory, forward and backward",
-        "quality_ours": {"loss": loss_ours, "gradient_error": gradient_error()},
-        "quality_peer": {"loss": loss_peer, "gradient_error": 0.0},
-        "runs": runs,
-    }
-
-
-def _measure_apart(side: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.large_vocab", "--side", side]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return measured
 
 
 def _measure(side: str) -> dict[str, float]:

