@@ -120,7 +120,7 @@ def test_events_tell_the_whole_story(whole: RunDirectory) -> None:
     saved = [line.data for line in events_of(whole, "checkpoint")]
     assert [one["path"] for one in saved] == [f"checkpoints/checkpoint-{n}" for n in (5, 10)]
     assert saved[0]["is_best"]
-    assert set(saved[0]["metrics"]) == {"loss", "accuracy", "macro_f1"}
+    assert set(saved[0]["metrics"]) >= {"loss", "accuracy", "macro_f1"}
 
 
 def test_a_checkpoint_is_sealed_and_holds_no_pickled_arguments(whole: RunDirectory) -> None:

@@ -96,7 +96,7 @@ def test_entities_are_learnt_and_the_saved_model_finds_the_same(
     assert learnt["test_f1"] > 0.95
     assert set(learnt) == {
         f"{split}{name}"
-        for split in ("", "test_")
+        for split in ("", "baseline_", "test_")
         for name in ("f1", "precision", "recall", "accuracy", "loss")
     }
     model = AutoModelForTokenClassification.from_pretrained(tagged.model)
