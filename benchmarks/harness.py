@@ -28,7 +28,7 @@ _ENVIRONMENT = {
 def measure_apart(bench: str, side: str, *arguments: object) -> dict[str, Any]:
     """Return what a side measures of itself in a process of its own, on one thread."""
     command = [sys.executable, "-m", f"benchmarks.{bench}", "--side", side, *map(str, arguments)]
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: PLW1510 - what it printed is told below
         command, capture_output=True, text=True, env={**os.environ, **_ENVIRONMENT}, cwd=ROOT
     )
     if done.returncode:

@@ -18,7 +18,7 @@ NUM_ROWS, BATCH_SIZE, MAX_LENGTH = 6000, 32, 512
 NUM_WEIGHTS = 22_700_000
 
 
-def run(num_runs: int) -> list[dict[str, Any]]:
+def run(_num_runs: int) -> list[dict[str, Any]]:
     """Return the worst share of real tokens; one run suffices, nothing is timed."""
     runs = {
         name: {"ours": _ours(lengths), "peer": _padded_at_random(lengths)}

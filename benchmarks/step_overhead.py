@@ -12,6 +12,7 @@ import argparse
 import json
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def _train(folder: Path) -> dict[str, Any]:
         for line in lines
         if line["type"] == "metrics" and line["data"]["split"] == "train"
     ]
-    steps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(times)]
     return {"step_ms": 1000 * min(steps[NUM_WARM:]), "loss": sum(losses[-20:]) / 20}
 
 

@@ -18,7 +18,7 @@ from trainer_core.run_directory import Result, RunDirectory, file_sha256
 from trainer_core.training.recipe import Measured, Recipe, Setup
 from trainer_core.training.tasks import causal_lm
 from trainer_core.training.tokens import TokenRow
-from trainer_core.training.trainer import RunTrainer
+from trainer_core.training.trainer import RecipeTrainer, RunTrainer
 
 pytestmark = pytest.mark.slow
 
@@ -167,3 +167,16 @@ def test_a_recipe_may_name_the_class_that_trains_it(
     change(lambda recipe: replace(recipe, trainer_class=Counting))
     outcome = carry_out(_make(tmp_path / "run", decoder, data={"eval": None}))
     assert outcome.step == Counting.steps == 12
+
+
+def test_gradients_are_clipped_as_the_stock_trainer_clips_them(
+    decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hash_of(name: str) -> str:
+        directory = _make(tmp_path / name, decoder, training={"max_grad_norm": 0.05})
+        assert carry_out(directory).result is Result.SUCCEEDED
+        return file_sha256(directory.model / "model.safetensors")
+
+    ours = hash_of("ours")
+    monkeypatch.delattr(RecipeTrainer, "_clip_grad_norm")
+    assert hash_of("stock") == ours

@@ -1,9 +1,10 @@
 """`transformers.Trainer` with the loss, the predictions and the figures of a recipe."""
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
+import accelerate.optimizer
 import numpy as np
 import torch
 from accelerate.utils import DistributedType
@@ -17,6 +18,9 @@ from trainer_core.training.recipe import Measured, Recipe
 from trainer_core.training.steps import MicroBatch
 from trainer_core.training.tokens import Array, TokenizedRows
 
+# accelerate looks on the disk for an optimizer's package, twice at each step.
+accelerate.optimizer.is_lomo_available = cache(accelerate.optimizer.is_lomo_available)
+
 
 class RecipeTrainer(Trainer):
     """Learns and measures as a recipe says."""
@@ -28,6 +32,7 @@ class RecipeTrainer(Trainer):
     _spec: JobSpec
     measured: Measured | None  # by the latest evaluation
     _told_share: torch.Tensor  # of the step in hand: what its loss is told by
+    _weights: list[torch.nn.Parameter]  # that learn
     _is_learning = False  # model and optimizer are in their training mode
 
     def get_batch_samples(
@@ -51,6 +56,17 @@ class RecipeTrainer(Trainer):
         ]
         count = sum(counts, start=torch.tensor(0)).to(device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        model, loader = super()._prepare_for_training(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._weights = [weight for weight in model.parameters() if weight.requires_grad]
+        return model, loader
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        # The stock one walks over all modules for the weights, and again to look for shared ones.
+        if self.args.world_size > 1 or self.accelerator.scaler is not None:
+            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        return torch.nn.utils.clip_grad_norm_(self._weights, self.args.max_grad_norm)
 
     def compute_loss(
         self,
