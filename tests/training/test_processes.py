@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 
 from tests.training.tiny import carry_out, colour_rows, events_of, make_run, save_encoder
 from trainer_core.errors import CapacityError, InvalidSpec
+from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import (
+    Inputs,
     Result,
     RunDirectory,
     StopRequest,
@@ -275,10 +277,10 @@ def test_deepspeed_is_told_what_to_share_out_and_where_to_keep_it() -> None:
     assert zero["offload_optimizer"]["device"] == zero["offload_param"]["device"] == "cpu"
 
 
-def test_as_many_processes_as_gpus_are_asked_for(
-    together: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_as_many_processes_as_gpus_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = parse_spec({**SPEC, "resources": {"gpus": 4}})
+    inputs = Inputs(model=Path("model"), train=InputFile(Path("a.csv"), "a.csv"))
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     with pytest.raises(CapacityError, match=r"resources\.gpus is 4, and this run has 2 processes"):
-        choose_device(together.read_inputs(), spec)
+        choose_device(inputs, spec)

@@ -79,9 +79,14 @@ def _carried_out(directory: RunDirectory, stopping: Stopping, *, is_quiet: bool)
 def _num_processes(directory: RunDirectory) -> int:
     """Return how many processes the inputs ask for; 1 where the run will say what is wrong."""
     try:
-        return directory.read_inputs().num_processes
+        inputs = directory.read_inputs()
     except LuthierError:
         return 1
+    if inputs.num_processes == 1 or inputs.device == "cpu":
+        return inputs.num_processes
+    from trainer_core.training.devices import num_devices
+
+    return inputs.num_processes if inputs.num_processes <= num_devices(inputs.device) else 1
 
 
 def _run_supervised() -> int:

@@ -34,6 +34,7 @@ class Given:
 
 def prepare(spec: JobSpec, *, inputs: Inputs, cache: Cache, reporter: Reporter) -> Given:
     """Look at all rows, and tell what of the spec they leave without use."""
+    device = choose_device(inputs, spec)  # first: no row is read for a device that is not there
     num_threads = inputs.num_threads
     _use_threads(num_threads and max(1, num_threads // processes.num_processes()))
     splits = {"train": inputs.train, "eval": inputs.eval, "test": inputs.test}
@@ -44,7 +45,7 @@ def prepare(spec: JobSpec, *, inputs: Inputs, cache: Cache, reporter: Reporter) 
     found = processes.of_first(mine)
     assert found is not None, "the first process has looked"
     _tell(spec, found, reporter=reporter)
-    return Given(spec, inputs, files, hashes, found, choose_device(inputs, spec), cache)
+    return Given(spec, inputs, files, hashes, found, device, cache)
 
 
 def _tell(spec: JobSpec, found: Survey, *, reporter: Reporter) -> None:
