@@ -5,14 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.tiny import carry_out, colour_rows, make_run
-
+from tests.training.tiny import carry_out, colour_rows, events_of, make_run, save_encoder
 from trainer_core.errors import CapacityError, InvalidSetting, InvalidSpec
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, RunDirectory, write_json
 from trainer_core.spec import JobSpec, parse_spec
 from trainer_core.training import __main__, preparing
-from trainer_core.training.arguments import training_arguments
+from trainer_core.training.arguments import check_arguments
 from trainer_core.training.devices import Device, choose_device
 from trainer_core.training.stopping import Stopping
 
@@ -79,7 +78,7 @@ def test_no_more_processes_are_launched_than_there_are_gpus(
     launched: list[int] = []
 
     class Launched:
-        def __init__(self, _directory: RunDirectory, *, count: int, arguments: list[str]) -> None:
+        def __init__(self, _directory: RunDirectory, *, count: int, **_: object) -> None:
             launched.append(count)
 
         def listen(self, _signals: object) -> None: ...
@@ -100,6 +99,20 @@ def test_no_more_processes_are_launched_than_there_are_gpus(
     write_json(directory.inputs, inputs.to_dict())
     assert __main__.main([str(directory.path)]) == 0
     assert launched == [expected]
+
+
+@pytest.mark.parametrize(("setting", "value"), [("precision", "fp16"), ("tf32", True)])
+def test_what_a_device_can_not_do_is_refused_before_there_are_tokens(
+    tmp_path: Path, setting: str, value: object
+) -> None:
+    spec = {"task": "text-classification", "training": {"precision": "fp32", setting: value}}
+    model = save_encoder(tmp_path / "model")
+    directory = make_run(tmp_path / "run", model=model, rows=colour_rows(30), spec=spec)
+    error = carry_out(directory).error
+    assert error is not None
+    assert (error.code, error.param) == ("invalid_spec", f"/training/{setting}")
+    phases = [line.data["phase"] for line in events_of(directory, "phase")]
+    assert phases == ["preparing", "loading"]
 
 
 def test_a_run_without_its_gpus_reads_no_rows(
@@ -131,7 +144,7 @@ def test_a_device_knows_what_it_computes(
     assert {name for name in ("fp32", "bf16", "fp16") if device.computes(name)} == computed
 
 
-def test_tf32_is_refused_where_there_is_none(tmp_path: Path) -> None:
+def test_tf32_is_refused_where_there_is_none() -> None:
     spec = parse_spec(
         {
             "task": "text-classification",
@@ -142,4 +155,4 @@ def test_tf32_is_refused_where_there_is_none(tmp_path: Path) -> None:
     )
     device = Device(kind="cpu", name="cpu", memory_bytes=None, has_fast_bf16=False)
     with pytest.raises(InvalidSpec, match="cpu has no TF32"):
-        training_arguments(spec, folder=tmp_path, device=device, num_steps=1, has_evaluation=False)
+        check_arguments(spec, device=device)

@@ -27,7 +27,7 @@ from trainer_core.run_directory import (
     write_json,
 )
 from trainer_core.spec import parse_spec
-from trainer_core.training.arguments import deepspeed_settings, training_arguments
+from trainer_core.training.arguments import check_arguments, deepspeed_settings
 from trainer_core.training.devices import Device, choose_device
 
 pytestmark = pytest.mark.slow
@@ -239,34 +239,23 @@ def _device(kind: Any) -> Device:
     ],
 )
 def test_a_strategy_that_can_not_be_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, words: str
+    monkeypatch: pytest.MonkeyPatch, strategy: str, words: str
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     parallel = {"strategy": strategy}
     training = {"precision": "fp32", "learning_rate": 1e-3}
     spec = parse_spec({**SPEC, "training": training, "resources": {"parallel": parallel}})
     with pytest.raises(InvalidSpec, match=words):
-        training_arguments(
-            spec, folder=tmp_path, device=_device("cpu"), num_steps=1, has_evaluation=False
-        )
+        check_arguments(spec, device=_device("cpu"))
 
 
-def test_an_optimizer_without_a_state_is_not_shared_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_optimizer_without_a_state_is_not_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     training = {"precision": "fp32", "learning_rate": 1e-3, "optimizer": "sgd"}
     shared = {"parallel": {"strategy": "fsdp"}}
     spec = parse_spec({**SPEC, "training": training, "resources": shared})
     with pytest.raises(InvalidSpec, match="'sgd' can't be resumed"):
-        training_arguments(
-            spec,
-            folder=tmp_path,
-            device=_device("cuda"),
-            num_steps=1,
-            has_evaluation=False,
-            layers=["BertLayer"],
-        )
+        check_arguments(spec, device=_device("cuda"))
 
 
 def test_deepspeed_is_told_what_to_share_out_and_where_to_keep_it() -> None:

@@ -8,6 +8,7 @@ from trainer_core.events import Logged, Phase, Reporter, Warned
 from trainer_core.run_directory import RunDirectory, write_json
 from trainer_core.spec import Facts, JobSpec, Resolution, resolve
 from trainer_core.training import processes
+from trainer_core.training.arguments import check_arguments
 from trainer_core.training.clock import PhaseClock
 from trainer_core.training.limits import check_limits
 from trainer_core.training.lineage import describe_origin, describe_run
@@ -42,6 +43,7 @@ def decide(
     origin = describe_origin(given.spec, inputs=given.inputs, hashes=given.hashes)
     checkpoint = _checkpoint(directory, origin=origin, reporter=reporter)
     resolution = _resolve(given, base, checkpoint)
+    check_arguments(resolution.spec, device=given.device)
     if warning := check_limits(resolution.spec, base):
         reporter.report(Warned("max_length_large", warning, "Set it to 'auto'."))
     base = replace(base, quantizing=choose_quantizing(resolution.spec, given.device))
