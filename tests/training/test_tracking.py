@@ -17,7 +17,7 @@ from tests.training.tiny import (
     save_encoder,
     stop_after,
 )
-from trainer_core.events import Event, ListReporter, MetricsMeasured, Warned
+from trainer_core.events import ListReporter, MetricsMeasured, Phase, PhaseEntered, Warned
 from trainer_core.run_directory import Result, RunDirectory, verified_manifest
 from trainer_core.training import tracking
 from trainer_core.training.trackers import TRACKERS, TrackedRun
@@ -169,7 +169,7 @@ class Failing:
     def __init__(self, _run: TrackedRun) -> None:
         self.seen = 0
 
-    def report(self, _event: Event) -> None:
+    def report(self, _measured: MetricsMeasured) -> None:
         self.seen += 1
         if self.seen == 2:
             raise ConnectionError("the server is gone\nand more")
@@ -181,8 +181,33 @@ class Failing:
 class Hanging(Failing):
     """A tracker whose server never answers."""
 
-    def report(self, _event: Event) -> None:
+    def report(self, _measured: MetricsMeasured) -> None:
         time.sleep(3600)
+
+
+class Noting:
+    """A tracker that keeps all that it is told."""
+
+    told: list[object]
+
+    def __init__(self, _run: TrackedRun) -> None:
+        Noting.told = []
+
+    def report(self, measured: MetricsMeasured) -> None:
+        self.told.append(measured)
+
+    def close(self, result: Result) -> None:
+        self.told.append(result)
+
+
+def test_trackers_are_told_figures_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRACKERS, "wandb", Noting)  # type: ignore[arg-type]
+    trackers = Tracking(ListReporter())
+    trackers.begin(["wandb"], _run(tmp_path))
+    trackers.report(_figures(1))
+    trackers.report(PhaseEntered(Phase.SAVING))
+    trackers.close(Result.SUCCEEDED)
+    assert Noting.told == [_figures(1), Result.SUCCEEDED]
 
 
 def test_a_tracker_that_fails_on_the_way_is_told_once_and_left_out(
