@@ -172,7 +172,7 @@ class Failing:
     def report(self, _measured: MetricsMeasured) -> None:
         self.seen += 1
         if self.seen == 2:
-            raise ConnectionError("the server is gone\nand more")
+            raise ConnectionError("https://me:p@ss/word@host:5000/api is gone: //me:pass@host")
 
     def close(self, _result: Result) -> None:
         raise AssertionError("a tracker that failed is left alone")
@@ -211,7 +211,7 @@ def test_trackers_are_told_figures_alone(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_tracker_that_fails_on_the_way_is_told_once_and_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(TRACKERS, "wandb", Failing)  # type: ignore[arg-type]
     told = ListReporter()
@@ -223,7 +223,9 @@ def test_a_tracker_that_fails_on_the_way_is_told_once_and_left_out(
     [warning] = told.events
     assert isinstance(warning, Warned)
     assert warning.code == "tracker_failed"
-    assert "ConnectionError: the server is gone." in warning.message
+    assert warning.message == "wandb gets no further figures of this run: ConnectionError."
+    logged = capfd.readouterr().err
+    assert logged == "wandb: ConnectionError: https://host:5000/api is gone: //host\n"
 
 
 def test_a_tracker_that_hangs_holds_nobody_up(

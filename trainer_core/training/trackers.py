@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from trainer_core.errors import InvalidSetting
 from trainer_core.events import MetricsMeasured
 from trainer_core.run_directory import Result
 from trainer_core.spec import JobSpec
@@ -161,7 +162,7 @@ class MLflow:
         from mlflow.entities import Param
 
         if not os.environ.get("MLFLOW_TRACKING_URI"):
-            raise OSError("MLFLOW_TRACKING_URI is not set on the worker")
+            raise InvalidSetting("MLFLOW_TRACKING_URI is not set on the worker.", hint="Set it.")
         self._client = MlflowClient()
         experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT))
         where = f"tags.`luthier.run` = '{run.identity}'"

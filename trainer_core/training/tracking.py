@@ -4,12 +4,14 @@ import hashlib
 import queue
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from trainer_core.errors import InvalidSetting
 from trainer_core.events import Event, MetricsMeasured, Reporter, Warned
 from trainer_core.run_directory import Inputs, Result, RunDirectory
 from trainer_core.spec import JobSpec
@@ -17,6 +19,7 @@ from trainer_core.training.trackers import TRACKERS, TrackedRun, parameters_of
 
 _MAX_WAITING = 10_000  # reports of figures to one tracker
 _CLOSING_SECONDS = 30.0
+_USER_OF_ADDRESS = re.compile(r"//\S*@")  # to the last @: a password may have one, and a /
 _NOT_HANDED_OUT = shutil.ignore_patterns("logs", "tmp", "*.log", "*.lock", ".*")
 
 
@@ -94,10 +97,20 @@ class _Watcher:
         except ModuleNotFoundError as error:
             self.failure = f"the package '{error.name}' is not installed on the worker"
             self.hint = f"Run `pip install 'luthier[{self.name}]'` there."
+        except InvalidSetting as error:
+            self.failure, self.hint = error.message.rstrip("."), error.hint
         except BaseException as error:  # noqa: BLE001 - SystemExit too: a stranger's library
-            lines = str(error).strip().splitlines() or [""]
-            self.failure = f"{type(error).__name__}: {lines[0][:300]}".rstrip(".: ")
-            self.hint = "See its settings in the environment of the worker."
+            # Its words can hold the worker's addresses and keys, and the job's owner reads these.
+            self.failure = type(error).__name__
+            self.hint = "See the log, and its settings in the environment of the worker."
+            sys.stderr.write(
+                f"{self.name}: {type(error).__name__}: {without_secrets(str(error))}\n"
+            )
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with the users and passwords of addresses in it left out."""
+    return _USER_OF_ADDRESS.sub("//", text)
 
 
 def tracked_run(
