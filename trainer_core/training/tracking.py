@@ -68,8 +68,8 @@ class _Watcher:
 
     def __init__(self, name: str, run: TrackedRun, folder: Path) -> None:
         self.name = name
-        self.failure = ""  # why it failed, once it has
         self.hint = ""
+        self.failure = ""  # why it failed, once it has; set last, as other threads look at it
         self._told = replace(run, folder=folder)
         self._waiting: queue.Queue[MetricsMeasured | Result] = queue.Queue(maxsize=_MAX_WAITING)
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
@@ -95,17 +95,17 @@ class _Watcher:
                 tracker.report(told)
             tracker.close(told)
         except ModuleNotFoundError as error:
-            self.failure = f"the package '{error.name}' is not installed on the worker"
             self.hint = f"Run `pip install 'luthier[{self.name}]'` there."
+            self.failure = f"the package '{error.name}' is not installed on the worker"
         except InvalidSetting as error:
-            self.failure, self.hint = error.message.rstrip("."), error.hint
+            self.hint = error.hint
+            self.failure = error.message.rstrip(".")
         except BaseException as error:  # noqa: BLE001 - SystemExit too: a stranger's library
             # Its words can hold the worker's addresses and keys, and the job's owner reads these.
-            self.failure = type(error).__name__
+            kind, words = type(error).__name__, without_secrets(str(error))
+            sys.stderr.write(f"{self.name}: {kind}: {words}\n")
             self.hint = "See the log, and its settings in the environment of the worker."
-            sys.stderr.write(
-                f"{self.name}: {type(error).__name__}: {without_secrets(str(error))}\n"
-            )
+            self.failure = kind
 
 
 def without_secrets(text: str) -> str:
