@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerBase
 
 from tests.training.tiny import (
     carry_out,
@@ -198,6 +199,20 @@ class Noting:
 
     def close(self, result: Result) -> None:
         self.told.append(result)
+
+
+def test_a_run_whose_model_can_not_be_saved_is_told_as_failed(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setitem(TRACKERS, "wandb", Noting)  # type: ignore[arg-type]
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", save)
+    directory = _make(tmp_path / "run", encoder, "wandb", checkpoints={"strategy": "no"})
+    assert carry_out(directory).result is Result.FAILED
+    assert Noting.told[-1] is Result.FAILED
+    assert Result.SUCCEEDED not in Noting.told
 
 
 def test_trackers_are_told_figures_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

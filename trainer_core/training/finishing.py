@@ -1,6 +1,7 @@
 """The end of a run: the model that is handed out is measured, described and saved."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Finish:
     trainer: RunLoop
     recipe: Recipe
     best_step: int | None  # whose weights the model has; None for the last ones
+    end_tracking: Callable[[], None]  # its files go into the model's folder
 
     def measure(self) -> dict[str, float]:
         """Return the figures of the model that is handed out, and of the base model."""
@@ -130,9 +132,10 @@ class Finish:
             folder / REPORT, {"step": self._step, "metrics": dict(metrics), "details": details}
         )
         if (predictions := evaluations / PREDICTIONS).exists():
-            (folder / PREDICTIONS).write_bytes(predictions.read_bytes())
+            shutil.copyfile(predictions, folder / PREDICTIONS)
         seconds = {**self.clock.seconds}  # of the phases that are over
         write_json(folder / self.directory.lineage.name, {**self.lineage, "seconds": seconds})
-        copy_tracking(self.directory.tracking, folder / self.directory.tracking.name)
         if self.recipe.add_files:
             self.recipe.add_files(folder)
+        self.end_tracking()  # last: trackers are told of a success
+        copy_tracking(self.directory.tracking, folder / self.directory.tracking.name)

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +162,9 @@ class Attempt:
             trainer=trainer,
             recipe=recipe,
             best_step=trainer.load_best(),
+            end_tracking=partial(self._tracking.close, Result.SUCCEEDED),
         )
         metrics = finish.measure()
-        self._tracking.close(Result.SUCCEEDED)  # its files go into the model's folder
         finish.save(metrics)
         step, best_step = trainer.state.global_step, finish.best_step
         return Outcome(Result.SUCCEEDED, step=step, best_step=best_step, metrics=metrics)
