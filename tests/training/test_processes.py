@@ -27,6 +27,7 @@ from trainer_core.run_directory import (
     write_json,
 )
 from trainer_core.spec import parse_spec
+from trainer_core.training import processes
 from trainer_core.training.arguments import check_arguments, deepspeed_settings
 from trainer_core.training.devices import Device, choose_device
 
@@ -225,6 +226,15 @@ def test_one_that_dies_ends_them_all_with_an_error_worth_another_try(
     assert outcome is not None
     assert outcome.error is not None
     assert (outcome.error.code, outcome.error.retryable) == ("process_died", True)
+
+
+def test_one_process_reads_what_all_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "of_first", lambda value: value)
+    asked = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        processes.made_by_first(lambda: asked.append(os.environ["RANK"]))
+    assert asked == ["0"]
 
 
 def _device(kind: Any) -> Device:

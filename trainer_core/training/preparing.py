@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from transformers.utils import logging
@@ -39,11 +40,9 @@ def prepare(spec: JobSpec, *, inputs: Inputs, cache: Cache, reporter: Reporter) 
     _use_threads(num_threads and max(1, num_threads // processes.num_processes()))
     splits = {"train": inputs.train, "eval": inputs.eval, "test": inputs.test}
     files = {split: file for split, file in splits.items() if file is not None}
-    hashes = data_hashes(files)
+    hashes = processes.made_by_first(partial(data_hashes, files))
     files = {split: replace(file, sha256=hashes[split]) for split, file in files.items()}
-    mine = known_survey(cache, spec, files) if processes.is_first() else None
-    found = processes.of_first(mine)
-    assert found is not None, "the first process has looked"
+    found = processes.made_by_first(partial(known_survey, cache, spec, files))
     _tell(spec, found, reporter=reporter)
     return Given(spec, inputs, files, hashes, found, device, cache)
 
