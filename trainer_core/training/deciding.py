@@ -1,5 +1,6 @@
 """What is settled before the first token: the base model, every `auto`, where to go on."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -61,10 +62,14 @@ def _checkpoint(
     directory: RunDirectory, *, origin: Mapping[str, Any], reporter: Reporter
 ) -> Checkpoint | None:
     """Return what to go on from; the first process looks, and clears away what is of no use."""
-    found = None
-    if processes.is_first():
+
+    def look() -> Checkpoint | None:
         found = resumable(directory.checkpoints, origin=origin, reporter=reporter)
-    return processes.of_first(found)
+        if found is None:  # what was measured before was of another model, or of another spec
+            shutil.rmtree(directory.evaluations, ignore_errors=True)
+        return found
+
+    return processes.made_by_first(look)
 
 
 def _tell(resolution: Resolution, *, directory: RunDirectory, reporter: Reporter) -> None:
