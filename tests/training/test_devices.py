@@ -81,8 +81,6 @@ def test_no_more_processes_are_launched_than_there_are_gpus(
         def __init__(self, _directory: RunDirectory, *, count: int, **_: object) -> None:
             launched.append(count)
 
-        def listen(self, _signals: object) -> None: ...
-
         def wait(self) -> int:
             return 0
 

@@ -221,7 +221,7 @@ def test_one_that_dies_ends_them_all_with_an_error_worth_another_try(
     process = start(str(directory.path), "--quiet")
     _wait_for_step(directory, step=3)
     os.kill(_children(process.pid)[1], signal.SIGKILL)
-    assert process.wait(timeout=60) not in (0, 75)
+    assert process.wait(timeout=60) == -signal.SIGKILL
     outcome = directory.read_outcome()
     assert outcome is not None
     assert outcome.error is not None
@@ -235,6 +235,23 @@ def test_one_process_reads_what_all_need(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setenv("RANK", rank)
         processes.made_by_first(lambda: asked.append(os.environ["RANK"]))
     assert asked == ["0"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_a_stop_is_heard_while_torch_is_still_imported(
+    encoder: Path, tmp_path: Path, start: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    directory = _make(tmp_path / "run", encoder, processes=2)
+    process = start(str(directory.path), "--quiet")
+    deadline = time.monotonic() + START_SECONDS
+    while len(_children(process.pid)) < 2:
+        assert time.monotonic() < deadline, "they did not start"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=START_SECONDS) == 75
+    outcome = directory.read_outcome()
+    assert outcome is not None
+    assert (outcome.result, outcome.step) == (Result.STOPPED, 0)
 
 
 def _device(kind: Any) -> Device:
