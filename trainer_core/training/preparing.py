@@ -11,13 +11,15 @@ from transformers.utils import logging
 from trainer_core.events import Reporter, Warned
 from trainer_core.rows.checking import Survey
 from trainer_core.rows.files import InputFile
-from trainer_core.run_directory import Inputs
+from trainer_core.run_directory import Inputs, RunDirectory
 from trainer_core.spec import JobSpec, unused
 from trainer_core.training import processes
 from trainer_core.training.caching import Cache
 from trainer_core.training.devices import Device, choose_device
 from trainer_core.training.lineage import data_hashes
 from trainer_core.training.surveying import known_survey
+
+OWN_CACHE = "cache"  # of what is made of rows, where it is not kept for other runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,18 @@ class Given:
     found: Survey
     device: Device
     cache: Cache
+
+
+def open_cache(inputs: Inputs, directory: RunDirectory, *, reporter: Reporter) -> Cache:
+    """Return the cache that the inputs name, or one of this run alone."""
+    kept = inputs.cache
+    if kept is not None:
+        try:
+            return Cache(kept.path, max_bytes=kept.max_bytes)
+        except OSError as error:
+            message = f"tokens are not kept for other jobs: {kept.path} can't be used ({error})."
+            reporter.report(Warned("cache_unusable", message))
+    return Cache(directory.path / OWN_CACHE)
 
 
 def prepare(spec: JobSpec, *, inputs: Inputs, cache: Cache, reporter: Reporter) -> Given:
