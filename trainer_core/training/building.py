@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trainer_core.errors import TooFewRows
+from trainer_core.errors import FieldProblem, InvalidSpec, TooFewRows
 from trainer_core.events import Logged, Reporter, Warned
 from trainer_core.rows.checking import MIN_TRAIN_ROWS, SPLITS
 from trainer_core.run_directory import RunDirectory, write_json
@@ -46,6 +46,7 @@ def build(
 ) -> Built:
     """Tokenize the rows, load the model and make the trainer of both."""
     recipe = _recipe(given, decided, clock=clock, reporter=reporter)
+    _check_processes(recipe)
     decided = _counted(recipe, decided)
     if processes.is_first():
         write_json(directory.lineage, decided.lineage)
@@ -69,7 +70,7 @@ def build(
         stopping=stopping,
     )
     num_rows = decided.lineage["num_rows"]["train"]
-    reporter.report(_batches_described(trainer, num_rows=num_rows))
+    reporter.report(_batches_described(trainer, recipe, num_rows=num_rows))
     return Built(decided, recipe, trainer)
 
 
@@ -94,6 +95,16 @@ def _recipe(given: Given, decided: Decided, *, clock: PhaseClock, reporter: Repo
             )
             reporter.report(Warned("rows_truncated", message, "Raise max_length."))
     return recipe
+
+
+def _check_processes(recipe: Recipe) -> None:
+    count = processes.num_processes()
+    if recipe.is_step_whole and count > 1:
+        problem = (
+            "the loss compares all rows of an optimizer step with each other, and each of "
+            f"{count} processes would see its share of them alone"
+        )
+        raise InvalidSpec([FieldProblem("/resources/gpus", problem, "Set it to 1.")])
 
 
 def _counted(recipe: Recipe, decided: Decided) -> Decided:
@@ -122,17 +133,18 @@ def _learning_model(recipe: Recipe, spec: JobSpec, *, reporter: Reporter) -> Any
     return recipe.model
 
 
-def _batches_described(trainer: RunLoop, *, num_rows: int) -> Logged:
+def _batches_described(trainer: RunLoop, recipe: Recipe, *, num_rows: int) -> Logged:
     order = trainer.order
-    share = padding_share(order, cutting=trainer.cutting)
     num_tokens = int(order.lengths.sum(dtype="int64"))
     rows = f"{num_rows} rows" + (f" in {len(order)} parts" if len(order) != num_rows else "")
-    return Logged(
-        f"{rows} of {num_tokens} tokens; {share:.1%} of the positions are padding",
-        {
-            "num_rows": num_rows,
-            "num_examples": len(order),  # what a step is of: a row can be several
-            "num_tokens": num_tokens,
-            "padding_share": round(share, 4),
-        },
-    )
+    message = f"{rows} of {num_tokens} tokens"
+    fields: dict[str, float] = {
+        "num_rows": num_rows,
+        "num_examples": len(order),  # what a step is of: a row can be several
+        "num_tokens": num_tokens,
+    }
+    if recipe.is_step_whole:  # the task cuts the step itself, by rules of its own
+        return Logged(message, fields)
+    share = padding_share(order, cutting=trainer.cutting)
+    fields = {**fields, "padding_share": round(share, 4)}
+    return Logged(f"{message}; {share:.1%} of the positions are padding", fields)
