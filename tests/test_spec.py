@@ -130,6 +130,16 @@ def test_option_that_is_not_built_is_refused_never_ignored(change, pointer):
     assert "not available in this version" in found[pointer]
 
 
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed"])
+def test_a_reference_needs_a_device_that_holds_the_whole_model(strategy):
+    parallel = {"gpus": 2, "parallel": {"strategy": strategy}}
+    parts = {"resources": parallel, "adapter": None}
+    for task in ("dpo", "kto"):
+        found = problems_of({**TASKS[task].example, **parts})
+        assert "a reference" in found["/resources/parallel/strategy"]
+    check_built(parse_spec({**TASKS["orpo"].example, **parts}))
+
+
 @pytest.mark.parametrize(
     "change",
     [

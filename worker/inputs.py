@@ -15,7 +15,7 @@ from trainer_core.run_directory import CacheFolder, Inputs, RunDirectory, write_
 from trainer_core.spec import Reference, Scheme, parse_model_reference, parse_spec
 from worker.hub import fetch
 
-_TAKEN_OVER = ("checkpoints", "model", "outcome.json", "resolved.json", "tracking")
+_TAKEN_OVER = ("checkpoints", "evaluations", "model", "outcome.json", "resolved.json", "tracking")
 """What an earlier attempt has done that need not be done again."""
 
 _log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def prepare(
             model_revision=model.name if needs.hub else None,
             num_threads=backends.settings.num_training_threads,
             device=device,
-            num_processes=_num_processes(job),
+            num_processes=_num_processes(job, device),
             cache=_cache_of(backends),
             run_id=job.id,
         )
@@ -100,10 +100,11 @@ def prepare(
         yield run
 
 
-def _num_processes(job: Job) -> int:
+def _num_processes(job: Job, device: str | None) -> int:
     """Return one for each GPU that the job asks for; the run says so if there are not as many."""
     gpus = job.spec["resources"]["gpus"]
-    return gpus if isinstance(gpus, int) and gpus > 1 else 1
+    has_several = device in (None, "cuda")  # as far as is known without torch
+    return gpus if has_several and isinstance(gpus, int) and gpus > 1 else 1
 
 
 def _cache_of(backends: Backends) -> CacheFolder | None:

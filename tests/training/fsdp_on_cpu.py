@@ -27,7 +27,7 @@ def _make_shared_out(self: Any, *args: Any, **kwargs: Any) -> None:
 
 if __name__ == "__main__":
     State.__init__ = _make_shared_out
-    source = inspect.getsource(arguments._parallel)
+    source = inspect.getsource(arguments._check_fsdp)
     assert 'device.kind != "cuda"' in source
     exec(source.replace('device.kind != "cuda"', "False"), vars(arguments))  # noqa: S102
     sys.exit(main(sys.argv[1:]))

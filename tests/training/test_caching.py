@@ -1,5 +1,6 @@
 """What a run keeps for later ones: found where it is the same, made anew where it is not."""
 
+import errno
 import json
 import os
 import shutil
@@ -280,6 +281,18 @@ def test_a_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="full"), cache.adding("a") as draft:
         (draft.folder / "values.bin").write_bytes(b"half")
         raise OSError("full")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_is_told_and_not_taken_for_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rename(_path: Path, _target: Path) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="no space left"):
+        add(Cache(tmp_path, max_bytes=10**6), "a")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,7 +18,7 @@ from tests.training.tiny import (
     stop_after,
 )
 from trainer_core.events import Event, PhaseEntered
-from trainer_core.run_directory import Result, RunDirectory, file_sha256, read_json
+from trainer_core.run_directory import Result, RunDirectory, file_sha256, read_json, write_json
 from trainer_core.training.checkpoints import steps_saved
 from trainer_core.training.recipe import Measured, Recipe
 from trainer_core.training.run import run
@@ -143,6 +143,19 @@ def detailed(monkeypatch: pytest.MonkeyPatch) -> None:
             predictions=predictions,
         ),
     )
+
+
+@pytest.mark.usefixtures("detailed")
+def test_a_run_begun_anew_hands_out_nothing_of_the_one_before(
+    encoder: Path, tmp_path: Path
+) -> None:
+    directory = _make(tmp_path / "run", encoder, data={"eval": 0.2, "test": 0.1})
+    assert carry_out(directory).result is Result.SUCCEEDED
+    spec = read_json(directory.spec)
+    write_json(directory.spec, {**spec, "data": {**spec["data"], "test": None}})
+    assert carry_out(directory).result is Result.SUCCEEDED
+    assert not (directory.model / "predictions.jsonl").exists()
+    assert read_json(directory.model / "evaluation.json")["details"].keys() == {"eval"}
 
 
 @pytest.mark.usefixtures("detailed")

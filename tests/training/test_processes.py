@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 
 from tests.training.tiny import carry_out, colour_rows, events_of, make_run, save_encoder
 from trainer_core.errors import CapacityError, InvalidSpec
+from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import (
+    Inputs,
     Result,
     RunDirectory,
     StopRequest,
@@ -25,7 +27,8 @@ from trainer_core.run_directory import (
     write_json,
 )
 from trainer_core.spec import parse_spec
-from trainer_core.training.arguments import deepspeed_settings, training_arguments
+from trainer_core.training import processes
+from trainer_core.training.arguments import check_arguments, deepspeed_settings
 from trainer_core.training.devices import Device, choose_device
 
 pytestmark = pytest.mark.slow
@@ -218,11 +221,37 @@ def test_one_that_dies_ends_them_all_with_an_error_worth_another_try(
     process = start(str(directory.path), "--quiet")
     _wait_for_step(directory, step=3)
     os.kill(_children(process.pid)[1], signal.SIGKILL)
-    assert process.wait(timeout=60) not in (0, 75)
+    assert process.wait(timeout=60) == -signal.SIGKILL
     outcome = directory.read_outcome()
     assert outcome is not None
     assert outcome.error is not None
     assert (outcome.error.code, outcome.error.retryable) == ("process_died", True)
+
+
+def test_one_process_reads_what_all_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "of_first", lambda value: value)
+    asked = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        processes.made_by_first(lambda: asked.append(os.environ["RANK"]))
+    assert asked == ["0"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_a_stop_is_heard_while_torch_is_still_imported(
+    encoder: Path, tmp_path: Path, start: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    directory = _make(tmp_path / "run", encoder, processes=2)
+    process = start(str(directory.path), "--quiet")
+    deadline = time.monotonic() + START_SECONDS
+    while len(_children(process.pid)) < 2:
+        assert time.monotonic() < deadline, "they did not start"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=START_SECONDS) == 75
+    outcome = directory.read_outcome()
+    assert outcome is not None
+    assert (outcome.result, outcome.step) == (Result.STOPPED, 0)
 
 
 def _device(kind: Any) -> Device:
@@ -237,34 +266,23 @@ def _device(kind: Any) -> Device:
     ],
 )
 def test_a_strategy_that_can_not_be_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, words: str
+    monkeypatch: pytest.MonkeyPatch, strategy: str, words: str
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     parallel = {"strategy": strategy}
     training = {"precision": "fp32", "learning_rate": 1e-3}
     spec = parse_spec({**SPEC, "training": training, "resources": {"parallel": parallel}})
     with pytest.raises(InvalidSpec, match=words):
-        training_arguments(
-            spec, folder=tmp_path, device=_device("cpu"), num_steps=1, has_evaluation=False
-        )
+        check_arguments(spec, device=_device("cpu"))
 
 
-def test_an_optimizer_without_a_state_is_not_shared_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_optimizer_without_a_state_is_not_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     training = {"precision": "fp32", "learning_rate": 1e-3, "optimizer": "sgd"}
     shared = {"parallel": {"strategy": "fsdp"}}
     spec = parse_spec({**SPEC, "training": training, "resources": shared})
     with pytest.raises(InvalidSpec, match="'sgd' can't be resumed"):
-        training_arguments(
-            spec,
-            folder=tmp_path,
-            device=_device("cuda"),
-            num_steps=1,
-            has_evaluation=False,
-            layers=["BertLayer"],
-        )
+        check_arguments(spec, device=_device("cuda"))
 
 
 def test_deepspeed_is_told_what_to_share_out_and_where_to_keep_it() -> None:
@@ -275,10 +293,10 @@ def test_deepspeed_is_told_what_to_share_out_and_where_to_keep_it() -> None:
     assert zero["offload_optimizer"]["device"] == zero["offload_param"]["device"] == "cpu"
 
 
-def test_as_many_processes_as_gpus_are_asked_for(
-    together: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_as_many_processes_as_gpus_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = parse_spec({**SPEC, "resources": {"gpus": 4}})
+    inputs = Inputs(model=Path("model"), train=InputFile(Path("a.csv"), "a.csv"))
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     with pytest.raises(CapacityError, match=r"resources\.gpus is 4, and this run has 2 processes"):
-        choose_device(together.read_inputs(), spec)
+        choose_device(inputs, spec)

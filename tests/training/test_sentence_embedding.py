@@ -2,6 +2,7 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ from trainer_core.run_directory import (
     write_json,
 )
 from trainer_core.spec import parse_spec
+from trainer_core.training import building
 from trainer_core.training.embedding import Embedder, EmbeddingLoss
 from trainer_core.training.sentence_folders import pooling_module
 from trainer_core.training.tasks.sentence_embedding import TextsCollator, make_loss
@@ -208,6 +210,12 @@ def test_the_usage_text_runs(learnt: RunDirectory, capsys: pytest.CaptureFixture
     code = card.partition("```python\n")[2].partition("```")[0]
     exec(code.replace("path/to/this/folder", str(learnt.model)), {})  # noqa: S102
     assert "tensor([[" in capsys.readouterr().out
+
+
+def test_no_padding_is_told_of_steps_that_the_task_cuts_itself(learnt: RunDirectory) -> None:
+    (told,) = [e for e in events_of(learnt, "log") if "num_tokens" in e.data["fields"]]
+    assert told.data["fields"]["num_rows"] > 0
+    assert "padding" not in told.data["message"]
 
 
 def test_a_job_on_top_keeps_pooling_normalization_and_prompts(
@@ -475,6 +483,18 @@ def test_a_knob_that_the_loss_does_not_have_is_told(encoder: Path, tmp_path: Pat
     messages = [line.data["message"] for line in events_of(directory, "warning")]
     assert any("margin is not used: the loss 'in-batch'" in message for message in messages)
     assert any("training.label_smoothing is not used" in message for message in messages)
+
+
+def test_several_processes_that_would_each_miss_negatives_are_refused(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = SimpleNamespace(num_processes=lambda: 2)
+    monkeypatch.setattr(building, "processes", several)
+    directory = make_run(tmp_path / "run", model=encoder, rows=pairs(40), spec=_spec())
+    error = carry_out(directory).error
+    assert error is not None
+    assert (error.code, error.param) == ("invalid_spec", "/resources/gpus")
+    assert "each of 2 processes would see its share" in error.message
 
 
 def test_long_texts_are_cut_and_their_rows_counted(encoder: Path, tmp_path: Path) -> None:

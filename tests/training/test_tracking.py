@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerBase
 
 from tests.training.tiny import (
     carry_out,
@@ -17,7 +18,7 @@ from tests.training.tiny import (
     save_encoder,
     stop_after,
 )
-from trainer_core.events import Event, ListReporter, MetricsMeasured, Warned
+from trainer_core.events import ListReporter, MetricsMeasured, Phase, PhaseEntered, Warned
 from trainer_core.run_directory import Result, RunDirectory, verified_manifest
 from trainer_core.training import tracking
 from trainer_core.training.trackers import TRACKERS, TrackedRun
@@ -169,10 +170,10 @@ class Failing:
     def __init__(self, _run: TrackedRun) -> None:
         self.seen = 0
 
-    def report(self, _event: Event) -> None:
+    def report(self, _measured: MetricsMeasured) -> None:
         self.seen += 1
         if self.seen == 2:
-            raise ConnectionError("the server is gone\nand more")
+            raise ConnectionError("https://me:p@ss/word@host:5000/api is gone: //me:pass@host")
 
     def close(self, _result: Result) -> None:
         raise AssertionError("a tracker that failed is left alone")
@@ -181,12 +182,51 @@ class Failing:
 class Hanging(Failing):
     """A tracker whose server never answers."""
 
-    def report(self, _event: Event) -> None:
+    def report(self, _measured: MetricsMeasured) -> None:
         time.sleep(3600)
 
 
+class Noting:
+    """A tracker that keeps all that it is told."""
+
+    told: list[object]
+
+    def __init__(self, _run: TrackedRun) -> None:
+        Noting.told = []
+
+    def report(self, measured: MetricsMeasured) -> None:
+        self.told.append(measured)
+
+    def close(self, result: Result) -> None:
+        self.told.append(result)
+
+
+def test_a_run_whose_model_can_not_be_saved_is_told_as_failed(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setitem(TRACKERS, "wandb", Noting)  # type: ignore[arg-type]
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", save)
+    directory = _make(tmp_path / "run", encoder, "wandb", checkpoints={"strategy": "no"})
+    assert carry_out(directory).result is Result.FAILED
+    assert Noting.told[-1] is Result.FAILED
+    assert Result.SUCCEEDED not in Noting.told
+
+
+def test_trackers_are_told_figures_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRACKERS, "wandb", Noting)  # type: ignore[arg-type]
+    trackers = Tracking(ListReporter())
+    trackers.begin(["wandb"], _run(tmp_path))
+    trackers.report(_figures(1))
+    trackers.report(PhaseEntered(Phase.SAVING))
+    trackers.close(Result.SUCCEEDED)
+    assert Noting.told == [_figures(1), Result.SUCCEEDED]
+
+
 def test_a_tracker_that_fails_on_the_way_is_told_once_and_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(TRACKERS, "wandb", Failing)  # type: ignore[arg-type]
     told = ListReporter()
@@ -198,7 +238,9 @@ def test_a_tracker_that_fails_on_the_way_is_told_once_and_left_out(
     [warning] = told.events
     assert isinstance(warning, Warned)
     assert warning.code == "tracker_failed"
-    assert "ConnectionError: the server is gone." in warning.message
+    assert warning.message == "wandb gets no further figures of this run: ConnectionError."
+    logged = capfd.readouterr().err
+    assert logged == "wandb: ConnectionError: https://host:5000/api is gone: //host\n"
 
 
 def test_a_tracker_that_hangs_holds_nobody_up(

@@ -74,6 +74,11 @@ def _unbuilt(spec: JobSpec) -> Iterator[tuple[str, str, bool]]:
         "an adapter on a model that is shared out",
         is_shared_out and spec.adapter is not None,
     )
+    yield (
+        "/resources/parallel/strategy",
+        "a reference, which is the whole model on each device, beside one that is shared out",
+        is_shared_out and spec.has_reference and spec.adapter is None,
+    )
     for split, source in spec.data.references().items():
         is_hub = source.startswith("hub:")
         yield f"/data/{split}", "reading a data set from the Hub", is_hub

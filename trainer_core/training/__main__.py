@@ -1,6 +1,7 @@
 """The command `python -m trainer_core.training RUN_DIR`, or `--supervised` for a worker.
 
-Exit codes: 0 succeeded, 75 stopped as asked, 1 failed; `outcome.json` says more.
+Exit codes: 0 succeeded, 75 stopped as asked, 1 failed; `outcome.json` says more. Where one of
+several processes was killed by a signal, so is the command.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from trainer_core.errors import LuthierError
 from trainer_core.run_directory import Outcome, Result, RunDirectory
-from trainer_core.training.launching import Launch
+from trainer_core.training.launching import Launch, end_by
 from trainer_core.training.stopping import Stopping
 from trainer_core.training.supervision import begin, wait_for_order, watch_supervisor
 
@@ -46,9 +47,8 @@ def _run_alone(path: Path, *, is_quiet: bool) -> int:
     if "WORLD_SIZE" in os.environ:
         return _run_together(directory, is_quiet=is_quiet)
     if (count := _num_processes(directory)) > 1:
-        launch = Launch(directory, count=count, arguments=[])
-        launch.listen([signal.SIGINT, signal.SIGTERM])
-        return launch.wait()
+        signals = [signal.SIGINT, signal.SIGTERM]
+        return Launch(directory, count=count, arguments=[], signals=signals).wait()
     stopping = Stopping(directory)
     stopping.listen([signal.SIGINT, signal.SIGTERM], is_patient=False)
     return _carried_out(directory, stopping, is_quiet=is_quiet)
@@ -57,15 +57,22 @@ def _run_alone(path: Path, *, is_quiet: bool) -> int:
 def _run_together(directory: RunDirectory, *, is_quiet: bool) -> int:
     """Take part in a run as one of several processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started them all passes it on
+    stopping = Stopping(directory, agree=_agree)
+    stopping.listen([signal.SIGTERM], is_patient=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # see Launch
     from trainer_core.training import processes
 
-    stopping = Stopping(directory, agree=lambda is_asked: processes.is_any(here=is_asked))
-    stopping.listen([signal.SIGTERM], is_patient=True)
     processes.join()
     try:
         return _carried_out(directory, stopping, is_quiet=is_quiet or not processes.is_first())
     finally:
         processes.leave()
+
+
+def _agree(is_asked: bool) -> bool:
+    from trainer_core.training import processes
+
+    return processes.is_any(here=is_asked)
 
 
 def _carried_out(directory: RunDirectory, stopping: Stopping, *, is_quiet: bool) -> int:
@@ -79,9 +86,14 @@ def _carried_out(directory: RunDirectory, stopping: Stopping, *, is_quiet: bool)
 def _num_processes(directory: RunDirectory) -> int:
     """Return how many processes the inputs ask for; 1 where the run will say what is wrong."""
     try:
-        return directory.read_inputs().num_processes
+        inputs = directory.read_inputs()
     except LuthierError:
         return 1
+    if inputs.num_processes == 1 or inputs.device == "cpu":
+        return inputs.num_processes
+    from trainer_core.training.devices import num_devices
+
+    return inputs.num_processes if inputs.num_processes <= num_devices(inputs.device) else 1
 
 
 def _run_supervised() -> int:
@@ -96,9 +108,8 @@ def _run_supervised() -> int:
     directory = RunDirectory(order.run_dir.resolve())
     if (count := _num_processes(directory)) > 1:
         begin(directory.path)
-        launch = Launch(directory, count=count, arguments=["--quiet"])
-        launch.listen([signal.SIGTERM])
-        return launch.wait()
+        signals = [signal.SIGTERM]
+        return Launch(directory, count=count, arguments=["--quiet"], signals=signals).wait()
     stopping = Stopping(directory)
     stopping.listen([signal.SIGTERM], is_patient=True)
     begin(directory.path)
@@ -115,4 +126,4 @@ def _told(outcome: Outcome) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_by(main(sys.argv[1:]))

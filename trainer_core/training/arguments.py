@@ -27,6 +27,20 @@ _MIN_LR_RATIO = 0.1  # of a cosine that does not fall to zero
 _DECAY_RATIO = 0.1  # of all steps, for warm-up, plateau and decay
 
 
+def check_arguments(spec: JobSpec, *, device: Device) -> None:
+    """Raise InvalidSpec for what a resolved spec asks of a device, or of a package, in vain."""
+    _check_optimizer(spec.training.optimizer)
+    _check_precision(spec.training.precision, device=device)
+    _check_tf32(spec, device=device)
+    if num_processes() == 1:
+        return
+    match spec.resources.parallel.strategy:
+        case "fsdp":
+            _check_fsdp(spec, device=device)
+        case "deepspeed":
+            _check_deepspeed()
+
+
 def training_arguments(
     spec: JobSpec,
     *,
@@ -39,24 +53,20 @@ def training_arguments(
     """Return the Trainer's arguments for a resolved spec.
 
     Args:
-        spec: without an `auto`.
+        spec: without an `auto`, and checked.
         folder: where checkpoints go.
         device: what to train on.
         num_steps: optimizer steps in all.
         has_evaluation: whether there are rows to evaluate on.
         layers: classes of the model's layers, by which several processes share it out.
     """
-    training = spec.training
-    _check_optimizer(training.optimizer)
-    _check_precision(training.precision, device=device)
-    _check_tf32(spec, device=device)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=num_steps,
-        per_device_train_batch_size=training.batch_size,  # a step comes whole and is cut there
+        per_device_train_batch_size=spec.training.batch_size,  # a step comes whole and is cut there
         gradient_accumulation_steps=1,
         **_optimization(spec, num_steps=num_steps),
-        **{**_compute(spec, device=device), **_parallel(spec, device=device, layers=layers)},
+        **{**_compute(spec, device=device), **_parallel(spec, layers=layers)},
         **_schedule(spec, has_evaluation=has_evaluation),
         **_silence(),
     )
@@ -174,7 +184,7 @@ def _schedule(spec: JobSpec, *, has_evaluation: bool) -> dict[str, Any]:
     }
 
 
-def _parallel(spec: JobSpec, *, device: Device, layers: Sequence[str]) -> dict[str, Any]:
+def _parallel(spec: JobSpec, *, layers: Sequence[str]) -> dict[str, Any]:
     """Return how several processes share the model; nothing for a single one."""
     parallel = spec.resources.parallel
     if num_processes() == 1:
@@ -183,11 +193,6 @@ def _parallel(spec: JobSpec, *, device: Device, layers: Sequence[str]) -> dict[s
         case "ddp":
             return {}
         case "fsdp":
-            if device.kind != "cuda":
-                raise _no_fsdp(f"accelerate does not share out a model on {device.name}")
-            if spec.training.optimizer == "sgd":
-                # torch 2.13 finds no device in a state that is empty.
-                raise _no_fsdp("the optimizer 'sgd' can't be resumed with 'fsdp'")
             if not layers:
                 raise _no_fsdp("the model has no stack of layers to share out")
             settings = {
@@ -203,7 +208,6 @@ def _parallel(spec: JobSpec, *, device: Device, layers: Sequence[str]) -> dict[s
             # FSDP's own way to recompute, in place of the Trainer's.
             return {"fsdp": True, "fsdp_config": settings, "activation_checkpointing": False}
         case "deepspeed":
-            _check_deepspeed()
             return {"deepspeed": deepspeed_settings(spec)}
 
 
@@ -235,6 +239,14 @@ def deepspeed_settings(spec: JobSpec) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": 1,  # a step comes whole and is cut in the loop
     }
+
+
+def _check_fsdp(spec: JobSpec, *, device: Device) -> None:
+    if device.kind != "cuda":
+        raise _no_fsdp(f"accelerate does not share out a model on {device.name}")
+    if spec.training.optimizer == "sgd":
+        # torch 2.13 finds no device in a state that is empty.
+        raise _no_fsdp("the optimizer 'sgd' can't be resumed with 'fsdp'")
 
 
 def _check_deepspeed() -> None:

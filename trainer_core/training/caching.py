@@ -9,6 +9,7 @@ use a folder at once.
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -26,6 +27,7 @@ _ENTRY = "entry.json"
 _PARTIAL = ".partial-"
 _DISCARDED = ".discarded-"
 _ABANDONED_SECONDS = 86_400  # a partial entry that nobody has touched for so long has no writer
+_SOMETHING_IS_THERE = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 _JUST_USED_SECONDS = 60  # a run that has found an entry needs time to open its files
 
 
@@ -101,8 +103,12 @@ class Cache:
     def _publish(self, folder: Path, key: str) -> None:
         """Put an entry in its place, unless another run has done so in the meantime."""
         while True:
-            with contextlib.suppress(OSError):  # something is there
+            try:
                 folder.rename(self._root / key)
+            except OSError as error:
+                if error.errno not in _SOMETHING_IS_THERE:
+                    raise
+            else:
                 fsync_directory(self._root)
                 return
             if self.find(key) is not None:

@@ -1,5 +1,6 @@
 """What is settled before the first token: the base model, every `auto`, where to go on."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -8,6 +9,7 @@ from trainer_core.events import Logged, Phase, Reporter, Warned
 from trainer_core.run_directory import RunDirectory, write_json
 from trainer_core.spec import Facts, JobSpec, Resolution, resolve
 from trainer_core.training import processes
+from trainer_core.training.arguments import check_arguments
 from trainer_core.training.clock import PhaseClock
 from trainer_core.training.limits import check_limits
 from trainer_core.training.lineage import describe_origin, describe_run
@@ -42,6 +44,7 @@ def decide(
     origin = describe_origin(given.spec, inputs=given.inputs, hashes=given.hashes)
     checkpoint = _checkpoint(directory, origin=origin, reporter=reporter)
     resolution = _resolve(given, base, checkpoint)
+    check_arguments(resolution.spec, device=given.device)
     if warning := check_limits(resolution.spec, base):
         reporter.report(Warned("max_length_large", warning, "Set it to 'auto'."))
     base = replace(base, quantizing=choose_quantizing(resolution.spec, given.device))
@@ -59,10 +62,14 @@ def _checkpoint(
     directory: RunDirectory, *, origin: Mapping[str, Any], reporter: Reporter
 ) -> Checkpoint | None:
     """Return what to go on from; the first process looks, and clears away what is of no use."""
-    found = None
-    if processes.is_first():
+
+    def look() -> Checkpoint | None:
         found = resumable(directory.checkpoints, origin=origin, reporter=reporter)
-    return processes.of_first(found)
+        if found is None:  # what was measured before was of another model, or of another spec
+            shutil.rmtree(directory.evaluations, ignore_errors=True)
+        return found
+
+    return processes.made_by_first(look)
 
 
 def _tell(resolution: Resolution, *, directory: RunDirectory, reporter: Reporter) -> None:

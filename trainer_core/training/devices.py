@@ -57,19 +57,10 @@ def choose_device(inputs: Inputs, spec: JobSpec) -> Device:
             param="device",
         )
     wanted = "cpu" if spec.resources.gpus == 0 else inputs.device
-    count = num_processes()
-    _check_count(spec, count)
+    _check_count(inputs, spec, wanted)
     if wanted and (number := named["number"]):
-        if count > 1:
-            raise CapacityError(
-                f"{count} processes can't share the device '{wanted}'.",
-                hint="Give the worker its GPUs as 'cuda', or set resources.gpus to 1.",
-                param="resources.gpus",
-            )
         _show_only(int(number))
     if wanted not in ("cpu", "mps") and torch.cuda.is_available():
-        if count > torch.cuda.device_count():
-            raise _missing(f"cuda:{count - 1}")
         own = int(os.environ.get("LOCAL_RANK", "0"))
         torch.cuda.set_device(own)
         properties = torch.cuda.get_device_properties(own)
@@ -83,21 +74,44 @@ def choose_device(inputs: Inputs, spec: JobSpec) -> Device:
         return Device(kind="mps", name="mps", memory_bytes=None, has_fast_bf16=False)
     if wanted not in ("cpu", None):
         raise _missing(wanted)
-    if spec.resources.gpus not in ("auto", 0):
-        raise CapacityError(
-            f"resources.gpus is {spec.resources.gpus}, and this worker has no GPU to use.",
-            hint="Set it to 'auto' or 0, or run a worker where there is one.",
-            param="resources.gpus",
-        )
     return Device(kind="cpu", name="cpu", memory_bytes=_host_memory_bytes(), has_fast_bf16=False)
 
 
-def _check_count(spec: JobSpec, count: int) -> None:
-    wanted = spec.resources.gpus
-    if wanted not in ("auto", 0) and wanted != count:
+def num_devices(device: str | None) -> int:
+    """Return how many devices other than the CPU a run may use.
+
+    Args:
+        device: the one of the inputs.
+    """
+    if device == "cpu":
+        return 0
+    if device not in (None, "cuda"):
+        return 1
+    num_gpus = torch.cuda.device_count()
+    return num_gpus or int(device is None and torch.backends.mps.is_available())
+
+
+def _check_count(inputs: Inputs, spec: JobSpec, wanted: str | None) -> None:
+    """Refuse a run of more processes than there are devices, or of other than were asked for."""
+    gpus, count, num_there = spec.resources.gpus, num_processes(), num_devices(wanted)
+    there = {0: "no GPU", 1: "1 GPU"}.get(num_there, f"{num_there} GPUs")
+    if isinstance(gpus, int) and gpus > num_there:
         raise CapacityError(
-            f"resources.gpus is {wanted}, and this run has {count} processes, one a GPU.",
+            f"resources.gpus is {gpus}, and this worker has {there} to use.",
+            hint="Lower it, or set it to 'auto' or 0, or run a worker where there are as many.",
+            param="resources.gpus",
+        )
+    if gpus not in ("auto", 0, count):
+        raise CapacityError(
+            f"resources.gpus is {gpus}, and this run has {count} processes, one a GPU.",
             hint="Set num_processes in inputs.json to the same number.",
+            param="resources.gpus",
+        )
+    num_asked = max(count, inputs.num_processes)
+    if num_asked > 1 and num_asked > (count if wanted == "cpu" else num_there):
+        raise CapacityError(
+            f"{num_asked} processes are to share the run, one a GPU; this worker has {there}.",
+            hint="Lower num_processes in inputs.json, or set its device to 'cpu'.",
             param="resources.gpus",
         )
 

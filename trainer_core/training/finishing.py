@@ -1,18 +1,18 @@
 """The end of a run: the model that is handed out is measured, described and saved."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trainer_core.events import Phase, Reporter
 from trainer_core.run_directory import RunDirectory, write_json
-from trainer_core.spec import JobSpec
 from trainer_core.training import processes
 from trainer_core.training.adapters import merge_adapter
 from trainer_core.training.arguments import is_greater_better
 from trainer_core.training.cards import hub_name, model_card
 from trainer_core.training.clock import PhaseClock
+from trainer_core.training.deciding import Decided
 from trainer_core.training.evaluations import (
     PREDICTIONS,
     REPORT,
@@ -22,7 +22,6 @@ from trainer_core.training.evaluations import (
     write_predictions,
 )
 from trainer_core.training.loop import RunLoop
-from trainer_core.training.models import BaseModel
 from trainer_core.training.recipe import Recipe
 from trainer_core.training.saving import Weights, save_adapter, save_model, whole_weights
 from trainer_core.training.tracking import copy_tracking
@@ -35,25 +34,23 @@ class Finish:
     directory: RunDirectory
     reporter: Reporter
     clock: PhaseClock
-    spec: JobSpec  # resolved
-    lineage: Mapping[str, Any]
-    base: BaseModel
-    use_cache: bool | None  # the base model's setting
+    decided: Decided
     trainer: RunLoop
     recipe: Recipe
     best_step: int | None  # whose weights the model has; None for the last ones
+    end_tracking: Callable[[], None]  # its files go into the model's folder
 
     def measure(self) -> dict[str, float]:
         """Return the figures of the model that is handed out, and of the base model."""
-        trainer, rows = self.trainer, self.recipe.rows
+        trainer, rows, spec = self.trainer, self.recipe.rows, self.decided.spec
         metrics = trainer.metrics_at(self._step)
         if not metrics and "eval" in rows:  # evaluation.strategy "no": once, at the end
             metrics = self._evaluate("eval")
         metrics = with_baseline(metrics, trainer.metrics_at(0))
         told = describe_gain(
             metrics,
-            metric=self.spec.evaluation.metric,
-            is_greater_better=is_greater_better(self.spec),
+            metric=spec.evaluation.metric,
+            is_greater_better=is_greater_better(spec),
         )
         if told:
             self.reporter.report(told)
@@ -73,8 +70,8 @@ class Finish:
         processes.wait_for_all()
 
     def _write(self, metrics: Mapping[str, float], weights: Weights | None) -> None:
-        spec, recipe = self.spec, self.recipe
-        card = model_card(spec, recipe=recipe, lineage=self.lineage, metrics=metrics)
+        decided, spec, recipe = self.decided, self.decided.spec, self.recipe
+        card = model_card(spec, recipe=recipe, lineage=decided.lineage, metrics=metrics)
 
         def add_files(folder: Path) -> None:
             self._add_files(folder, metrics)
@@ -90,17 +87,18 @@ class Finish:
                 add_files=add_files,
             )
         else:
+            model = self.trainer.model
             save_model(
-                merge_adapter(self.trainer.model, self.base) if spec.adapter else recipe.model,
+                merge_adapter(model, decided.base) if spec.adapter else recipe.model,
                 tokenizer=recipe.tokenizer,
                 folder=self.directory.model,
                 card=card,
-                use_cache=self.use_cache,
+                use_cache=decided.use_cache,
                 weights=weights,
                 add_files=add_files,
             )
         self.clock.stop()
-        write_json(self.directory.lineage, {**self.lineage, "seconds": self.clock.seconds})
+        write_json(self.directory.lineage, {**decided.lineage, "seconds": self.clock.seconds})
 
     @property
     def _step(self) -> int:
@@ -130,9 +128,10 @@ class Finish:
             folder / REPORT, {"step": self._step, "metrics": dict(metrics), "details": details}
         )
         if (predictions := evaluations / PREDICTIONS).exists():
-            (folder / PREDICTIONS).write_bytes(predictions.read_bytes())
-        seconds = {**self.clock.seconds}  # of the phases that are over
-        write_json(folder / self.directory.lineage.name, {**self.lineage, "seconds": seconds})
-        copy_tracking(self.directory.tracking, folder / self.directory.tracking.name)
+            shutil.copyfile(predictions, folder / PREDICTIONS)
+        lineage = {**self.decided.lineage, "seconds": self.clock.seconds}  # of phases that are over
+        write_json(folder / self.directory.lineage.name, lineage)
         if self.recipe.add_files:
             self.recipe.add_files(folder)
+        self.end_tracking()  # last: trackers are told of a success
+        copy_tracking(self.directory.tracking, folder / self.directory.tracking.name)

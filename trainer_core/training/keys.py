@@ -9,7 +9,6 @@ import json
 import platform
 from collections.abc import Mapping
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import trainer_core
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import file_sha256
 from trainer_core.spec import JobSpec
+from trainer_core.training.versions import versions_of
 
 # Whom a run concerns, and what happens once there are tokens.
 _NOT_OF_ROWS = {
@@ -70,7 +70,7 @@ def _of_rows(spec: JobSpec, files: Mapping[str, InputFile], *, without: set[str]
             for split, file in files.items()
         },
         "code": _code_sha256(),
-        "versions": _versions(),
+        "versions": {"python": platform.python_version(), **versions_of(*_PACKAGES)},
     }
 
 
@@ -88,17 +88,6 @@ def _code_sha256() -> str:
         digest.update(f"{path.relative_to(root)}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-@cache
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # a checkout that is not installed
-    return found
 
 
 def _hashes_but_weights(folder: Path) -> dict[str, str]:

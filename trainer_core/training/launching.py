@@ -26,13 +26,21 @@ _STOPPED = 75  # exit code of a run that was asked to end
 class Launch:
     """The processes of one run. They are in the group of this one, and die with it."""
 
-    def __init__(self, directory: RunDirectory, *, count: int, arguments: Sequence[str]) -> None:
+    def __init__(
+        self,
+        directory: RunDirectory,
+        *,
+        count: int,
+        arguments: Sequence[str],
+        signals: Sequence[signal.Signals],
+    ) -> None:
         """Start them.
 
         Args:
             directory: the run.
             count: how many.
             arguments: further ones of the command.
+            signals: those that ask this process to end; all of them are asked to then.
         """
         from torch import distributed
 
@@ -40,6 +48,8 @@ class Launch:
         # Kept here, so that no port is chosen before somebody has it.
         self._store: Any = make_store(_LOOPBACK, 0, is_master=True, wait_for_workers=False)
         command = [sys.executable, "-m", "trainer_core.training", str(directory.path), "--leashed"]
+        # What comes meanwhile waits: here until all are there, and there until they listen.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*signals, signal.SIGTERM})
         self._processes = [
             subprocess.Popen(
                 [*command, *arguments],
@@ -48,9 +58,10 @@ class Launch:
             )
             for number in range(count)
         ]
+        self._listen(signals)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*signals, signal.SIGTERM})
 
-    def listen(self, signals: Sequence[signal.Signals]) -> None:
-        """Pass a request to end on to all of them."""
+    def _listen(self, signals: Sequence[signal.Signals]) -> None:
 
         def pass_on(_number: int, _: FrameType | None) -> None:
             for process in self._processes:
@@ -63,6 +74,7 @@ class Launch:
     def wait(self) -> int:
         """Return the exit code once all are gone: the first one's, or a failure's if there is any.
 
+        Minus the signal, if one killed it.
         Whoever is left after a failure waits for one that does not come, and is killed.
         """
         failed_code = 0
@@ -78,6 +90,15 @@ class Launch:
 
     def _poll(self) -> list[int | None]:
         return [process.poll() for process in self._processes]
+
+
+def end_by(code: int) -> None:
+    """End this process with an exit code, or by the signal if the code is minus one."""
+    if code < 0:
+        if -code != signal.SIGKILL:  # which nobody can have taken over
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
 
 
 def _failure(codes: Sequence[int | None]) -> int:

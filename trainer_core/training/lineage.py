@@ -5,7 +5,6 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from trainer_core.run_directory import Inputs, file_sha256
 from trainer_core.spec import JobSpec, Resolution
 from trainer_core.training.devices import Device
 from trainer_core.training.processes import num_processes
+from trainer_core.training.versions import versions_of
 
 _PACKAGES = ("luthier", "torch", "transformers", "accelerate", "tokenizers", "peft", "numpy")
 
@@ -81,19 +81,9 @@ def describe_run(
         "num_threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "versions": dict(_versions()),
+        "versions": dict(versions_of(*_PACKAGES)),
         "cuda": torch.version.cuda,
     }
-
-
-def _versions() -> list[tuple[str, str]]:
-    found = []
-    for name in _PACKAGES:
-        try:
-            found.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            continue  # an optional one, or a checkout that is not installed
-    return found
 
 
 def with_rows(lineage: Mapping[str, Any], *, num_rows: Mapping[str, int]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from transformers.utils import logging
@@ -10,13 +11,15 @@ from transformers.utils import logging
 from trainer_core.events import Reporter, Warned
 from trainer_core.rows.checking import Survey
 from trainer_core.rows.files import InputFile
-from trainer_core.run_directory import Inputs
+from trainer_core.run_directory import Inputs, RunDirectory
 from trainer_core.spec import JobSpec, unused
 from trainer_core.training import processes
 from trainer_core.training.caching import Cache
 from trainer_core.training.devices import Device, choose_device
 from trainer_core.training.lineage import data_hashes
 from trainer_core.training.surveying import known_survey
+
+OWN_CACHE = "cache"  # of what is made of rows, where it is not kept for other runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +35,30 @@ class Given:
     cache: Cache
 
 
+def open_cache(inputs: Inputs, directory: RunDirectory, *, reporter: Reporter) -> Cache:
+    """Return the cache that the inputs name, or one of this run alone."""
+    kept = inputs.cache
+    if kept is not None:
+        try:
+            return Cache(kept.path, max_bytes=kept.max_bytes)
+        except OSError as error:
+            message = f"tokens are not kept for other jobs: {kept.path} can't be used ({error})."
+            reporter.report(Warned("cache_unusable", message))
+    return Cache(directory.path / OWN_CACHE)
+
+
 def prepare(spec: JobSpec, *, inputs: Inputs, cache: Cache, reporter: Reporter) -> Given:
     """Look at all rows, and tell what of the spec they leave without use."""
+    device = choose_device(inputs, spec)  # first: no row is read for a device that is not there
     num_threads = inputs.num_threads
     _use_threads(num_threads and max(1, num_threads // processes.num_processes()))
     splits = {"train": inputs.train, "eval": inputs.eval, "test": inputs.test}
     files = {split: file for split, file in splits.items() if file is not None}
-    hashes = data_hashes(files)
+    hashes = processes.made_by_first(partial(data_hashes, files))
     files = {split: replace(file, sha256=hashes[split]) for split, file in files.items()}
-    mine = known_survey(cache, spec, files) if processes.is_first() else None
-    found = processes.of_first(mine)
-    assert found is not None, "the first process has looked"
+    found = processes.made_by_first(partial(known_survey, cache, spec, files))
     _tell(spec, found, reporter=reporter)
-    return Given(spec, inputs, files, hashes, found, choose_device(inputs, spec), cache)
+    return Given(spec, inputs, files, hashes, found, device, cache)
 
 
 def _tell(spec: JobSpec, found: Survey, *, reporter: Reporter) -> None:

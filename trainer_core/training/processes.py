@@ -6,11 +6,11 @@ does anything.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import distributed
@@ -67,6 +67,11 @@ def of_first(value: _T) -> _T:
     box = [value]
     distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
+
+
+def made_by_first(make: Callable[[], _T]) -> _T:
+    """Return what the first process makes, and no other one; all of them have to ask."""
+    return cast("_T", of_first(make() if is_first() else None))
 
 
 @contextmanager

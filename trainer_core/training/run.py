@@ -3,32 +3,26 @@
 import shutil
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from trainer_core.errors import MaxRuntimeReached, TooFewRows
+from trainer_core.errors import MaxRuntimeReached
 from trainer_core.events import (
     JsonlReporter,
-    Logged,
     Phase,
     Reporter,
     Reporters,
-    Warned,
 )
-from trainer_core.rows.checking import MIN_TRAIN_ROWS, SPLITS
-from trainer_core.run_directory import Inputs, Outcome, Result, RunDirectory, write_json
+from trainer_core.run_directory import Outcome, Result, RunDirectory, write_json
 from trainer_core.spec import (
     JobSpec,
     check_built,
     parse_spec,
 )
-from trainer_core.spec.resolving import num_optimizer_steps
 from trainer_core.training import processes
-from trainer_core.training.adapters import add_adapter
-from trainer_core.training.arguments import training_arguments
+from trainer_core.training.building import build
 from trainer_core.training.caching import Cache
 from trainer_core.training.checkpoints import step_of, steps_saved
 from trainer_core.training.clock import PhaseClock
@@ -36,19 +30,10 @@ from trainer_core.training.deciding import Decided, decide
 from trainer_core.training.directories import clear_leftovers
 from trainer_core.training.failures import typed_error
 from trainer_core.training.finishing import Finish
-from trainer_core.training.freezing import freeze
-from trainer_core.training.lineage import with_rows
 from trainer_core.training.loop import RunLoop
-from trainer_core.training.preparing import Given, prepare
-from trainer_core.training.recipe import Recipe, Setup
-from trainer_core.training.stacks import layer_classes
-from trainer_core.training.steps import padding_share
+from trainer_core.training.preparing import OWN_CACHE, Given, open_cache, prepare
 from trainer_core.training.stopping import StopAsked, Stopping
-from trainer_core.training.tasks import find_task
 from trainer_core.training.tracking import Tracking, tracked_run
-from trainer_core.training.trainer import RunTrainer
-
-_CACHE = "cache"  # of what is made of rows, where it is not kept for other runs
 
 
 def run(
@@ -86,7 +71,7 @@ def _events_of(directory: RunDirectory) -> Iterator[list[Reporter]]:
 def _conclude(directory: RunDirectory, outcome: Outcome) -> Outcome:
     """Write how a run ended; of several processes the first that fails says why."""
     if processes.is_first():
-        shutil.rmtree(directory.path / _CACHE, ignore_errors=True)
+        shutil.rmtree(directory.path / OWN_CACHE, ignore_errors=True)
     if processes.num_processes() > 1 and (earlier := directory.read_outcome()):
         return earlier
     if processes.is_first() or outcome.result is Result.FAILED:
@@ -141,9 +126,15 @@ class Attempt:
                 given, directory=self._directory, clock=self._clock, reporter=self._reporter
             )
             self._spec = decided.spec
-            recipe = self._build(given, decided)
-            decided = self._count(recipe, decided)
-            trainer = self._trainer = self._make_trainer(recipe, given, decided)
+            built = build(
+                given,
+                decided,
+                directory=self._directory,
+                clock=self._clock,
+                reporter=self._reporter,
+                stopping=self._stopping,
+            )
+            trainer = self._trainer = built.trainer
             processes.wait_for_all()
         self._track(given, decided)
         self._clock.enter(Phase.TRAINING)
@@ -154,16 +145,13 @@ class Attempt:
             directory=self._directory,
             reporter=self._reporter,
             clock=self._clock,
-            spec=decided.spec,
-            lineage=decided.lineage,
-            base=decided.base,
-            use_cache=decided.use_cache,
+            decided=built.decided,
             trainer=trainer,
-            recipe=recipe,
+            recipe=built.recipe,
             best_step=trainer.load_best(),
+            end_tracking=partial(self._tracking.close, Result.SUCCEEDED),
         )
         metrics = finish.measure()
-        self._tracking.close(Result.SUCCEEDED)  # its files go into the model's folder
         finish.save(metrics)
         step, best_step = trainer.state.global_step, finish.best_step
         return Outcome(Result.SUCCEEDED, step=step, best_step=best_step, metrics=metrics)
@@ -192,97 +180,13 @@ class Attempt:
         spec = self._spec = parse_spec(self._directory.read_spec())
         check_built(spec)
         inputs = self._directory.read_inputs()
-        cache = self._cache = self._open_cache(inputs)
+        cache = self._cache = open_cache(inputs, self._directory, reporter=self._reporter)
         return prepare(spec, inputs=inputs, cache=cache, reporter=self._reporter)
-
-    def _open_cache(self, inputs: Inputs) -> Cache:
-        """Return the cache that the inputs name, or one of this run alone."""
-        kept = inputs.cache
-        if kept is not None:
-            try:
-                return Cache(kept.path, max_bytes=kept.max_bytes)
-            except OSError as error:
-                message = (
-                    f"tokens are not kept for other jobs: {kept.path} can't be used ({error})."
-                )
-                self._reporter.report(Warned("cache_unusable", message))
-        return Cache(self._directory.path / _CACHE)
 
     def leave_cache(self) -> None:
         """Bring the cache back to its size."""
         if self._cache is not None and processes.is_first():
             self._cache.prune()
-
-    def _write(self, path: Path, values: Mapping[str, Any]) -> None:
-        if processes.is_first():
-            write_json(path, values)
-
-    def _build(self, given: Given, decided: Decided) -> Recipe:
-        setup = Setup(
-            spec=decided.spec,
-            found=given.found,
-            files=given.files,
-            base=decided.base,
-            cache=given.cache,
-            device=given.device,
-            reporter=self._reporter,
-            enter=self._clock.enter,
-        )
-        recipe = find_task(decided.spec.task).build(setup)
-        for split, number in recipe.num_truncated.items():
-            if number:
-                total = given.found.num_rows[split]
-                message = (
-                    f"{number} of {total} {split} rows ({number / total:.1%}) have more than "
-                    f"{decided.spec.max_length} tokens and were cut."
-                )
-                self._reporter.report(Warned("rows_truncated", message, "Raise max_length."))
-        return recipe
-
-    def _count(self, recipe: Recipe, decided: Decided) -> Decided:
-        """Write down how many rows are used, now that the task has left out what it can't use."""
-        num_rows = dict.fromkeys(SPLITS, 0)
-        num_rows |= {split: rows.num_source_rows for split, rows in recipe.rows.items()}
-        if num_rows["train"] < MIN_TRAIN_ROWS:
-            raise TooFewRows(
-                f"{num_rows['train']} rows are left to train on once those with nothing to learn "
-                f"are left out; at least {MIN_TRAIN_ROWS} are needed.",
-                hint="Add rows, or raise max_length.",
-                param="data.train",
-                detail={"num_rows": num_rows["train"], "min_rows": MIN_TRAIN_ROWS},
-            )
-        lineage = with_rows(decided.lineage, num_rows=num_rows)
-        self._write(self._directory.lineage, lineage)
-        return replace(decided, lineage=lineage)
-
-    def _make_trainer(self, recipe: Recipe, given: Given, decided: Decided) -> RunLoop:
-        spec = decided.spec
-        model = add_adapter(recipe, spec.adapter) if spec.adapter else recipe.model
-        if spec.training.freeze:
-            num_frozen = freeze(recipe.model, spec.training.freeze)
-            message = f"{num_frozen} of {recipe.model.num_parameters()} weights are frozen"
-            self._reporter.report(Logged(message, {"num_frozen": num_frozen}))
-        arguments = training_arguments(
-            spec,
-            folder=self._directory.checkpoints,
-            device=given.device,
-            num_steps=num_optimizer_steps(spec, num_train_rows=len(recipe.rows["train"])),
-            has_evaluation="eval" in recipe.rows,
-            layers=layer_classes(recipe.model),
-        )
-        make = recipe.trainer_class or RunTrainer
-        trainer: RunLoop = make(
-            recipe,
-            model=model,
-            spec=spec,
-            arguments=arguments,
-            lineage=decided.lineage,
-            reporter=self._reporter,
-            stopping=self._stopping,
-        )
-        num_rows = recipe.rows["train"].num_source_rows
-        self._reporter.report(_batches_described(trainer, num_rows=num_rows))
-        return trainer
 
     def _track(self, given: Given, decided: Decided) -> None:
         if not processes.is_first():
@@ -302,19 +206,3 @@ class Attempt:
             error=outcome.error,
             checkpoint=f"checkpoints/checkpoint-{saved[-1]}" if saved else None,
         )
-
-
-def _batches_described(trainer: RunLoop, *, num_rows: int) -> Logged:
-    order = trainer.order
-    share = padding_share(order, cutting=trainer.cutting)
-    num_tokens = int(order.lengths.sum(dtype="int64"))
-    rows = f"{num_rows} rows" + (f" in {len(order)} parts" if len(order) != num_rows else "")
-    return Logged(
-        f"{rows} of {num_tokens} tokens; {share:.1%} of the positions are padding",
-        {
-            "num_rows": num_rows,
-            "num_examples": len(order),  # what a step is of: a row can be several
-            "num_tokens": num_tokens,
-            "padding_share": round(share, 4),
-        },
-    )

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainer_core.events import Event, MetricsMeasured
+from trainer_core.errors import InvalidSetting
+from trainer_core.events import MetricsMeasured
 from trainer_core.run_directory import Result
 from trainer_core.spec import JobSpec
 
@@ -42,10 +43,10 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """A reporter that also has an end."""
+    """What is told the figures of a run, and how it ended."""
 
-    def report(self, event: Event) -> None:
-        """Take note of an event."""
+    def report(self, measured: MetricsMeasured) -> None:
+        """Take note of figures."""
 
     def close(self, result: Result) -> None:
         """Send what is not sent yet, and how the run ended."""
@@ -68,11 +69,9 @@ def _flat(values: Mapping[str, Any], above: str = "") -> list[tuple[str, Paramet
     return found
 
 
-def figures_of(event: Event) -> dict[str, float]:
-    """Return what an event measured, as `split/metric`; nothing for other events."""
-    if not isinstance(event, MetricsMeasured):
-        return {}
-    return {f"{event.split}/{name}": value for name, value in event.metrics.items()}
+def figures_of(measured: MetricsMeasured) -> dict[str, float]:
+    """Return the figures as `split/metric`."""
+    return {f"{measured.split}/{name}": value for name, value in measured.metrics.items()}
 
 
 class TensorBoard:
@@ -92,10 +91,9 @@ class TensorBoard:
                 self._writer.file_writer.add_summary(summary)
             self._writer.add_text("name", run.name)
 
-    def report(self, event: Event) -> None:
-        for name, value in figures_of(event).items():
-            assert isinstance(event, MetricsMeasured), event
-            self._writer.add_scalar(name, value, event.step)
+    def report(self, measured: MetricsMeasured) -> None:
+        for name, value in figures_of(measured).items():
+            self._writer.add_scalar(name, value, measured.step)
         self._writer.flush()
 
     def close(self, result: Result) -> None:
@@ -142,10 +140,9 @@ class WeightsAndBiases:
         # Its own step may never fall, as ours does where a resumed run repeats what was lost.
         self._run.define_metric("*", step_metric="step")
 
-    def report(self, event: Event) -> None:
-        if figures := figures_of(event):
-            assert isinstance(event, MetricsMeasured), event
-            self._run.log({**figures, "step": event.step, "epoch": event.epoch})
+    def report(self, measured: MetricsMeasured) -> None:
+        axes = {"step": measured.step, "epoch": measured.epoch}
+        self._run.log({**figures_of(measured), **axes})
 
     def close(self, result: Result) -> None:
         self._run.finish(exit_code=0 if result is Result.SUCCEEDED else 1)
@@ -165,7 +162,7 @@ class MLflow:
         from mlflow.entities import Param
 
         if not os.environ.get("MLFLOW_TRACKING_URI"):
-            raise OSError("MLFLOW_TRACKING_URI is not set on the worker")
+            raise InvalidSetting("MLFLOW_TRACKING_URI is not set on the worker.", hint="Set it.")
         self._client = MlflowClient()
         experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT))
         where = f"tags.`luthier.run` = '{run.identity}'"
@@ -183,14 +180,13 @@ class MLflow:
         found = self._client.get_experiment_by_name(name)
         return str(found.experiment_id if found else self._client.create_experiment(name))
 
-    def report(self, event: Event) -> None:
+    def report(self, measured: MetricsMeasured) -> None:
         from mlflow.entities import Metric
 
-        if figures := figures_of(event):
-            assert isinstance(event, MetricsMeasured), event
-            now = time.time_ns() // 1_000_000  # milliseconds
-            metrics = [Metric(name, value, now, event.step) for name, value in figures.items()]
-            self._client.log_batch(self._id, metrics=metrics)
+        now = time.time_ns() // 1_000_000  # milliseconds
+        figures = figures_of(measured)
+        metrics = [Metric(name, value, now, measured.step) for name, value in figures.items()]
+        self._client.log_batch(self._id, metrics=metrics)
 
     def close(self, result: Result) -> None:
         self._client.set_terminated(self._id, status=self._STATUS[result])
@@ -214,10 +210,9 @@ class Trackio:
             auto_log_cpu=False,
         )
 
-    def report(self, event: Event) -> None:
-        if figures := figures_of(event):
-            assert isinstance(event, MetricsMeasured), event
-            self._run.log({**figures, "epoch": event.epoch}, step=event.step)
+    def report(self, measured: MetricsMeasured) -> None:
+        figures = {**figures_of(measured), "epoch": measured.epoch}
+        self._run.log(figures, step=measured.step)
 
     def close(self, result: Result) -> None:
         self._run.finish()

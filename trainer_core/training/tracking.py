@@ -4,27 +4,30 @@ import hashlib
 import queue
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trainer_core.events import Event, Reporter, Warned
+from trainer_core.errors import InvalidSetting
+from trainer_core.events import Event, MetricsMeasured, Reporter, Warned
 from trainer_core.run_directory import Inputs, Result, RunDirectory
 from trainer_core.spec import JobSpec
 from trainer_core.training.trackers import TRACKERS, TrackedRun, parameters_of
 
-_MAX_WAITING = 10_000  # events of one tracker
+_MAX_WAITING = 10_000  # reports of figures to one tracker
 _CLOSING_SECONDS = 30.0
+_USER_OF_ADDRESS = re.compile(r"//\S*@")  # to the last @: a password may have one, and a /
 _NOT_HANDED_OUT = shutil.ignore_patterns("logs", "tmp", "*.log", "*.lock", ".*")
 
 
 class Tracking:
-    """The reporter that passes events on to a job's trackers, each in a thread of its own.
+    """The reporter that passes figures on to a job's trackers, each in a thread of its own.
 
-    A tracker that fails is told of once and left out from then on. Events from before `begin` are
-    not passed on: there are no figures among them.
+    A tracker that fails is told of once and left out from then on. There are no figures before
+    `begin`.
     """
 
     def __init__(self, reporter: Reporter) -> None:
@@ -38,8 +41,9 @@ class Tracking:
         self._watchers = [_Watcher(name, run, folder) for name, folder in folders.items()]
 
     def report(self, event: Event) -> None:
-        for watcher in self._watchers:
-            watcher.pass_on(event)
+        if isinstance(event, MetricsMeasured):
+            for watcher in self._watchers:
+                watcher.pass_on(event)
         self._tell()
 
     def close(self, result: Result) -> None:
@@ -64,18 +68,18 @@ class _Watcher:
 
     def __init__(self, name: str, run: TrackedRun, folder: Path) -> None:
         self.name = name
-        self.failure = ""  # why it failed, once it has
         self.hint = ""
+        self.failure = ""  # why it failed, once it has; set last, as other threads look at it
         self._told = replace(run, folder=folder)
-        self._waiting: queue.Queue[Event | Result] = queue.Queue(maxsize=_MAX_WAITING)
+        self._waiting: queue.Queue[MetricsMeasured | Result] = queue.Queue(maxsize=_MAX_WAITING)
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
         self._thread.start()
 
-    def pass_on(self, event: Event | Result) -> None:
+    def pass_on(self, told: MetricsMeasured | Result) -> None:
         try:
-            self._waiting.put_nowait(event)
+            self._waiting.put_nowait(told)
         except queue.Full:
-            self.failure = self.failure or f"{_MAX_WAITING} events wait to be sent"
+            self.failure = self.failure or f"{_MAX_WAITING} figures wait to be sent"
             self.hint = "See whether its server can be reached."
 
     def wait(self, deadline: float) -> None:
@@ -87,16 +91,26 @@ class _Watcher:
     def _work(self) -> None:
         try:
             tracker = TRACKERS[self.name](self._told)
-            while not isinstance(event := self._waiting.get(), Result):
-                tracker.report(event)
-            tracker.close(event)
+            while not isinstance(told := self._waiting.get(), Result):
+                tracker.report(told)
+            tracker.close(told)
         except ModuleNotFoundError as error:
-            self.failure = f"the package '{error.name}' is not installed on the worker"
             self.hint = f"Run `pip install 'luthier[{self.name}]'` there."
+            self.failure = f"the package '{error.name}' is not installed on the worker"
+        except InvalidSetting as error:
+            self.hint = error.hint
+            self.failure = error.message.rstrip(".")
         except BaseException as error:  # noqa: BLE001 - SystemExit too: a stranger's library
-            lines = str(error).strip().splitlines() or [""]
-            self.failure = f"{type(error).__name__}: {lines[0][:300]}".rstrip(".: ")
-            self.hint = "See its settings in the environment of the worker."
+            # Its words can hold the worker's addresses and keys, and the job's owner reads these.
+            kind, words = type(error).__name__, without_secrets(str(error))
+            sys.stderr.write(f"{self.name}: {kind}: {words}\n")
+            self.hint = "See the log, and its settings in the environment of the worker."
+            self.failure = kind
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with the users and passwords of addresses in it left out."""
+    return _USER_OF_ADDRESS.sub("//", text)
 
 
 def tracked_run(

@@ -81,6 +81,7 @@ class TaskSpec(SpecModel):
     has_chunked_loss: ClassVar[bool] = False  # it holds few of these at a time, unless compiled
     # What `learning_rate: auto` is for all weights, and for an adapter.
     usual_rates: ClassVar[tuple[float, float]] = (5e-5, 2e-4)
+    has_reference: ClassVar[bool] = False  # the base model says of the rows what it finds likely
     pools_tokens: ClassVar[bool] = False  # a text becomes one vector
 
     version: Literal[1] = 1

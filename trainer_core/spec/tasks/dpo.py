@@ -51,6 +51,7 @@ class DPO(TaskSpec):
     max_length_tokens = 1024
     has_token_logits = True
     usual_rates = (1e-6, 1e-5)
+    has_reference = True
     example: ClassVar[dict[str, Any]] = {
         "task": "dpo",
         "model": "hub:HuggingFaceTB/SmolLM2-135M-Instruct",

@@ -61,6 +61,7 @@ class KTO(TaskSpec):
     max_length_tokens = 1024
     has_token_logits = True
     usual_rates = (1e-6, 1e-5)
+    has_reference = True
     example: ClassVar[dict[str, Any]] = {
         "task": "kto",
         "model": "hub:HuggingFaceTB/SmolLM2-135M-Instruct",
