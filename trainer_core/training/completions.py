@@ -24,8 +24,14 @@ _NO_LIMIT = 2**31 - 1
 
 Asked = tuple[Any, Any]  # prompt and completion: two strings, or two tuples of messages
 
-# Columns of a row of S sequences: all tokens, which are learnt, and how many each sequence has.
-COLUMNS = {"input_ids": np.int32, "is_learnt": np.bool_, "num_tokens": np.int32}
+# Columns of a row of S sequences: all tokens, which are learnt, how many each sequence has, and the
+# row's number in its split.
+COLUMNS = {
+    "input_ids": np.int32,
+    "is_learnt": np.bool_,
+    "num_tokens": np.int32,
+    "row": np.int64,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +127,13 @@ def _cut(ids: Array, is_learnt: Array, *, max_length: int) -> Completion:
     return Completion(ids[:max_length], learnt, is_truncated=len(ids) > max_length)
 
 
-def row_of(sequences: Sequence[Completion]) -> TokenRow:
-    """Return sequences as one row."""
+def row_of(sequences: Sequence[Completion], *, number: int) -> TokenRow:
+    """Return sequences as one row, whose number in the split is given."""
     return {
         "input_ids": np.concatenate([one.ids for one in sequences]),
         "is_learnt": np.concatenate([one.is_learnt for one in sequences]),
         "num_tokens": np.array([len(one.ids) for one in sequences]),
+        "row": np.array([number]),
     }
 
 

@@ -40,10 +40,12 @@ def tokenize_pairs(
     def encode_rows(rows: Sequence[Any], counts: Counter[str]) -> Iterator[TokenRow]:
         found = iter(encode([side for row in rows for side in _sides(row.parts)]))
         for row, pair in zip(rows, zip(found, found, strict=True), strict=True):
+            number = counts["rows"]
             counts["rows"] += 1
             counts["truncated"] += any(one.is_truncated for one in pair)
             if _is_useful(*pair):
-                yield row_of(pair) | {name: np.array([of(row)]) for name, of in numbers.items()}
+                more = {name: np.array([of(row)]) for name, of in numbers.items()}
+                yield row_of(pair, number=number) | more
 
     columns = {**COLUMNS, **dict.fromkeys(numbers, np.float32)}
     return tokenize_splits(setup, columns=columns, encode=encode_rows)
@@ -97,9 +99,10 @@ def pair_metrics(measured: Measured) -> dict[str, float]:
 
 def pair_predictions(measured: Measured) -> Iterator[Mapping[str, float]]:
     """Yield the rewards of each pair."""
-    for prediction in measured.predictions:
+    for row, prediction in measured.numbered():
         chosen, rejected = map(float, prediction[:2])
         yield {
+            "row": row,
             "chosen_reward": chosen,
             "rejected_reward": rejected,
             "reward_margin": chosen - rejected,

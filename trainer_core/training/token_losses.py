@@ -4,6 +4,7 @@ Shapes: B rows of a batch, T tokens, V vocabulary. A label of -100 is no target.
 """
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,3 +57,14 @@ def token_metrics(measured: Measured) -> dict[str, float]:
     loss = float(loss_sum / num_tokens)
     perplexity = math.exp(loss) if loss < 700 else math.inf  # exp(710) overflows
     return {"loss": loss, "perplexity": perplexity, "token_accuracy": float(num_right / num_tokens)}
+
+
+def token_predictions(measured: Measured) -> Iterator[Mapping[str, float]]:
+    """Yield how well the targets of each row are guessed; the loss is their mean, in nats."""
+    for row, (loss, num_tokens, num_right) in measured.numbered():
+        yield {
+            "row": row,
+            "loss": float(loss / num_tokens),
+            "num_tokens": int(num_tokens),
+            "token_accuracy": float(num_right / num_tokens),
+        }

@@ -46,7 +46,7 @@ from trainer_core.training.recipe import (
     Setup,
     count_labels,
 )
-from trainer_core.training.token_losses import token_metrics
+from trainer_core.training.token_losses import token_metrics, token_predictions
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
 from trainer_core.training.tokens import Array, TokenRow
 
@@ -73,15 +73,16 @@ def tokenize_rows(setup: Setup, spec: CausalLM) -> dict[str, Tokenized]:
         for tokens in _tokenized(setup.base, spec, rows):
             ids, is_learnt = tokens.ids[:max_length], tokens.is_learnt[:max_length]
             num_targets = int(is_learnt[1:].sum())  # nothing comes before the first token
+            row = counts["rows"]
             counts["rows"] += 1
             counts["truncated"] += len(tokens.ids) > max_length
             counts["chats_with_lost_turns"] += tokens.has_lost_turns
             counts["targets"] += num_targets
             counts["dropped"] += num_targets == 0
             if num_targets:
-                yield {"input_ids": ids, "is_learnt": is_learnt}
+                yield {"input_ids": ids, "is_learnt": is_learnt, "row": np.array([row])}
 
-    columns = {"input_ids": np.int32, "is_learnt": np.bool_}
+    columns = {"input_ids": np.int32, "is_learnt": np.bool_, "row": np.int64}
     return tokenize_splits(setup, columns=columns, encode=encode_rows)
 
 
@@ -278,6 +279,7 @@ def build(setup: Setup) -> Recipe:
         targets_per_row=tokenized["train"].counts["targets"] / len(tokenized["train"].rows),
         predict=sums_of_rows,
         measure=token_metrics,
+        predictions=token_predictions,
         adapter_task="CAUSAL_LM",
         new_modules=loaded.new_modules,
         num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},

@@ -56,13 +56,18 @@ def tokenize_rows(setup: Setup) -> dict[str, Tokenized]:
 
     def encode_rows(rows: Sequence[Any], counts: Counter[str]) -> Iterator[TokenRow]:
         found = encode([row.parts for row in rows])
+        numbers = range(counts["rows"], counts["rows"] + len(found))
         counts["rows"] += len(found)
         counts["truncated"] += sum(one.is_truncated for one in found)
-        kept = [both for both in zip(rows, found, strict=True) if both[1].num_learnt]
-        for number, (row, own) in enumerate(kept):
-            other: Completion = kept[(number + len(kept) // 2) % len(kept)][1]
+        kept = [
+            (number, row, own)
+            for number, row, own in zip(numbers, rows, found, strict=True)
+            if own.num_learnt
+        ]
+        for place, (number, row, own) in enumerate(kept):
+            other: Completion = kept[(place + len(kept) // 2) % len(kept)][2]
             mixed = with_other_completion(own, other, max_length=max_length)
-            yield row_of([own, mixed]) | {"label": np.array([row.label])}
+            yield row_of([own, mixed], number=number) | {"label": np.array([row.label])}
 
     return tokenize_splits(setup, columns={**COLUMNS, "label": np.bool_}, encode=encode_rows)
 
@@ -167,8 +172,8 @@ def kto_metrics(measured: Measured, *, spec: KTO, reporter: Reporter) -> dict[st
 
 def rewards(measured: Measured, *, spec: KTO) -> Iterator[Mapping[str, float]]:
     """Yield the reward of each row."""
-    for prediction in measured.predictions:
-        yield {"reward": spec.beta * float(prediction[0])}
+    for row, prediction in measured.numbered():
+        yield {"row": row, "reward": spec.beta * float(prediction[0])}
 
 
 def build(setup: Setup) -> Recipe:

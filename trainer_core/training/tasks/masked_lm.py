@@ -24,7 +24,12 @@ from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.models import BaseModel, LoadedModel, check_architecture, load_model
 from trainer_core.training.picking import body_to_pick_from, picking
 from trainer_core.training.recipe import Batch, Recipe, Setup, count_labels
-from trainer_core.training.token_losses import TokenLoss, sums_of_logits, token_metrics
+from trainer_core.training.token_losses import (
+    TokenLoss,
+    sums_of_logits,
+    token_metrics,
+    token_predictions,
+)
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
 from trainer_core.training.tokens import Array, TokenRow
 
@@ -55,7 +60,7 @@ def check_can_mask(base: BaseModel, spec: MaskedLM) -> None:
 def tokenize_rows(setup: Setup, spec: MaskedLM) -> dict[str, Tokenized]:
     """Return the rows of every split, or its blocks, that have something to guess.
 
-    Counted are rows that were cut and rows dropped for having nothing to guess.
+    Counted are rows or blocks, those that were cut and those dropped for having nothing to guess.
     """
     tokenizer = setup.base.tokenizer
     before, after = _special_tokens_around(tokenizer)
@@ -66,16 +71,18 @@ def tokenize_rows(setup: Setup, spec: MaskedLM) -> dict[str, Tokenized]:
         texts = _texts(tokenizer, [row.text for row in rows])
         parts = _blocks(tokenizer, texts, size=room) if spec.pack else texts
         for part in parts:
-            words = part.words[:room]
+            words, row = part.words[:room], counts["rows"]
+            counts["rows"] += 1
             counts["truncated"] += len(part.ids) > room
             counts["dropped"] += bool((words == _SPECIAL).all())
             if (words != _SPECIAL).any():
                 yield {
                     "input_ids": np.concatenate([before, part.ids[:room], after]),
                     "words": np.pad(words, (len(before), len(after)), constant_values=_SPECIAL),
+                    "row": np.array([row]),
                 }
 
-    columns = {"input_ids": np.int32, "words": np.int32}
+    columns = {"input_ids": np.int32, "words": np.int32, "row": np.int64}
     return tokenize_splits(setup, columns=columns, encode=encode_rows)
 
 
@@ -288,6 +295,7 @@ def build(setup: Setup) -> Recipe:
         / len(train),
         predict=guess.sums_of_rows,
         measure=token_metrics,
+        predictions=token_predictions,
         adapter_task="FEATURE_EXTRACTION",  # peft has no name of its own for this one
         new_modules=loaded.new_modules,
         num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},

@@ -200,7 +200,8 @@ def choice_predictions(measured: Measured, *, setup: Setup) -> Iterator[Mapping[
             probabilities_C = softmax(scores_of[number].astype(np.float64))
             best = int(probabilities_C.argmax())
             probability = float(probabilities_C[best])
-            yield {"choice": best, "text": row.choices[best], "probability": probability}
+            choice = {"choice": best, "text": row.choices[best], "probability": probability}
+            yield {"row": number, **choice}
 
 
 def build(setup: Setup) -> Recipe:
