@@ -97,8 +97,9 @@ def find_logit_map(model: PreTrainedModel) -> LogitMap | None:
     head = _head_of(model)
     if not _is_plain(head):
         return None
-    said_V = torch.linspace(-60, 60, head.out_features)
-    said_V[:2] = torch.tensor([_SMALL, _LARGE])
+    device = model.device  # one that was loaded quantized is on the GPU already
+    said_V = torch.linspace(-60, 60, head.out_features, device=device)
+    said_V[0], said_V[1] = _SMALL, _LARGE
     said_12V = said_V.expand(1, 2, -1)
     heard: list[torch.Size] = []
 
@@ -107,7 +108,7 @@ def find_logit_map(model: PreTrainedModel) -> LogitMap | None:
         return said_12V.clone()
 
     with _in_place_of(head, say), measuring(model):
-        logits_12V = model(input_ids=torch.tensor([[1, 2]])).logits
+        logits_12V = model(input_ids=torch.tensor([[1, 2]], device=device)).logits
     if heard != [torch.Size((1, 2, head.in_features))] or logits_12V.shape != said_12V.shape:
         return None
     scale = float(logits_12V[0, 0, 0] / said_V[0])
