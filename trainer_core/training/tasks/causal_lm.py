@@ -23,15 +23,14 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from trainer_core.errors import TooFewRows, UnusableModel
-from trainer_core.events import Logged, Phase, Warned
+from trainer_core.events import Phase, Warned
 from trainer_core.spec.tasks.causal_lm import CausalLM, CompletionRow, TextRow
 from trainer_core.spec.tasks.common import TaskSpec
 from trainer_core.spec.tasks.messages import MessagesRow
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.chats import CHATML_END, chatml_template, encode_chat, render
-from trainer_core.training.cross_entropy import TokenLosses
 from trainer_core.training.encoding import encode
-from trainer_core.training.language_loss import LanguageLoss, find_logit_map, next_tokens
+from trainer_core.training.language_loss import make_language_loss, next_labels
 from trainer_core.training.models import (
     BaseModel,
     LoadedModel,
@@ -40,12 +39,7 @@ from trainer_core.training.models import (
     mend_generation,
 )
 from trainer_core.training.packing import has_flash_attention, keeps_apart, packed_batch
-from trainer_core.training.recipe import (
-    Batch,
-    Recipe,
-    Setup,
-    count_labels,
-)
+from trainer_core.training.recipe import Recipe, Setup, count_labels
 from trainer_core.training.token_losses import token_metrics, token_predictions
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
 from trainer_core.training.tokens import Array, TokenRow
@@ -233,26 +227,6 @@ class CausalCollator:
         }
 
 
-def sums_of_rows(_model: Any, batch: Batch, losses: TokenLosses) -> torch.Tensor:
-    """Return of each row its loss, number of learnt tokens and number guessed right, (B, 3).
-
-    What is known of each token of a whole evaluation set would fill any memory.
-    """
-    assert losses.is_right_N is not None, "rows are measured without gradients"
-    rows_N, num_rows = _rows_of_targets(batch)
-    per_token = [losses.losses_N, torch.ones_like(losses.losses_N), losses.is_right_N]
-    sums_B3 = losses.losses_N.new_zeros(num_rows, 3)
-    return sums_B3.index_add_(0, rows_N, torch.stack([part.to(sums_B3) for part in per_token], 1))
-
-
-def _rows_of_targets(batch: Batch) -> tuple[torch.Tensor, int]:
-    """Return of which row each target is, and how many rows there are."""
-    is_target_BT = next_tokens(batch["labels"]).ne(-100)
-    if "examples" in batch:
-        return batch["examples"][is_target_BT], len(batch["lengths"])
-    return torch.nonzero(is_target_BT)[:, 0], len(is_target_BT)
-
-
 def build(setup: Setup) -> Recipe:
     """Return the recipe of causal language modelling."""
     spec = setup.spec
@@ -269,15 +243,16 @@ def build(setup: Setup) -> Recipe:
     for split, tokens in tokenized.items():
         _tell(setup, spec, split=split, counts=tokens.counts)
     assert isinstance(setup.base.tokenizer.pad_token_id, int), "set by prepare_tokenizer"
+    loss = make_language_loss(setup, loaded.model, targets=next_labels)
     return Recipe(
         model=loaded.model,
         tokenizer=setup.base.tokenizer,
         rows={split: tokens.rows for split, tokens in tokenized.items()},
         collate=_collator(loaded.model, setup.base.tokenizer.pad_token_id, spec),
-        forward_loss=_loss(setup, loaded.model, spec),
+        forward_loss=loss,
         count_targets=count_labels,
         targets_per_row=tokenized["train"].counts["targets"] / len(tokenized["train"].rows),
-        predict=sums_of_rows,
+        predict=loss.sums_of_rows,
         measure=token_metrics,
         predictions=token_predictions,
         adapter_task="CAUSAL_LM",
@@ -305,14 +280,6 @@ def _collator(model: PreTrainedModel, pad_token_id: int, spec: CausalLM) -> Caus
         model.set_attn_implementation("flash_attention_2")
         return CausalCollator(pad_token_id, pack_length=_NO_LIMIT)  # it knows borders in one row
     return CausalCollator(pad_token_id, pack_length=spec.max_length)
-
-
-def _loss(setup: Setup, model: PreTrainedModel, spec: CausalLM) -> LanguageLoss:
-    # Compilers can't look into a head that is exchanged while it is called.
-    mapping = None if spec.training.compile else find_logit_map(model)
-    if mapping is None:
-        setup.reporter.report(Logged("The loss needs the logits of all tokens at once.", {}))
-    return LanguageLoss(model, mapping, spec.training.label_smoothing)
 
 
 def _tell(setup: Setup, spec: CausalLM, *, split: str, counts: Mapping[str, int]) -> None:
