@@ -4,7 +4,7 @@ A row holds S such sequences end to end, as many as are compared with each other
 a batch, S sequences of a row, R = B * S sequences, T tokens, V vocabulary, N learnt tokens of all.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -45,6 +45,9 @@ class Completion:
     @property
     def num_learnt(self) -> int:
         return int(self.is_learnt.sum())
+
+
+Encode = Callable[[Sequence[Asked]], list[Completion]]
 
 
 def encode_completions(

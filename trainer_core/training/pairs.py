@@ -12,17 +12,11 @@ import torch
 
 from trainer_core.errors import TooFewRows
 from trainer_core.events import Warned
-from trainer_core.training.completions import (
-    COLUMNS,
-    Asked,
-    Completion,
-    row_of,
-)
+from trainer_core.training.completions import COLUMNS, Asked, Completion, Encode, row_of
 from trainer_core.training.recipe import Measured, Setup
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
 from trainer_core.training.tokens import TokenRow
 
-Encode = Callable[[Sequence[Asked]], list[Completion]]
 _NO_NUMBERS: Mapping[str, Callable[[Any], float]] = {}
 
 

@@ -16,28 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-)
+from transformers import PreTrainedModel
 
 from trainer_core.errors import TooFewRows, UnusableModel
 from trainer_core.events import Phase, Warned
 from trainer_core.spec.tasks.causal_lm import CausalLM, CompletionRow, TextRow
-from trainer_core.spec.tasks.common import TaskSpec
 from trainer_core.spec.tasks.messages import MessagesRow
 from trainer_core.training.batching import attention_mask, pad_rows
-from trainer_core.training.chats import CHATML_END, chatml_template, encode_chat, render
+from trainer_core.training.chats import encode_chat, render
+from trainer_core.training.decoders import load_decoder, usage
 from trainer_core.training.encoding import encode
 from trainer_core.training.language_loss import make_language_loss, next_labels
-from trainer_core.training.models import (
-    BaseModel,
-    LoadedModel,
-    check_architecture,
-    load_model,
-    mend_generation,
-)
+from trainer_core.training.models import BaseModel
 from trainer_core.training.packing import has_flash_attention, keeps_apart, packed_batch
 from trainer_core.training.recipe import Recipe, Setup, count_labels
 from trainer_core.training.token_losses import token_metrics, token_predictions
@@ -137,70 +127,6 @@ def _tokenized_chat(base: BaseModel, row: MessagesRow, *, loss_on: str) -> _Toke
     return _Tokens(ids, is_learnt, has_lost_turns=chat.num_lost > 0 and loss_on != "all")
 
 
-def prepare_tokenizer(base: BaseModel, *, chat_template: str | None) -> None:
-    """Give the tokenizer the padding token and the chat template that the job needs.
-
-    Args:
-        base: whose tokenizer.
-        chat_template: `model` or `chatml`; None where no row is a chat.
-    """
-    tokenizer = base.tokenizer
-    if tokenizer.eos_token_id is None:
-        raise UnusableModel(
-            "the model's tokenizer has no end-of-sequence token, so texts could not end.",
-            hint="Set eos_token in its tokenizer_config.json.",
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if chat_template:
-        prepare_template(tokenizer, chat_template)
-
-
-def prepare_template(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
-    """Give the tokenizer the chat template that is chosen: `model` or `chatml`."""
-    if chat_template == "chatml":
-        tokenizer.chat_template = chatml_template(tokenizer)
-    elif not tokenizer.chat_template:
-        raise UnusableModel(
-            "the model's tokenizer has no chat template.", hint="Set chat_template to 'chatml'."
-        )
-
-
-def check_reads_forward(base: BaseModel, spec: TaskSpec) -> None:
-    """Raise UnusableModel for a model that can't learn to continue text."""
-    check_architecture(base, MODEL_FOR_CAUSAL_LM_MAPPING, task=spec.task)
-    is_encoder = type(base.config) in MODEL_FOR_MASKED_LM_MAPPING
-    if is_encoder and not getattr(base.config, "is_decoder", False):
-        raise UnusableModel(
-            f"a model of type '{base.config.model_type}' reads in both directions, so it can't "
-            "learn to continue text.",
-            hint="Use a decoder, such as a Llama, Qwen or GPT-2 model.",
-        )
-
-
-def load(base: BaseModel, spec: TaskSpec) -> LoadedModel:
-    """Return the model, whole: a new head could not speak."""
-    changes = {"pad_token_id": base.tokenizer.pad_token_id}
-    return load_model(
-        base, AutoModelForCausalLM, changes=changes, seed=spec.training.seed, is_head_new=False
-    )
-
-
-def end_turns(model: Any, base: BaseModel, *, chat_template: str | None) -> None:
-    """Make generation stop where ChatML ends a turn, if the tokenizer's own end is another token.
-
-    The assistant learns to say `<|im_end|>`; nobody would listen for it.
-    """
-    tokenizer = base.tokenizer
-    end = tokenizer.get_vocab().get(CHATML_END)
-    if chat_template != "chatml" or end is None:
-        return
-    ends = dict.fromkeys([end, tokenizer.eos_token_id])
-    tokenizer.eos_token = CHATML_END
-    model.generation_config.eos_token_id = list(ends)
-    model.config.eos_token_id = end
-
-
 @dataclass(frozen=True, slots=True)
 class CausalCollator:
     """Pads the rows of a batch to its longest; what is not to be learnt has the label -100.
@@ -231,18 +157,13 @@ def build(setup: Setup) -> Recipe:
     """Return the recipe of causal language modelling."""
     spec = setup.spec
     assert isinstance(spec, CausalLM), f"a spec of another task: {spec.task}"
-    check_reads_forward(setup.base, spec)
-    template = spec.chat_template if spec.columns.messages else None
-    prepare_tokenizer(setup.base, chat_template=template)
-    loaded = load(setup.base, spec)
-    end_turns(loaded.model, setup.base, chat_template=template)
-    if warning := mend_generation(loaded.model):
-        setup.reporter.report(Warned("generation_settings_replaced", warning))
+    has_chats = spec.columns.messages is not None
+    loaded = load_decoder(setup, chat_template=spec.chat_template if has_chats else None)
     setup.enter(Phase.TOKENIZING)
     tokenized = tokenize_rows(setup, spec)
     for split, tokens in tokenized.items():
         _tell(setup, spec, split=split, counts=tokens.counts)
-    assert isinstance(setup.base.tokenizer.pad_token_id, int), "set by prepare_tokenizer"
+    assert isinstance(setup.base.tokenizer.pad_token_id, int), "set with the model"
     loss = make_language_loss(setup, loaded.model, targets=next_labels)
     return Recipe(
         model=loaded.model,
@@ -260,7 +181,7 @@ def build(setup: Setup) -> Recipe:
         num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},
         classes=(),
         pipeline="text-generation",
-        usage=CHAT_USAGE if spec.columns.messages else TEXT_USAGE,
+        usage=usage(is_chat=has_chats),
     )
 
 
@@ -304,17 +225,3 @@ def _tell(setup: Setup, spec: CausalLM, *, split: str, counts: Mapping[str, int]
         )
         hint = "Set chat_template to 'chatml', or give one answer a row."
         setup.reporter.report(Warned("turns_not_learnt", message, hint))
-
-
-TEXT_USAGE = """\
-from transformers import pipeline
-
-generate = pipeline("text-generation", model="{folder}")
-print(generate("The beginning of a text"))
-"""
-CHAT_USAGE = """\
-from transformers import pipeline
-
-generate = pipeline("text-generation", model="{folder}")
-print(generate([{"role": "user", "content": "A question"}]))
-"""

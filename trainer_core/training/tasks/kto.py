@@ -23,22 +23,16 @@ from trainer_core.spec.tasks.kto import KTO
 from trainer_core.training.completions import (
     COLUMNS,
     Completion,
-    SequencesCollator,
+    Encode,
     row_of,
     score,
     with_other_completion,
 )
 from trainer_core.training.pairs import tell_left_out
-from trainer_core.training.recipe import Batch, Measured, Recipe, Setup, count_rows
-from trainer_core.training.reference import REFERENCE, with_reference
+from trainer_core.training.policies import load_policy
+from trainer_core.training.recipe import Batch, Measured, Recipe, Setup
+from trainer_core.training.reference import REFERENCE
 from trainer_core.training.steps import MicroBatch
-from trainer_core.training.tasks.causal_lm import CHAT_USAGE, TEXT_USAGE
-from trainer_core.training.tasks.dpo import (
-    completion_encoder,
-    load_policy,
-    output_itself,
-    template_in_use,
-)
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
 from trainer_core.training.tokens import TokenRow
 from trainer_core.training.trainer import RunTrainer
@@ -46,12 +40,12 @@ from trainer_core.training.trainer import RunTrainer
 _KL = "kl"  # of a batch: the divergence over its whole optimizer step, in nats
 
 
-def tokenize_rows(setup: Setup) -> dict[str, Tokenized]:
+def tokenize_rows(setup: Setup, *, encode: Encode) -> dict[str, Tokenized]:
     """Return the rows of every split, each beside its prompt with the completion of another row.
 
     The other row is half of those tokenized together away: neighbours often share a prompt.
     """
-    encode, max_length = completion_encoder(setup), setup.spec.max_length
+    max_length = setup.spec.max_length
     assert max_length != "auto", "the spec is resolved before"
 
     def encode_rows(rows: Sequence[Any], counts: Counter[str]) -> Iterator[TokenRow]:
@@ -180,33 +174,16 @@ def build(setup: Setup) -> Recipe:
     """Return the recipe of Kahneman-Tversky optimization."""
     spec = setup.spec
     assert isinstance(spec, KTO), f"a spec of another task: {spec.task}"
-    template = template_in_use(setup, spec.chat_template)
-    loaded = load_policy(setup, spec, chat_template=template)
+    policy = load_policy(setup, chat_template=spec.chat_template)
     setup.enter(Phase.TOKENIZING)
-    tokenized = tokenize_rows(setup)
+    tokenized = tokenize_rows(setup, encode=policy.encode)
     tell_left_out(setup, tokenized)
-    pad_token_id = setup.base.tokenizer.pad_token_id
-    assert isinstance(pad_token_id, int), "set by prepare_tokenizer"
-    bare = SequencesCollator(pad_token_id)
-    return Recipe(
-        model=loaded.model,
-        tokenizer=setup.base.tokenizer,
-        rows={
-            split: with_reference(setup, t.rows, model=loaded.model, collate=bare, score=score)
-            for split, t in tokenized.items()
-        },
-        collate=SequencesCollator(pad_token_id, others=(REFERENCE, "label")),
+    return policy.recipe(
+        tokenized,
+        rows=policy.with_reference(tokenized),
+        columns=(REFERENCE, "label"),
         forward_loss=KTOLoss(spec),
-        count_targets=count_rows,
-        targets_per_row=1.0,
-        predict=output_itself,
         measure=partial(kto_metrics, spec=spec, reporter=setup.reporter),
-        adapter_task="CAUSAL_LM",
-        new_modules=loaded.new_modules,
-        num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},
-        classes=(),
-        pipeline="text-generation",
-        usage=CHAT_USAGE if template else TEXT_USAGE,
-        trainer_class=KTORun,
         predictions=partial(rewards, spec=spec),
+        trainer_class=KTORun,
     )

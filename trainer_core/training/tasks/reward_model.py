@@ -22,6 +22,8 @@ from trainer_core.training.completions import (
     encode_wholes,
     without_dropout,
 )
+from trainer_core.training.decoders import prepare_template
+from trainer_core.training.heads import load_scorer
 from trainer_core.training.pairs import (
     pair_metrics,
     pair_predictions,
@@ -29,10 +31,8 @@ from trainer_core.training.pairs import (
     tell_left_out,
     tokenize_pairs,
 )
+from trainer_core.training.policies import output_itself, template_in_use
 from trainer_core.training.recipe import Batch, Recipe, Setup, count_rows
-from trainer_core.training.tasks.causal_lm import prepare_template
-from trainer_core.training.tasks.dpo import output_itself, template_in_use
-from trainer_core.training.tasks.text_classification import load
 
 _CLASSES = ("reward",)
 
@@ -60,7 +60,9 @@ def build(setup: Setup) -> Recipe:
     template = template_in_use(setup, spec.chat_template)
     if template:
         prepare_template(tokenizer, template)
-    loaded = load(setup, problem="regression", classes=_CLASSES)
+    loaded = load_scorer(
+        setup.base, spec, problem="regression", classes=_CLASSES, reporter=setup.reporter
+    )
     without_dropout(loaded.model)
     setup.enter(Phase.TOKENIZING)
     encode = partial(encode_wholes, tokenizer=tokenizer, max_length=spec.max_length)
