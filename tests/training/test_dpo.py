@@ -177,6 +177,40 @@ def test_rows_cut_to_nothing_are_left_out_and_counted(decoder: Path, tmp_path: P
     assert "2 of 32 train rows (6.2%)" in told["rows_truncated"]
 
 
+# As several models do: what the assistant thought is shown for its last turn only.
+THINKING = (
+    "{% for m in messages %}{{ m['role'] + ':' }}"
+    "{% if m['role'] == 'assistant' and loop.last %}{{ '<think></think>' }}{% endif %}"
+    "{{ m['content'] + ';' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("task", ["dpo", "kto"])
+def test_turns_that_the_template_changes_are_told(tmp_path: Path, task: str) -> None:
+    model = save_decoder(tmp_path / "model", template=THINKING)
+    roles = ["assistant", "user", "assistant"]
+    once, twice = ["red"], ["red", "is it", "blue"]
+    rows: list[dict[str, Any]] = []
+    for number in range(12):
+        asked = [{"role": "user", "content": f"{number} is it"}]
+        # An earlier turn of the prompt is not learnt, so it can't be lost.
+        asked = [{"role": "assistant", "content": "new"}, *asked] if number > 6 else asked
+        answers = [
+            [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+            for texts in (once if number > 2 else twice, ["green"])
+        ]
+        if task == "dpo":
+            rows.append({"prompt": asked, "chosen": answers[0], "rejected": answers[1]})
+        else:
+            rows.append({"prompt": asked, "completion": answers[0], "label": number % 2 == 0})
+    spec = {"task": task, "data": {"eval": None}, "training": {**FAST, "epochs": 1}}
+    directory = make_run(tmp_path / "run", model=model, rows=rows, spec=spec)
+    assert carry_out(directory).result is Result.SUCCEEDED
+    told = {line.data["code"]: line.data["message"] for line in events_of(directory, "warning")}
+    assert "in 3 of 12 train chats" in told["turns_not_learnt"]
+
+
 def test_bad_pairs_are_told_by_line_and_column(decoder: Path, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [*pairs(12)]
     rows += [

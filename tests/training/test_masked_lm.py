@@ -201,7 +201,17 @@ def test_texts_of_unknown_words_are_left_out(masker: Path, tmp_path: Path) -> No
     assert carry_out(directory).result is Result.SUCCEEDED
     (warning,) = [line.data for line in events_of(directory, "warning")]
     assert warning["code"] == "rows_left_out"
-    assert warning["message"].startswith("1 train rows")
+    assert warning["message"].startswith("1 of 41 train rows are left out")
+
+
+def test_a_split_of_unknown_words_alone_is_an_error(masker: Path, tmp_path: Path) -> None:
+    spec = {"task": "masked-lm", "training": {**FAST, "epochs": 1}}
+    unknown = [{"text": "perhaps"}] * 3
+    directory = make_run(tmp_path / "run", model=masker, rows=_rows(40), spec=spec, eval=unknown)
+    error = carry_out(directory).error
+    assert error is not None
+    assert (error.code, error.param) == ("too_few_rows", "/model")
+    assert error.message.startswith("all 3 eval rows are left out: the tokenizer knows none")
 
 
 def test_a_model_without_a_mask_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from trainer_core.training.decoders import load_decoder, usage
 from trainer_core.training.models import LoadedModel
 from trainer_core.training.recipe import Batch, ForwardLoss, Measured, Recipe, Setup, count_rows
 from trainer_core.training.reference import with_reference
-from trainer_core.training.tokenizing import Tokenized
+from trainer_core.training.tokenizing import Tokenized, tell_left_out, tell_lost_turns
 from trainer_core.training.tokens import TokenizedRows
 
 
@@ -117,6 +117,18 @@ def template_in_use(setup: Setup, chat_template: str) -> str | None:
     rows: Iterable[tuple[str, Any]] = all_rows(setup.found, setup.files)
     has_chats = any(not isinstance(row.parts[0], str) for _, row in rows)
     return chat_template if has_chats else None
+
+
+def tell_what_is_lost(setup: Setup, tokenized: Mapping[str, Tokenized]) -> None:
+    """Report rows and turns that are not learnt; raise if none of a split is."""
+    tell_left_out(
+        setup,
+        tokenized,
+        why=f"in their first {setup.spec.max_length} tokens there is no completion to learn from",
+        hint="Raise max_length, or shorten the prompts.",
+        param="/max_length",
+    )
+    tell_lost_turns(setup, tokenized)
 
 
 def output_itself(_model: Any, _batch: Batch, output: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ Shapes: B rows of a batch, T tokens, N targets.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from trainer_core.errors import TooFewRows, UnusableModel
-from trainer_core.events import Phase, Warned
+from trainer_core.errors import UnusableModel
+from trainer_core.events import Phase
 from trainer_core.spec.tasks.causal_lm import CausalLM, CompletionRow, TextRow
 from trainer_core.spec.tasks.messages import MessagesRow
 from trainer_core.training.batching import attention_mask, pad_rows
@@ -31,7 +31,12 @@ from trainer_core.training.models import BaseModel
 from trainer_core.training.packing import has_flash_attention, keeps_apart, packed_batch
 from trainer_core.training.recipe import Recipe, Setup, count_labels
 from trainer_core.training.token_losses import token_metrics, token_predictions
-from trainer_core.training.tokenizing import Tokenized, tokenize_splits
+from trainer_core.training.tokenizing import (
+    Tokenized,
+    tell_left_out,
+    tell_lost_turns,
+    tokenize_splits,
+)
 from trainer_core.training.tokens import Array, TokenRow
 
 _NO_LIMIT = 2**31 - 1
@@ -47,8 +52,8 @@ class _Tokens:
 def tokenize_rows(setup: Setup, spec: CausalLM) -> dict[str, Tokenized]:
     """Return the rows of every split that have something to learn.
 
-    Counted are rows, those that were cut, those dropped for nothing being left to learn, chats
-    with turns lost by the template, and the tokens learnt (targets) of the rows kept.
+    Counted are rows, those that were cut, chats with turns lost by the template, and the tokens
+    learnt (targets) of the rows kept.
     """
     max_length = spec.max_length
     assert max_length != "auto", "the spec is resolved before"
@@ -62,7 +67,6 @@ def tokenize_rows(setup: Setup, spec: CausalLM) -> dict[str, Tokenized]:
             counts["truncated"] += len(tokens.ids) > max_length
             counts["chats_with_lost_turns"] += tokens.has_lost_turns
             counts["targets"] += num_targets
-            counts["dropped"] += num_targets == 0
             if num_targets:
                 yield {"input_ids": ids, "is_learnt": is_learnt, "row": np.array([row])}
 
@@ -161,8 +165,14 @@ def build(setup: Setup) -> Recipe:
     loaded = load_decoder(setup, chat_template=spec.chat_template if has_chats else None)
     setup.enter(Phase.TOKENIZING)
     tokenized = tokenize_rows(setup, spec)
-    for split, tokens in tokenized.items():
-        _tell(setup, spec, split=split, counts=tokens.counts)
+    tell_left_out(
+        setup,
+        tokenized,
+        why=f"nothing to learn is in their first {spec.max_length} tokens",
+        hint="Raise max_length, or shorten what comes before the assistant's answers.",
+        param="/max_length",
+    )
+    tell_lost_turns(setup, tokenized)
     assert isinstance(setup.base.tokenizer.pad_token_id, int), "set with the model"
     loss = make_language_loss(setup, loaded.model, targets=next_labels)
     return Recipe(
@@ -201,27 +211,3 @@ def _collator(model: PreTrainedModel, pad_token_id: int, spec: CausalLM) -> Caus
         model.set_attn_implementation("flash_attention_2")
         return CausalCollator(pad_token_id, pack_length=_NO_LIMIT)  # it knows borders in one row
     return CausalCollator(pad_token_id, pack_length=spec.max_length)
-
-
-def _tell(setup: Setup, spec: CausalLM, *, split: str, counts: Mapping[str, int]) -> None:
-    """Report rows that are not learnt as they were given; raise if none is left."""
-    if counts["dropped"] == counts["rows"]:
-        raise TooFewRows(
-            f"no row of the {split} split has anything to learn in its first {spec.max_length} "
-            "tokens.",
-            hint="Raise max_length, or shorten what comes before the assistant's answers.",
-            param="/max_length",
-        )
-    if counts["dropped"]:
-        message = (
-            f"{counts['dropped']} of {counts['rows']} {split} rows are left out: nothing to learn "
-            f"is in their first {spec.max_length} tokens."
-        )
-        setup.reporter.report(Warned("rows_left_out", message, "Raise max_length."))
-    if counts["chats_with_lost_turns"]:
-        message = (
-            f"in {counts['chats_with_lost_turns']} of {counts['rows']} {split} chats the model's "
-            "chat template changes earlier turns, so that not all of the assistant's are learnt."
-        )
-        hint = "Set chat_template to 'chatml', or give one answer a row."
-        setup.reporter.report(Warned("turns_not_learnt", message, hint))

@@ -22,10 +22,9 @@ from trainer_core.training.pairs import (
     pair_metrics,
     pair_predictions,
     rewards_and_losses,
-    tell_left_out,
     tokenize_pairs,
 )
-from trainer_core.training.policies import load_policy
+from trainer_core.training.policies import load_policy, tell_what_is_lost
 from trainer_core.training.recipe import Batch, Recipe, Setup
 from trainer_core.training.reference import REFERENCE
 
@@ -53,7 +52,7 @@ def build(setup: Setup) -> Recipe:
     policy = load_policy(setup, chat_template=spec.chat_template)
     setup.enter(Phase.TOKENIZING)
     tokenized = tokenize_pairs(setup, encode=policy.encode)
-    tell_left_out(setup, tokenized)
+    tell_what_is_lost(setup, tokenized)
     return policy.recipe(
         tokenized,
         rows=policy.with_reference(tokenized),

@@ -28,8 +28,7 @@ from trainer_core.training.completions import (
     score,
     with_other_completion,
 )
-from trainer_core.training.pairs import tell_left_out
-from trainer_core.training.policies import load_policy
+from trainer_core.training.policies import load_policy, tell_what_is_lost
 from trainer_core.training.recipe import Batch, Measured, Recipe, Setup
 from trainer_core.training.reference import REFERENCE
 from trainer_core.training.steps import MicroBatch
@@ -53,6 +52,7 @@ def tokenize_rows(setup: Setup, *, encode: Encode) -> dict[str, Tokenized]:
         numbers = range(counts["rows"], counts["rows"] + len(found))
         counts["rows"] += len(found)
         counts["truncated"] += sum(one.is_truncated for one in found)
+        counts["chats_with_lost_turns"] += sum(one.has_lost_turns for one in found)
         kept = [
             (number, row, own)
             for number, row, own in zip(numbers, rows, found, strict=True)
@@ -177,7 +177,7 @@ def build(setup: Setup) -> Recipe:
     policy = load_policy(setup, chat_template=spec.chat_template)
     setup.enter(Phase.TOKENIZING)
     tokenized = tokenize_rows(setup, encode=policy.encode)
-    tell_left_out(setup, tokenized)
+    tell_what_is_lost(setup, tokenized)
     return policy.recipe(
         tokenized,
         rows=policy.with_reference(tokenized),

@@ -25,9 +25,10 @@ from trainer_core.training.language_loss import make_language_loss, own_labels
 from trainer_core.training.models import BaseModel, LoadedModel, check_architecture, load_model
 from trainer_core.training.recipe import Recipe, Setup, count_labels
 from trainer_core.training.token_losses import token_metrics, token_predictions
-from trainer_core.training.tokenizing import Tokenized, tokenize_splits
+from trainer_core.training.tokenizing import Tokenized, tell_left_out, tokenize_splits
 from trainer_core.training.tokens import Array, TokenRow
 
+_MILLION = 1_000_000
 _SPECIAL = -1  # in place of a word's number: never masked
 
 
@@ -52,10 +53,10 @@ def check_can_mask(base: BaseModel, spec: MaskedLM) -> None:
         raise InvalidSpec([FieldProblem("/whole_word", message, "Set it to false.")])
 
 
-def tokenize_rows(setup: Setup, spec: MaskedLM) -> dict[str, Tokenized]:
+def tokenize_rows(setup: Setup, spec: MaskedLM, draw: "Masking") -> dict[str, Tokenized]:
     """Return the rows of every split, or its blocks, that have something to guess.
 
-    Counted are rows or blocks, those that were cut and those dropped for having nothing to guess.
+    Counted are rows or blocks, those that were cut, and millionths of the targets to be expected.
     """
     tokenizer = setup.base.tokenizer
     before, after = _special_tokens_around(tokenizer)
@@ -69,8 +70,8 @@ def tokenize_rows(setup: Setup, spec: MaskedLM) -> dict[str, Tokenized]:
             words, row = part.words[:room], counts["rows"]
             counts["rows"] += 1
             counts["truncated"] += len(part.ids) > room
-            counts["dropped"] += bool((words == _SPECIAL).all())
             if (words != _SPECIAL).any():
+                counts["targets_e6"] += round(draw.expected_targets(words) * _MILLION)
                 yield {
                     "input_ids": np.concatenate([before, part.ids[:room], after]),
                     "words": np.pad(words, (len(before), len(after)), constant_values=_SPECIAL),
@@ -225,10 +226,10 @@ def build(setup: Setup) -> Recipe:
         message = "the model's files have no head for guessing tokens; it begins anew."
         setup.reporter.report(Warned("head_new", message, "Train for longer than usual."))
     setup.enter(Phase.TOKENIZING)
-    tokenized = tokenize_rows(setup, spec)
-    _tell(setup, spec, tokenized)
     draw = masking(setup.base, spec)
-    train = tokenized["train"].rows
+    tokenized = tokenize_rows(setup, spec, draw)
+    _tell(setup, spec, tokenized)
+    train = tokenized["train"]
     pad = setup.base.tokenizer.pad_token_id
     assert isinstance(pad, int), "checked before"
     loss = make_language_loss(setup, loaded.model, targets=own_labels)
@@ -239,8 +240,7 @@ def build(setup: Setup) -> Recipe:
         collate=MaskedCollator(pad),
         forward_loss=loss,
         count_targets=count_labels,
-        targets_per_row=sum(draw.expected_targets(train[row]["words"]) for row in range(len(train)))
-        / len(train),
+        targets_per_row=train.counts["targets_e6"] / _MILLION / len(train.rows),
         predict=loss.sums_of_rows,
         measure=token_metrics,
         predictions=token_predictions,
@@ -255,27 +255,24 @@ def build(setup: Setup) -> Recipe:
 
 
 def _tell(setup: Setup, spec: MaskedLM, tokenized: dict[str, Tokenized]) -> None:
-    """Report rows that are left out; raise if too few are left."""
-    for split, tokens in tokenized.items():
-        if number := tokens.counts["dropped"]:
-            message = (
-                f"{number} {split} rows are left out: the tokenizer knows none of their words."
-            )
-            setup.reporter.report(Warned("rows_left_out", message))
-    num_rows = len(tokenized["train"].rows)
-    if num_rows >= MIN_TRAIN_ROWS:
-        return
-    found = f"{num_rows} training rows have a word that the tokenizer knows"
-    hint = "Add rows, or use a model for texts like these."
-    if spec.pack:
-        found = f"the training texts fill {num_rows} blocks of {spec.max_length} tokens"
-        hint = "Lower max_length, add rows, or set pack to false."
-    raise TooFewRows(
-        f"{found}; at least {MIN_TRAIN_ROWS} are needed.",
-        hint=hint,
-        param="/pack" if spec.pack else "data.train",
-        detail={"num_rows": num_rows, "min_rows": MIN_TRAIN_ROWS},
+    """Report what is left out; raise if too little is left."""
+    tell_left_out(
+        setup,
+        tokenized,
+        why="the tokenizer knows none of their words",
+        hint="Use a model for texts like these.",
+        param="/model",
+        what="blocks" if spec.pack else "rows",
     )
+    num_blocks = len(tokenized["train"].rows)
+    if spec.pack and num_blocks < MIN_TRAIN_ROWS:
+        raise TooFewRows(
+            f"the training texts fill {num_blocks} blocks of {spec.max_length} tokens; at least "
+            f"{MIN_TRAIN_ROWS} are needed.",
+            hint="Lower max_length, add rows, or set pack to false.",
+            param="/pack",
+            detail={"num_rows": num_blocks, "min_rows": MIN_TRAIN_ROWS},
+        )
 
 
 _USAGE = """\

@@ -28,10 +28,9 @@ from trainer_core.training.pairs import (
     pair_metrics,
     pair_predictions,
     rewards_and_losses,
-    tell_left_out,
     tokenize_pairs,
 )
-from trainer_core.training.policies import output_itself, template_in_use
+from trainer_core.training.policies import output_itself, tell_what_is_lost, template_in_use
 from trainer_core.training.recipe import Batch, Recipe, Setup, count_rows
 
 _CLASSES = ("reward",)
@@ -67,7 +66,7 @@ def build(setup: Setup) -> Recipe:
     setup.enter(Phase.TOKENIZING)
     encode = partial(encode_wholes, tokenizer=tokenizer, max_length=spec.max_length)
     tokenized = tokenize_pairs(setup, encode=encode, numbers={"margin": lambda row: row.margin})
-    tell_left_out(setup, tokenized)
+    tell_what_is_lost(setup, tokenized)
     assert isinstance(tokenizer.pad_token_id, int), "set with the model"
     return Recipe(
         model=loaded.model,
