@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.tiny import carry_out, events_of, make_run, save_decoder, stop_after
 from trainer_core.run_directory import Result, RunDirectory, file_sha256
+from trainer_core.spec.tasks.preferences import Pair
+from trainer_core.training.chats import chatml_template
 from trainer_core.training.completions import encode_completions
 
 pytestmark = pytest.mark.slow
@@ -237,3 +239,19 @@ def test_a_completion_begins_where_its_tokens_differ_from_the_prompts(decoder: P
     short = encode_completions(asked[1:2], tokenizer=tokenizer, max_length=limit)[0]
     assert short.is_truncated
     assert end not in tokenizer.decode(short.ids)
+
+
+def test_a_call_of_a_tool_is_part_of_a_completion(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(save_decoder(tmp_path / "plain", template=None))
+    tokenizer.chat_template = chatml_template(tokenizer)
+    call = {"function": {"name": "see", "arguments": {"what": "sky"}}}
+    pair = Pair.model_validate(
+        {
+            "prompt": [{"role": "user", "content": "is it"}],
+            "chosen": [{"role": "assistant", "content": None, "tool_calls": [call]}],
+            "rejected": [{"role": "assistant", "content": "it is"}],
+        }
+    )
+    (found,) = encode_completions([pair.parts[:2]], tokenizer=tokenizer, max_length=256)
+    written = tokenizer.decode(found.ids[found.is_learnt])
+    assert '{"name": "see", "arguments": {"what": "sky"}}' in written

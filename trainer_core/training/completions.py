@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from trainer_core.spec.tasks.preferences import Turn
+from trainer_core.spec.tasks.messages import Message
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.chats import encode_chat, render
 from trainer_core.training.encoding import encode
@@ -87,10 +87,10 @@ def _encoded_texts(
 
 
 def _encoded_chat(
-    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Turn], completion: Sequence[Turn]
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], completion: Sequence[Message]
 ) -> Completion:
     """Return a conversation, of which is learnt what the assistant wrote in the completion."""
-    turns = [{"role": turn.role, "content": turn.content} for turn in (*prompt, *completion)]
+    turns = [turn.for_template() for turn in (*prompt, *completion)]
     left_out = [turn.role == "assistant" for turn in prompt]
     chat = render(tokenizer, turns, left_out=left_out)
     return Completion(*encode_chat(tokenizer, chat), has_lost_turns=chat.num_lost > 0)

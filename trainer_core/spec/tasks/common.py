@@ -82,6 +82,7 @@ class TaskSpec(SpecModel):
     # What `learning_rate: auto` is for all weights, and for an adapter.
     usual_rates: ClassVar[tuple[float, float]] = (5e-5, 2e-4)
     pools_tokens: ClassVar[bool] = False  # a text becomes one vector
+    why_not_smoothed: ClassVar[str] = ""  # why training.label_smoothing changes nothing, if so
 
     version: Literal[1] = 1
     """Version of the spec's form. Stored specs parse for ever."""
@@ -128,7 +129,7 @@ class TaskSpec(SpecModel):
 
     @property
     def num_sequences(self) -> int:
-        """How many texts of up to `max_length` tokens a row has."""
+        """How many texts of up to `max_length` tokens a row adds to a pass that learns."""
         return 1
 
     @property
