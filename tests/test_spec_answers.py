@@ -90,5 +90,5 @@ def test_windows_have_to_move_on() -> None:
 
 def test_threshold_without_questions_to_leave_open_is_told() -> None:
     told = unused(_spec(no_answer_threshold=1.0, training={"label_smoothing": 0.1}))
-    assert [each.pointer for each in told] == ["/no_answer_threshold", "/training/label_smoothing"]
+    assert [each.pointer for each in told] == ["/training/label_smoothing", "/no_answer_threshold"]
     assert not list(unused(_spec(no_answer_threshold=1.0, has_no_answers=True)))

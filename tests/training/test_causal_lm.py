@@ -20,7 +20,6 @@ from trainer_core.run_directory import Result
 from trainer_core.training import language_loss
 from trainer_core.training.language_loss import LanguageLoss, find_logit_map
 from trainer_core.training.recipe import Measured
-from trainer_core.training.tasks.causal_lm import sums_of_rows
 from trainer_core.training.token_losses import token_metrics
 
 pytestmark = pytest.mark.slow
@@ -159,8 +158,9 @@ def test_the_sums_of_each_row_are_those_of_its_log_probabilities(
         logits = model(input_ids=ids).logits.double().log_softmax(-1)
         labels[2, 3] = logits[2, 2].argmax()
         batch = {"input_ids": ids, "labels": labels}
-        loss, output = LanguageLoss(model, find_logit_map(model))(model, batch, torch.tensor(9))
-    sums = sums_of_rows(None, batch, output)
+        measure = LanguageLoss(model, find_logit_map(model))
+        loss, output = measure(model, batch, torch.tensor(9))
+    sums = measure.sums_of_rows(None, batch, output)
     for row in range(3):
         places = [place for place in range(1, 7) if labels[row, place] != -100]
         nats = [-float(logits[row, place - 1, labels[row, place]]) for place in places]

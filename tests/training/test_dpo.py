@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.tiny import carry_out, events_of, make_run, save_decoder, stop_after
 from trainer_core.run_directory import Result, RunDirectory, file_sha256
+from trainer_core.spec.tasks.preferences import Pair
+from trainer_core.training.chats import chatml_template
 from trainer_core.training.completions import encode_completions
 
 pytestmark = pytest.mark.slow
@@ -177,6 +179,40 @@ def test_rows_cut_to_nothing_are_left_out_and_counted(decoder: Path, tmp_path: P
     assert "2 of 32 train rows (6.2%)" in told["rows_truncated"]
 
 
+# As several models do: what the assistant thought is shown for its last turn only.
+THINKING = (
+    "{% for m in messages %}{{ m['role'] + ':' }}"
+    "{% if m['role'] == 'assistant' and loop.last %}{{ '<think></think>' }}{% endif %}"
+    "{{ m['content'] + ';' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("task", ["dpo", "kto"])
+def test_turns_that_the_template_changes_are_told(tmp_path: Path, task: str) -> None:
+    model = save_decoder(tmp_path / "model", template=THINKING)
+    roles = ["assistant", "user", "assistant"]
+    once, twice = ["red"], ["red", "is it", "blue"]
+    rows: list[dict[str, Any]] = []
+    for number in range(12):
+        asked = [{"role": "user", "content": f"{number} is it"}]
+        # An earlier turn of the prompt is not learnt, so it can't be lost.
+        asked = [{"role": "assistant", "content": "new"}, *asked] if number > 6 else asked
+        answers = [
+            [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+            for texts in (once if number > 2 else twice, ["green"])
+        ]
+        if task == "dpo":
+            rows.append({"prompt": asked, "chosen": answers[0], "rejected": answers[1]})
+        else:
+            rows.append({"prompt": asked, "completion": answers[0], "label": number % 2 == 0})
+    spec = {"task": task, "data": {"eval": None}, "training": {**FAST, "epochs": 1}}
+    directory = make_run(tmp_path / "run", model=model, rows=rows, spec=spec)
+    assert carry_out(directory).result is Result.SUCCEEDED
+    told = {line.data["code"]: line.data["message"] for line in events_of(directory, "warning")}
+    assert "in 3 of 12 train chats" in told["turns_not_learnt"]
+
+
 def test_bad_pairs_are_told_by_line_and_column(decoder: Path, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [*pairs(12)]
     rows += [
@@ -203,3 +239,19 @@ def test_a_completion_begins_where_its_tokens_differ_from_the_prompts(decoder: P
     short = encode_completions(asked[1:2], tokenizer=tokenizer, max_length=limit)[0]
     assert short.is_truncated
     assert end not in tokenizer.decode(short.ids)
+
+
+def test_a_call_of_a_tool_is_part_of_a_completion(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(save_decoder(tmp_path / "plain", template=None))
+    tokenizer.chat_template = chatml_template(tokenizer)
+    call = {"function": {"name": "see", "arguments": {"what": "sky"}}}
+    pair = Pair.model_validate(
+        {
+            "prompt": [{"role": "user", "content": "is it"}],
+            "chosen": [{"role": "assistant", "content": None, "tool_calls": [call]}],
+            "rejected": [{"role": "assistant", "content": "it is"}],
+        }
+    )
+    (found,) = encode_completions([pair.parts[:2]], tokenizer=tokenizer, max_length=256)
+    written = tokenizer.decode(found.ids[found.is_learnt])
+    assert '{"name": "see", "arguments": {"what": "sky"}}' in written

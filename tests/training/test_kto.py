@@ -15,7 +15,7 @@ from trainer_core.run_directory import Result, RunDirectory, file_sha256
 from trainer_core.spec import parse_spec
 from trainer_core.spec.tasks.kto import KTO
 from trainer_core.training.completions import encode_completions, with_other_completion
-from trainer_core.training.tasks.kto import divergence, kto_losses
+from trainer_core.training.tasks.kto import divergence, kto_losses, mixed_up
 
 pytestmark = pytest.mark.slow
 
@@ -110,6 +110,27 @@ def test_the_loss_is_that_of_the_paper_and_of_trl(mixed: list[float]) -> None:
     ]
     assert losses.tolist() == pytest.approx(expected, rel=1e-6)
     assert float(losses.mean()) == pytest.approx(_trl(mixed, spec), rel=1e-6)
+
+
+def test_a_row_alone_has_no_part_in_the_divergence(decoder: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(decoder)
+    (alone,) = encode_completions([("it is", " red")], tokenizer=tokenizer, max_length=128)
+    (mixed,) = mixed_up([alone], max_length=128)
+    assert alone.num_learnt
+    assert not mixed.num_learnt  # its own completion would tell of no divergence of others
+    assert float(divergence(torch.tensor([1.0, torch.nan, 2.0]))) == 1.5
+    assert float(divergence(torch.tensor([torch.nan]))) == 0.0
+    directory = make_run(
+        tmp_path / "run",
+        model=decoder,
+        rows=_rows(12),
+        spec={"task": "kto", "training": {**FAST, "epochs": 2}},
+        eval=_rows(1),
+    )
+    outcome = carry_out(directory)
+    assert outcome.result is Result.SUCCEEDED, outcome.error
+    assert outcome.metrics["kl"] == 0.0
+    assert np.isfinite(outcome.metrics["loss"])
 
 
 def test_good_answers_gain_on_bad_ones(decoder: Path, tmp_path: Path) -> None:

@@ -117,6 +117,12 @@ def test_what_an_architecture_does_to_its_heads_output_is_found(name: str) -> No
     assert "forward" not in vars(model.get_output_embeddings())
 
 
+def test_the_model_is_asked_on_the_device_where_it_is() -> None:
+    model = _model("gemma2")
+    with torch.device("meta"):  # where tensors land that are not told where
+        assert find_logit_map(model) == LogitMap(cap=pytest.approx(20.0))
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_and_gradients_are_those_of_the_logits(name: str, smoothing: float) -> None:

@@ -5,15 +5,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from transformers import (
+    AlbertConfig,
     AutoModelForMaskedLM,
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     BertModel,
     BertTokenizer,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    RobertaConfig,
     set_seed,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
 from tests.training.tiny import (
     WORDS,
@@ -25,7 +32,8 @@ from tests.training.tiny import (
     stop_after,
 )
 from trainer_core.run_directory import Result, RunDirectory, file_sha256, read_json
-from trainer_core.training.picking import body_to_pick_from, picking
+from trainer_core.training import language_loss
+from trainer_core.training.language_loss import LanguageLoss, find_logit_map, own_labels
 from trainer_core.training.tasks.masked_lm import (
     MaskedCollator,
     Masking,
@@ -193,7 +201,17 @@ def test_texts_of_unknown_words_are_left_out(masker: Path, tmp_path: Path) -> No
     assert carry_out(directory).result is Result.SUCCEEDED
     (warning,) = [line.data for line in events_of(directory, "warning")]
     assert warning["code"] == "rows_left_out"
-    assert warning["message"].startswith("1 train rows")
+    assert warning["message"].startswith("1 of 41 train rows are left out")
+
+
+def test_a_split_of_unknown_words_alone_is_an_error(masker: Path, tmp_path: Path) -> None:
+    spec = {"task": "masked-lm", "training": {**FAST, "epochs": 1}}
+    unknown = [{"text": "perhaps"}] * 3
+    directory = make_run(tmp_path / "run", model=masker, rows=_rows(40), spec=spec, eval=unknown)
+    error = carry_out(directory).error
+    assert error is not None
+    assert (error.code, error.param) == ("too_few_rows", "/model")
+    assert error.message.startswith("all 3 eval rows are left out: the tokenizer knows none")
 
 
 def test_a_model_without_a_mask_is_refused(tmp_path: Path) -> None:
@@ -258,30 +276,48 @@ def test_shares_are_those_of_bert_and_the_expected_number_is_right(whole_word: b
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
 
 
-def test_a_head_is_computed_at_the_targets_alone(masker: Path) -> None:
-    model = BertForMaskedLM.from_pretrained(masker)
-    inputs = {"input_ids": torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0]])}
-    inputs["attention_mask"] = inputs["input_ids"].ne(0).long()
-    is_target = torch.tensor([[0, 1, 1, 0], [0, 1, 0, 0]]).bool()
-    body = body_to_pick_from(model, inputs, is_target)
-    assert body is model.bert
-    with torch.no_grad(), picking(body, is_target):
-        picked = model(**inputs).logits
-    with torch.no_grad():
-        whole = model(**inputs).logits
-    assert picked.shape == (1, 3, whole.shape[2])
-    torch.testing.assert_close(picked[0], whole[is_target])
+SIZES: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "embedding_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "pad_token_id": 0,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "vocab_size": 40}
 
 
-def test_a_head_that_looks_at_its_neighbours_is_not_computed_at_the_targets_alone(
-    masker: Path,
+@pytest.mark.parametrize(
+    "config",
+    [
+        BertConfig(**SIZES),
+        RobertaConfig(**SIZES),
+        AlbertConfig(**SIZES),
+        ElectraConfig(**SIZES),
+        DebertaV2Config(**SIZES),
+        DistilBertConfig(**DISTILBERT, dropout=0.0, attention_dropout=0.0),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_loss_and_gradients_are_those_of_all_logits(
+    config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Neighbours(torch.nn.Module):
-        def forward(self, states: torch.Tensor) -> torch.Tensor:
-            return states + states.roll(1, dims=1)
-
-    model = BertForMaskedLM.from_pretrained(masker)
-    model.cls = torch.nn.Sequential(Neighbours(), model.cls)
-    inputs = {"input_ids": torch.tensor([[2, 5, 6, 3], [2, 7, 8, 3]])}
-    is_target = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 0]]).bool()
-    assert body_to_pick_from(model, inputs, is_target) is None
+    monkeypatch.setattr(language_loss, "_FEW_LOGITS", 0)  # in chunks, however small
+    set_seed(0)
+    model: Any = MODEL_FOR_MASKED_LM_MAPPING[type(config)](config).train()
+    mapping = find_logit_map(model)
+    assert mapping is not None
+    batch = {"input_ids": torch.randint(4, 40, (2, 6)), "attention_mask": torch.ones(2, 6).long()}
+    labels = torch.tensor([[-100, 7, -100, 9, -100, -100], [5, -100, -100, -100, 8, -100]])
+    loss = LanguageLoss(model, mapping, smoothing=0.1, targets=own_labels)
+    logits = model(**batch).logits.flatten(0, 1)
+    expected = functional.cross_entropy(logits, labels.flatten(), label_smoothing=0.1)
+    found, _ = loss(model, {**batch, "labels": labels}, torch.tensor(4))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    gradients = [torch.autograd.grad(one, weights, allow_unused=True) for one in (found, expected)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)

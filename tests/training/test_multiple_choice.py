@@ -21,6 +21,8 @@ from trainer_core.events import ListReporter
 from trainer_core.rows.checking import survey
 from trainer_core.run_directory import Outcome, Result, RunDirectory, read_json
 from trainer_core.spec import parse_spec
+from trainer_core.training.caching import Cache
+from trainer_core.training.devices import Device
 from trainer_core.training.encoding import encode
 from trainer_core.training.models import open_model
 from trainer_core.training.recipe import Measured, Recipe, Setup
@@ -206,7 +208,8 @@ def _recipe_for(directory: RunDirectory, folder: Path, *, base: Path) -> Recipe:
         found=found,
         files=files,
         base=open_model(base),
-        cache=folder / "cache",
+        cache=Cache(folder / "cache"),
+        device=Device(kind="cpu", name="cpu", memory_bytes=None, has_fast_bf16=False),
         reporter=ListReporter(),
         enter=lambda _: None,
     )

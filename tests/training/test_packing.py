@@ -51,6 +51,12 @@ def test_models_of_attention_keep_packed_examples_apart(name: str) -> None:
     assert keeps_apart(_model(config))
 
 
+def test_the_model_is_asked_on_the_device_where_it_is() -> None:
+    model = _model(ARCHITECTURES["llama"][0])
+    with torch.device("meta"):  # where tensors land that are not told where
+        assert keeps_apart(model)
+
+
 def test_a_recurrent_model_does_not_and_is_refused() -> None:
     sizes = {"vocab_size": 50, "hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}
     assert not keeps_apart(_model(MambaConfig(**sizes)))

@@ -27,7 +27,8 @@ from trainer_core.training.caching import Cache
 from trainer_core.training.devices import Device
 from trainer_core.training.models import open_model
 from trainer_core.training.recipe import Measured, Recipe, Setup
-from trainer_core.training.tasks.token_classification import build, tag_loss
+from trainer_core.training.tasks.token_classification import build
+from trainer_core.training.token_losses import TokenLoss
 
 pytestmark = pytest.mark.slow
 
@@ -256,12 +257,12 @@ def test_the_loss_is_that_of_torch_over_all_tokens_of_the_step() -> None:
     labels[0, 2:] = labels[2] = -100
     flat = Output.logits.flatten(0, 1), labels.flatten()
     num_tokens = labels.ne(-100).sum()
-    loss = tag_loss(Output, labels, num_tokens, smoothing=0.1)
+    loss = TokenLoss(smoothing=0.1)(Output, labels, num_tokens)
     torch.testing.assert_close(
         loss, torch.nn.functional.cross_entropy(*flat, label_smoothing=0.1), rtol=1e-5, atol=1e-6
     )
     with torch.no_grad():  # measuring is not smoothed
-        loss = tag_loss(Output, labels, num_tokens, smoothing=0.1)
+        loss = TokenLoss(smoothing=0.1)(Output, labels, num_tokens)
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(*flat))
 
 

@@ -102,6 +102,8 @@ def _unused_of_training(spec: JobSpec) -> Iterator[FieldProblem]:
                 why = f"the optimizer '{training.optimizer}' does not have it"
                 yield unused_field(f"/training/{name}", why)
     yield from _unused_of_schedule(training)
+    if training.label_smoothing and spec.why_not_smoothed:
+        yield unused_field("/training/label_smoothing", spec.why_not_smoothed)
     if training.max_steps is not None and is_given(training, "epochs"):
         yield unused_field("/training/epochs", "training.max_steps says how long to train")
     if spec.checkpoints.strategy == "no" and is_given(spec.checkpoints, "keep"):

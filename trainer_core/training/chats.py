@@ -57,7 +57,7 @@ class Chat:
     text: str
     spans: tuple[Span, ...]  # what the assistant wrote and is to be learnt
     left_out: tuple[Span, ...] = ()  # what it wrote and is not
-    num_lost: int = 0  # turns of the assistant that can't be found in the text
+    num_lost: int = 0  # turns of the assistant to be learnt that can't be found in the text
 
 
 def chatml_template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -103,7 +103,7 @@ def render(
         whole,
         spans=tuple(span for number, span in found.items() if span and number not in hidden),
         left_out=tuple(span for number, span in found.items() if span and number in hidden),
-        num_lost=sum(span is None for span in found.values()),
+        num_lost=sum(span is None for number, span in found.items() if number not in hidden),
     )
 
 

@@ -4,8 +4,8 @@ A row holds S such sequences end to end, as many as are compared with each other
 a batch, S sequences of a row, R = B * S sequences, T tokens, V vocabulary, N learnt tokens of all.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from trainer_core.spec.tasks.preferences import Turn
+from trainer_core.spec.tasks.messages import Message
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.chats import encode_chat, render
 from trainer_core.training.encoding import encode
@@ -24,8 +24,14 @@ _NO_LIMIT = 2**31 - 1
 
 Asked = tuple[Any, Any]  # prompt and completion: two strings, or two tuples of messages
 
-# Columns of a row of S sequences: all tokens, which are learnt, and how many each sequence has.
-COLUMNS = {"input_ids": np.int32, "is_learnt": np.bool_, "num_tokens": np.int32}
+# Columns of a row of S sequences: all tokens, which are learnt, how many each sequence has, and the
+# row's number in its split.
+COLUMNS = {
+    "input_ids": np.int32,
+    "is_learnt": np.bool_,
+    "num_tokens": np.int32,
+    "row": np.int64,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +40,15 @@ class Completion:
 
     ids: Array
     is_learnt: Array  # as long as ids: of the completion, and not the very first token
-    is_truncated: bool
+    is_truncated: bool = False
+    has_lost_turns: bool = False  # the template does not show where all of it is
 
     @property
     def num_learnt(self) -> int:
         return int(self.is_learnt.sum())
+
+
+Encode = Callable[[Sequence[Asked]], list[Completion]]
 
 
 def encode_completions(
@@ -49,7 +59,7 @@ def encode_completions(
     of_texts = _encoded_texts(tokenizer, texts)
     return [
         _cut(
-            *(next(of_texts) if isinstance(both[0], str) else _encoded_chat(tokenizer, *both)),
+            next(of_texts) if isinstance(both[0], str) else _encoded_chat(tokenizer, *both),
             max_length=max_length,
         )
         for both in asked
@@ -58,11 +68,11 @@ def encode_completions(
 
 def _encoded_texts(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]
-) -> Iterator[tuple[Array, Array]]:
-    """Yield the tokens of prompts joined to completions, and which are the completion's.
+) -> Iterator[Completion]:
+    """Yield prompts joined to completions.
 
-    It begins where the tokens differ from those of the prompt alone: a token across the border
-    is the completion's.
+    What is learnt begins where the tokens differ from those of the prompt alone: a token across
+    the border is the completion's.
     """
     end = tokenizer.eos_token_id
     prompts = encode(tokenizer, [prompt for prompt, _ in texts], max_length=_NO_LIMIT)
@@ -73,16 +83,17 @@ def _encoded_texts(
             ids.append(end)
         same = takewhile(lambda both: both[0] == both[1], zip(prompt.ids, ids, strict=False))
         num_shared = sum(1 for _ in same)
-        yield np.array(ids, dtype=np.int32), np.arange(len(ids)) >= num_shared
+        yield Completion(np.array(ids, dtype=np.int32), np.arange(len(ids)) >= num_shared)
 
 
 def _encoded_chat(
-    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Turn], completion: Sequence[Turn]
-) -> tuple[Array, Array]:
-    """Return the tokens of a conversation, and which the assistant wrote in the completion."""
-    turns = [{"role": turn.role, "content": turn.content} for turn in (*prompt, *completion)]
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], completion: Sequence[Message]
+) -> Completion:
+    """Return a conversation, of which is learnt what the assistant wrote in the completion."""
+    turns = [turn.for_template() for turn in (*prompt, *completion)]
     left_out = [turn.role == "assistant" for turn in prompt]
-    return encode_chat(tokenizer, render(tokenizer, turns, left_out=left_out))
+    chat = render(tokenizer, turns, left_out=left_out)
+    return Completion(*encode_chat(tokenizer, chat), has_lost_turns=chat.num_lost > 0)
 
 
 def encode_wholes(
@@ -100,7 +111,7 @@ def encode_wholes(
             found = next(of_texts)
             ids, is_truncated = np.array(found.ids, dtype=np.int32), found.is_truncated
         else:
-            ids, _ = _encoded_chat(tokenizer, *both)
+            ids = _encoded_chat(tokenizer, *both).ids
             is_truncated = len(ids) > max_length
         cut = ids[:max_length]
         wholes.append(Completion(cut, np.ones(len(cut), dtype=np.bool_), is_truncated))
@@ -112,21 +123,23 @@ def with_other_completion(one: Completion, other: Completion, *, max_length: int
     start, other_start = int(one.is_learnt.argmax()), int(other.is_learnt.argmax())
     ids = np.concatenate([one.ids[:start], other.ids[other_start:]])
     is_learnt = np.concatenate([one.is_learnt[:start], other.is_learnt[other_start:]])
-    return _cut(ids, is_learnt, max_length=max_length)
+    return _cut(Completion(ids, is_learnt), max_length=max_length)
 
 
-def _cut(ids: Array, is_learnt: Array, *, max_length: int) -> Completion:
-    learnt = is_learnt[:max_length].copy()
-    learnt[:1] = False  # nothing comes before it to predict it from
-    return Completion(ids[:max_length], learnt, is_truncated=len(ids) > max_length)
+def _cut(one: Completion, *, max_length: int) -> Completion:
+    is_learnt = one.is_learnt[:max_length].copy()
+    is_learnt[:1] = False  # nothing comes before it to predict it from
+    is_truncated = len(one.ids) > max_length
+    return replace(one, ids=one.ids[:max_length], is_learnt=is_learnt, is_truncated=is_truncated)
 
 
-def row_of(sequences: Sequence[Completion]) -> TokenRow:
-    """Return sequences as one row."""
+def row_of(sequences: Sequence[Completion], *, number: int) -> TokenRow:
+    """Return sequences as one row, whose number in the split is given."""
     return {
         "input_ids": np.concatenate([one.ids for one in sequences]),
         "is_learnt": np.concatenate([one.is_learnt for one in sequences]),
         "num_tokens": np.array([len(one.ids) for one in sequences]),
+        "row": np.array([number]),
     }
 
 

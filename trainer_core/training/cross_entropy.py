@@ -5,7 +5,7 @@ and the usual loss keeps three more of that size for the backward pass. Here the
 chunk by chunk, and what the backward pass needs, the gradients of hidden states and weights, is
 computed while a chunk is at hand (as Liger Kernel does: Hsu et al. 2024, arXiv:2410.10989).
 
-Shapes: N target positions, C of them in a chunk, H hidden size, V vocabulary.
+Shapes: N target positions, C of them in a chunk, H hidden size, V vocabulary, B rows of a batch.
 """
 
 from dataclasses import dataclass
@@ -36,6 +36,20 @@ class TokenLosses:
     total: Tensor  # () in nats; the gradient flows through it alone
     losses_N: Tensor  # in nats
     is_right_N: Tensor | None  # whether the target is the likeliest token; None while learning
+
+    def sums_of_rows(self, rows_N: Tensor, *, num_rows: int) -> Tensor:
+        """Return of each row its loss, number of targets and number guessed right, (B, 3).
+
+        What is known of each token of a whole evaluation set would fill any memory.
+
+        Args:
+            rows_N: of which row each target is.
+            num_rows: of the batch.
+        """
+        assert self.is_right_N is not None, "rows are measured without gradients"
+        per_target = [self.losses_N, torch.ones_like(self.losses_N), self.is_right_N]
+        sums_B3 = self.losses_N.new_zeros(num_rows, 3)
+        return sums_B3.index_add_(0, rows_N, torch.stack([p.to(sums_B3) for p in per_target], 1))
 
 
 def cross_entropy(logits_PV: Tensor, targets_P: Tensor, *, smoothing: float) -> TokenLosses:

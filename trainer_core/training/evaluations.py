@@ -34,7 +34,12 @@ def _path(folder: Path, *, split: str, step: int) -> Path:
 
 
 def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]]) -> None:
-    """Write a JSON line for each row: its number in the split, from 0, and what the model says."""
+    """Write a JSON line for each row: its number in the split, from 0, and what the model says.
+
+    Args:
+        path: of the file.
+        predictions: with the number as `row`, unless they are of all rows one after the other.
+    """
     with path.open("w", encoding="utf-8") as file:
         for number, prediction in enumerate(predictions):
             file.write(json.dumps({"row": number, **prediction}, ensure_ascii=False) + "\n")

@@ -3,16 +3,54 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import PreTrainedConfig, set_seed
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, set_seed
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from trainer_core.events import Reporter, Warned
-from trainer_core.training.models import BaseModel, LoadedModel, load_model
+from trainer_core.spec import JobSpec
+from trainer_core.training.models import BaseModel, LoadedModel, check_architecture, load_model
+from trainer_core.training.tokens import padding_id
+
+_PROBLEM_TYPES = {
+    "single-label": "single_label_classification",
+    "multi-label": "multi_label_classification",
+    "regression": "regression",
+}
 
 
 def known_classes(config: PreTrainedConfig) -> tuple[str, ...]:
     """Return a model's classes in the order of its outputs; empty where that can't be told."""
     names: Any = config.id2label or {}  # typed as of strings; the loader makes them numbers
     return tuple(str(names[number]) for number in range(len(names)) if number in names)
+
+
+def load_scorer(
+    base: BaseModel, spec: JobSpec, *, problem: str, classes: tuple[str, ...], reporter: Reporter
+) -> LoadedModel:
+    """Return the model with a head that scores a whole text.
+
+    Args:
+        base: the model.
+        spec: of the job.
+        problem: `single-label`, `multi-label` or `regression`, whose head has one output.
+        classes: names in the order of the model's outputs.
+        reporter: is told of a head that begins anew.
+    """
+    check_architecture(base, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, task=spec.task)
+    known = known_classes(base.config)
+    return load_with_classes(
+        base,
+        AutoModelForSequenceClassification,
+        classes=classes,
+        is_known=len(known) == 1 if problem == "regression" else known == classes,
+        changes={
+            "problem_type": _PROBLEM_TYPES[problem],
+            # Decoders pool the last token that is no padding.
+            "pad_token_id": padding_id(base.tokenizer),
+        },
+        seed=spec.training.seed,
+        reporter=reporter,
+    )
 
 
 def load_with_classes(

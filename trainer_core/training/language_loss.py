@@ -1,4 +1,4 @@
-"""The loss of a language model at the tokens that it is to learn, without the logits of all.
+"""The loss of a language model at the tokens that it is to say, without the logits of all.
 
 While the model runs, its head does not return logits: it computes the loss from what it reads.
 So whatever is wrapped around the model (adapters, DDP, FSDP, autocast) runs as ever (ADR 16).
@@ -14,18 +14,29 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trainer_core.events import Logged
 from trainer_core.training.cross_entropy import (
     LogitMap,
     TokenLosses,
     cross_entropy,
     linear_cross_entropy,
 )
-from trainer_core.training.recipe import Batch
+from trainer_core.training.recipe import Batch, Setup
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids")
 _FEW_LOGITS = 2**18  # up to here, 1 MiB, whole logits are quicker: chunks cost 0.3 ms of Python
 _IGNORED = -100  # the label of what is no target
 _SMALL, _LARGE = 1e-3, 1e6  # logits that no cap bends, and that any cap holds
+
+
+def next_labels(batch: Batch) -> Tensor:
+    """Return at each position the label of the next one; after the last there is none."""
+    return torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=_IGNORED)
+
+
+def own_labels(batch: Batch) -> Tensor:
+    """Return at each position its label."""
+    return batch["labels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,38 +49,52 @@ class LanguageLoss:
     model: PreTrainedModel  # as it was loaded; what wraps it changes its parts in place
     mapping: LogitMap | None  # None: its logits have to be taken as they are
     smoothing: float = 0.0  # while training only
+    # What the model is to say at each position of a batch, (B, T); -100 where that is nothing.
+    targets: Callable[[Batch], Tensor] = next_labels
 
     def __call__(self, model: Any, batch: Batch, num_targets: Tensor) -> tuple[Tensor, TokenLosses]:
         inputs = {name: batch[name] for name in _INPUTS if name in batch}
-        next_BT = next_tokens(batch["labels"])
+        targets_BT = self.targets(batch)
         head = _head_of(self.model)
-        if self.mapping is not None and _is_plain(head) and _is_large(head, next_BT):
-            found = self._in_chunks(model, head, inputs, next_BT)
+        if self.mapping is not None and _is_plain(head) and _is_large(head, targets_BT):
+            found = self._in_chunks(model, head, inputs, targets_BT)
         else:
-            found = self._whole(model, inputs, next_BT)
+            found = self._whole(model, inputs, targets_BT)
         return found.total / num_targets, found
+
+    def sums_of_rows(self, _model: Any, batch: Batch, losses: TokenLosses) -> Tensor:
+        """Return of each row its loss, number of targets and number guessed right, (B, 3).
+
+        It is the `predict` of a recipe.
+        """
+        is_target_BT = self.targets(batch).ne(_IGNORED)
+        if "examples" in batch:  # several to a row of the batch
+            rows_N, num_rows = batch["examples"][is_target_BT], len(batch["lengths"])
+        else:
+            rows_N, num_rows = is_target_BT.nonzero()[:, 0], len(is_target_BT)
+        return losses.sums_of_rows(rows_N, num_rows=num_rows)
 
     @property
     def _smoothing(self) -> float:
         return self.smoothing if torch.is_grad_enabled() else 0.0
 
-    def _whole(self, model: Any, inputs: dict[str, Tensor], next_BT: Tensor) -> TokenLosses:
+    def _whole(self, model: Any, inputs: dict[str, Tensor], targets_BT: Tensor) -> TokenLosses:
         logits_PV = model(**inputs).logits.flatten(0, 1)
-        return cross_entropy(logits_PV, next_BT.flatten(), smoothing=self._smoothing)
+        return cross_entropy(logits_PV, targets_BT.flatten(), smoothing=self._smoothing)
 
     def _in_chunks(
-        self, model: Any, head: torch.nn.Linear, inputs: dict[str, Tensor], next_BT: Tensor
+        self, model: Any, head: torch.nn.Linear, inputs: dict[str, Tensor], targets_BT: Tensor
     ) -> TokenLosses:
         found: list[TokenLosses] = []
 
         def lose(hidden_BTH: Tensor) -> Tensor:
-            is_target_BT = next_BT.ne(_IGNORED)
+            is_target_BT = targets_BT.ne(_IGNORED)
             assert self.mapping is not None, "checked before"
             losses = linear_cross_entropy(
                 hidden_BTH[is_target_BT],
                 head.weight,
                 head.bias,
-                next_BT[is_target_BT],
+                targets_BT[is_target_BT],
                 mapping=self.mapping,
                 smoothing=self._smoothing,
             )
@@ -84,9 +109,16 @@ class LanguageLoss:
         return TokenLosses(losses.total + 0 * output.logits, losses.losses_N, losses.is_right_N)
 
 
-def next_tokens(labels_BT: Tensor) -> Tensor:
-    """Return at each position the label of the next one; after the last there is none."""
-    return torch.nn.functional.pad(labels_BT[:, 1:], (0, 1), value=_IGNORED)
+def make_language_loss(
+    setup: Setup, model: PreTrainedModel, *, targets: Callable[[Batch], Tensor]
+) -> LanguageLoss:
+    """Return the loss of a model, which is tried on a text of two tokens."""
+    training = setup.spec.training
+    # Compilers can't look into a head that is exchanged while it is called.
+    mapping = None if training.compile else find_logit_map(model)
+    if mapping is None:
+        setup.reporter.report(Logged("The loss needs the logits of all tokens at once.", {}))
+    return LanguageLoss(model, mapping, training.label_smoothing, targets)
 
 
 def find_logit_map(model: PreTrainedModel) -> LogitMap | None:
@@ -97,8 +129,9 @@ def find_logit_map(model: PreTrainedModel) -> LogitMap | None:
     head = _head_of(model)
     if not _is_plain(head):
         return None
-    said_V = torch.linspace(-60, 60, head.out_features)
-    said_V[:2] = torch.tensor([_SMALL, _LARGE])
+    device = model.device  # one that was loaded quantized is on the GPU already
+    said_V = torch.linspace(-60, 60, head.out_features, device=device)
+    said_V[0], said_V[1] = _SMALL, _LARGE
     said_12V = said_V.expand(1, 2, -1)
     heard: list[torch.Size] = []
 
@@ -107,7 +140,7 @@ def find_logit_map(model: PreTrainedModel) -> LogitMap | None:
         return said_12V.clone()
 
     with _in_place_of(head, say), measuring(model):
-        logits_12V = model(input_ids=torch.tensor([[1, 2]])).logits
+        logits_12V = model(input_ids=torch.tensor([[1, 2]], device=device)).logits
     if heard != [torch.Size((1, 2, head.in_features))] or logits_12V.shape != said_12V.shape:
         return None
     scale = float(logits_12V[0, 0, 0] / said_V[0])
@@ -147,8 +180,8 @@ def _is_plain(head: Any) -> bool:
     return type(head) is torch.nn.Linear and "forward" not in vars(head)
 
 
-def _is_large(head: torch.nn.Linear, next_BT: Tensor) -> bool:
-    return next_BT.numel() * head.out_features > _FEW_LOGITS
+def _is_large(head: torch.nn.Linear, targets_BT: Tensor) -> bool:
+    return targets_BT.numel() * head.out_features > _FEW_LOGITS
 
 
 @contextmanager

@@ -89,11 +89,13 @@ def keeps_apart(model: PreTrainedModel) -> bool:
     num_words = int(model.config.get_text_config().vocab_size)
     chance = np.random.default_rng(0)
     first, second = (chance.integers(num_words, size=size).tolist() for size in (5, 4))
-    both = torch.tensor([[*first, *second]])
-    restarted = torch.tensor([[*range(len(first)), *range(len(second))]])
+    device = model.device  # one that was loaded quantized is on the GPU already
+    alone = torch.tensor([second], device=device)
+    both = torch.tensor([[*first, *second]], device=device)
+    restarted = torch.tensor([[*range(len(first)), *range(len(second))]], device=device)
     try:
         with measuring(model):
-            alone_TV = _logits(model, torch.tensor([second]), None)
+            alone_TV = _logits(model, alone, None)
             after_TV = _logits(model, both, None)[len(first) :]
             packed_TV = _logits(model, both, restarted)[len(first) :]
     except TypeError:  # it takes no positions

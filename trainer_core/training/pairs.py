@@ -10,19 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer_core.errors import TooFewRows
-from trainer_core.events import Warned
-from trainer_core.training.completions import (
-    COLUMNS,
-    Asked,
-    Completion,
-    row_of,
-)
+from trainer_core.training.completions import COLUMNS, Asked, Completion, Encode, row_of
 from trainer_core.training.recipe import Measured, Setup
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
 from trainer_core.training.tokens import TokenRow
 
-Encode = Callable[[Sequence[Asked]], list[Completion]]
 _NO_NUMBERS: Mapping[str, Callable[[Any], float]] = {}
 
 
@@ -40,10 +32,13 @@ def tokenize_pairs(
     def encode_rows(rows: Sequence[Any], counts: Counter[str]) -> Iterator[TokenRow]:
         found = iter(encode([side for row in rows for side in _sides(row.parts)]))
         for row, pair in zip(rows, zip(found, found, strict=True), strict=True):
+            number = counts["rows"]
             counts["rows"] += 1
             counts["truncated"] += any(one.is_truncated for one in pair)
+            counts["chats_with_lost_turns"] += any(one.has_lost_turns for one in pair)
             if _is_useful(*pair):
-                yield row_of(pair) | {name: np.array([of(row)]) for name, of in numbers.items()}
+                more = {name: np.array([of(row)]) for name, of in numbers.items()}
+                yield row_of(pair, number=number) | more
 
     columns = {**COLUMNS, **dict.fromkeys(numbers, np.float32)}
     return tokenize_splits(setup, columns=columns, encode=encode_rows)
@@ -57,21 +52,6 @@ def _sides(parts: tuple[Any, Any, Any]) -> list[Asked]:
 def _is_useful(chosen: Completion, rejected: Completion) -> bool:
     is_something_left = chosen.num_learnt > 0 and rejected.num_learnt > 0
     return is_something_left and not np.array_equal(chosen.ids, rejected.ids)
-
-
-def tell_left_out(setup: Setup, tokenized: Mapping[str, Tokenized]) -> None:
-    """Report rows of which too little is left to learn from; raise if a split has no others."""
-    hint = "Raise max_length, or shorten the prompts."
-    for split, tokens in tokenized.items():
-        num_rows = tokens.counts["rows"]
-        num_left_out = num_rows - len(tokens.rows)
-        why = f"in their first {setup.spec.max_length} tokens there is no completion to learn from"
-        if num_left_out == num_rows:
-            message = f"all rows of the {split} split are left out: {why}."
-            raise TooFewRows(message, hint=hint, param="/max_length")
-        if num_left_out:
-            message = f"{num_left_out} of {num_rows} {split} rows are left out: {why}."
-            setup.reporter.report(Warned("rows_left_out", message, hint))
 
 
 def rewards_and_losses(rewards_B2: torch.Tensor, losses_B: torch.Tensor) -> torch.Tensor:
@@ -97,9 +77,10 @@ def pair_metrics(measured: Measured) -> dict[str, float]:
 
 def pair_predictions(measured: Measured) -> Iterator[Mapping[str, float]]:
     """Yield the rewards of each pair."""
-    for prediction in measured.predictions:
+    for row, prediction in measured.numbered():
         chosen, rejected = map(float, prediction[:2])
         yield {
+            "row": row,
             "chosen_reward": chosen,
             "rejected_reward": rejected,
             "reward_margin": chosen - rejected,

@@ -1,6 +1,6 @@
 """What a task hands to the run: everything that differs from task to task, and nothing else."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,13 @@ class Measured:
     # Metrics of the evaluation rows by the same weights, for what is chosen there and used here.
     evaluated: Mapping[str, float] = field(default_factory=dict)
 
+    def numbered(self) -> Iterator[tuple[int, Array]]:
+        """Yield each prediction after the number in the split, from 0, of the row that it is of.
+
+        For tasks that leave rows out and so keep these numbers, as the column `row`.
+        """
+        return zip(self.rows.values("row").tolist(), self.predictions, strict=True)
+
 
 # Rows to what the model and the loss take.
 Collator = Callable[[Sequence[TokenRow]], dict[str, torch.Tensor]]
@@ -87,7 +94,8 @@ class Recipe:
     is_step_whole: bool = False
     # Figures that are no single number, such as those of each class: JSON-ready, one report.
     details: Callable[[Measured], Mapping[str, Any]] | None = None
-    # What the model says of each row of a split, JSON-ready, in the order of the file.
+    # What the model says of each row of a split, JSON-ready, in the order of the file; with the
+    # row's number as `row` where rows may be left out.
     predictions: Callable[[Measured], Iterable[Mapping[str, Any]]] | None = None
     add_files: Callable[[Path], None] | None = None  # into the finished model's folder
 

@@ -4,13 +4,14 @@ Shapes: B rows of a batch, T tokens, V vocabulary. A label of -100 is no target.
 """
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
+from trainer_core.training.cross_entropy import cross_entropy
 from trainer_core.training.recipe import Measured
 
 
@@ -23,30 +24,16 @@ class TokenLoss:
     def __call__(
         self, output: Any, labels_BT: torch.Tensor, num_tokens: torch.Tensor
     ) -> torch.Tensor:
-        return self.of_logits(output.logits, labels_BT) / num_tokens
-
-    def of_logits(self, logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
-        """Return the sum over all targets."""
-        return functional.cross_entropy(
-            logits_BTV.float().flatten(0, 1),
-            targets_BT.flatten(),
-            reduction="sum",
-            label_smoothing=self.smoothing if torch.is_grad_enabled() else 0.0,
-        )
+        smoothing = self.smoothing if torch.is_grad_enabled() else 0.0
+        logits_PV, labels_P = output.logits.flatten(0, 1), labels_BT.flatten()
+        return cross_entropy(logits_PV, labels_P, smoothing=smoothing).total / num_tokens
 
 
 def sums_of_logits(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
-    """Return of each row its loss, number of targets and number guessed right, (B, 3).
-
-    The logits of a whole evaluation set would fill any memory.
-    """
-    losses_BT = functional.cross_entropy(
-        logits_BTV.float().transpose(1, 2), targets_BT, reduction="none"
-    )
-    is_target_BT = targets_BT.ne(-100)
-    is_right_BT = logits_BTV.argmax(-1).eq(targets_BT)
-    per_row = [losses_BT.sum(1), is_target_BT.sum(1), (is_right_BT & is_target_BT).sum(1)]
-    return torch.stack([column.float() for column in per_row], dim=1)
+    """Return of each row its loss, number of targets and number guessed right, (B, 3)."""
+    losses = cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), smoothing=0.0)
+    rows_N = targets_BT.ne(-100).nonzero()[:, 0]
+    return losses.sums_of_rows(rows_N, num_rows=len(targets_BT))
 
 
 def token_metrics(measured: Measured) -> dict[str, float]:
@@ -56,3 +43,14 @@ def token_metrics(measured: Measured) -> dict[str, float]:
     loss = float(loss_sum / num_tokens)
     perplexity = math.exp(loss) if loss < 700 else math.inf  # exp(710) overflows
     return {"loss": loss, "perplexity": perplexity, "token_accuracy": float(num_right / num_tokens)}
+
+
+def token_predictions(measured: Measured) -> Iterator[Mapping[str, float]]:
+    """Yield how well the targets of each row are guessed; the loss is their mean, in nats."""
+    for row, (loss, num_tokens, num_right) in measured.numbered():
+        yield {
+            "row": row,
+            "loss": float(loss / num_tokens),
+            "num_tokens": int(num_tokens),
+            "token_accuracy": float(num_right / num_tokens),
+        }

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer_core.events import Logged
+from trainer_core.errors import TooFewRows
+from trainer_core.events import Logged, Warned
 from trainer_core.rows.checking import all_rows
 from trainer_core.training import processes
 from trainer_core.training.caching import Entry
@@ -66,6 +67,51 @@ def tokenize_splits(
         )
         for split, stored in written.columns.items()
     }
+
+
+def tell_left_out(
+    setup: Setup,
+    tokenized: Mapping[str, Tokenized],
+    *,
+    why: str,
+    hint: str,
+    param: str,
+    what: str = "rows",
+) -> None:
+    """Report rows that were counted and not kept.
+
+    Args:
+        setup: whose rows.
+        tokenized: by split, with `rows` among its counts.
+        why: what such a row lacks, after "are left out:".
+        hint: what to do.
+        param: pointer to the field to change.
+        what: is left out, if it is made of rows.
+
+    Raises:
+        TooFewRows: a split has no others.
+    """
+    for split, tokens in tokenized.items():
+        num_rows = tokens.counts["rows"]
+        num_left_out = num_rows - len(tokens.rows)
+        if num_left_out == num_rows:
+            message = f"all {num_rows} {split} {what} are left out: {why}."
+            raise TooFewRows(message, hint=hint, param=param)
+        if num_left_out:
+            message = f"{num_left_out} of {num_rows} {split} {what} are left out: {why}."
+            setup.reporter.report(Warned("rows_left_out", message, hint))
+
+
+def tell_lost_turns(setup: Setup, tokenized: Mapping[str, Tokenized]) -> None:
+    """Report chats, counted as `chats_with_lost_turns`, of which turns are not learnt."""
+    for split, tokens in tokenized.items():
+        if number := tokens.counts["chats_with_lost_turns"]:
+            message = (
+                f"in {number} of {tokens.counts['rows']} {split} chats the model's chat template "
+                "changes earlier turns, so that not all of the assistant's are learnt."
+            )
+            hint = "Set chat_template to 'chatml', or give one answer a row."
+            setup.reporter.report(Warned("turns_not_learnt", message, hint))
 
 
 def _find_or_write(setup: Setup, columns: Mapping[str, type], encode: EncodeRows) -> _Written:

@@ -83,6 +83,7 @@ class TaskSpec(SpecModel):
     usual_rates: ClassVar[tuple[float, float]] = (5e-5, 2e-4)
     has_reference: ClassVar[bool] = False  # the base model says of the rows what it finds likely
     pools_tokens: ClassVar[bool] = False  # a text becomes one vector
+    why_not_smoothed: ClassVar[str] = ""  # why training.label_smoothing changes nothing, if so
 
     version: Literal[1] = 1
     """Version of the spec's form. Stored specs parse for ever."""
@@ -129,7 +130,7 @@ class TaskSpec(SpecModel):
 
     @property
     def num_sequences(self) -> int:
-        """How many texts of up to `max_length` tokens a row has."""
+        """How many texts of up to `max_length` tokens a row adds to a pass that learns."""
         return 1
 
     @property

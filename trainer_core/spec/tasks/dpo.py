@@ -6,9 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from trainer_core.errors import FieldProblem
-from trainer_core.spec.base import Auto
-from trainer_core.spec.tasks.common import Better, Row, TaskSpec, unused_field
-from trainer_core.spec.tasks.preferences import Pair, PairColumns, PairData
+from trainer_core.spec.tasks.common import unused_field
+from trainer_core.spec.tasks.preferences import PairSpec
 
 _SORTED = "it sorts the pairs of a batch, so that the result would depend on how a batch is cut"
 _REFUSED = {
@@ -44,14 +43,14 @@ DPOLossType = Annotated[
 _SMOOTHED = {"robust", "exo_pair"}
 
 
-class DPO(TaskSpec):
+class DPO(PairSpec):
     """Teach a language model which of two answers is the better one (DPO, Rafailov et al. 2023)."""
 
     summary = "Teach a language model which of two answers is the better one."
-    max_length_tokens = 1024
     has_token_logits = True
     usual_rates = (1e-6, 1e-5)
     has_reference = True
+    why_not_smoothed = "no classes are learnt; the losses have a label_smoothing beside loss_type"
     example: ClassVar[dict[str, Any]] = {
         "task": "dpo",
         "model": "hub:HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -62,7 +61,6 @@ class DPO(TaskSpec):
     }
 
     task: Literal["dpo"] = "dpo"
-    data: PairData
     beta: Annotated[float, Field(gt=0, le=100)] = 0.1
     """Strength of the pull towards the reference, in (0, 100]. Default 0.1. For `ipo` it is what
     the paper calls tau."""
@@ -71,30 +69,6 @@ class DPO(TaskSpec):
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Probability that a pair is the wrong way round, in [0, 0.5), for `robust` and `exo_pair`;
     the latter needs it above 0 (its paper: 0.001). Default 0."""
-    reference: Literal["base"] = "base"
-    """What the model is held to: `base`, the model as it is before this training."""
-    chat_template: Literal["model", "chatml"] | Auto = "auto"
-    """How messages become text. `auto`: the model's own template if it has one, else ChatML."""
-
-    @property
-    def columns(self) -> PairColumns:
-        return self.data.columns
-
-    @property
-    def num_sequences(self) -> int:
-        return 2
-
-    def row_type(self) -> type[Row]:
-        return Pair
-
-    def metrics(self) -> dict[str, Better]:
-        return {
-            "reward_accuracy": "higher",
-            "reward_margin": "higher",
-            "chosen_reward": "higher",
-            "rejected_reward": "lower",
-            "loss": "lower",
-        }
 
     @model_validator(mode="after")
     def _exo_is_smoothed(self) -> Self:
@@ -106,6 +80,3 @@ class DPO(TaskSpec):
         if self.label_smoothing and self.loss_type not in _SMOOTHED:
             why = f"the loss '{self.loss_type}' does not smooth"
             yield unused_field("/label_smoothing", why, "Set loss_type to 'robust'.")
-        if self.training.label_smoothing:
-            hint = "Set label_smoothing beside loss_type."
-            yield unused_field("/training/label_smoothing", "no classes are learnt", hint)

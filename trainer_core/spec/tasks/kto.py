@@ -1,14 +1,12 @@
 """Kahneman-Tversky optimization: what a job says, and its rows."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer_core.errors import FieldProblem
 from trainer_core.spec.base import Auto, ColumnName
 from trainer_core.spec.parts import DataSpec
-from trainer_core.spec.tasks.common import Better, Columns, Row, TaskSpec, unused_field
+from trainer_core.spec.tasks.common import Better, Columns, Row, TaskSpec
 from trainer_core.spec.tasks.preferences import Passage, alike, check_answers
 
 
@@ -62,6 +60,7 @@ class KTO(TaskSpec):
     has_token_logits = True
     usual_rates = (1e-6, 1e-5)
     has_reference = True
+    why_not_smoothed = "no classes are learnt"
     example: ClassVar[dict[str, Any]] = {
         "task": "kto",
         "model": "hub:HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -79,8 +78,6 @@ class KTO(TaskSpec):
     by which good and bad ones count alike, the good up to a third more."""
     undesirable_weight: _Weight = 1.0
     """Weight of the loss of bad completions, in (0, 1000]. Default 1."""
-    reference: Literal["base"] = "base"
-    """What the model is held to: `base`, the model as it is before this training."""
     chat_template: Literal["model", "chatml"] | Auto = "auto"
     """How messages become text. `auto`: the model's own template if it has one, else ChatML."""
 
@@ -91,10 +88,6 @@ class KTO(TaskSpec):
     @property
     def label_column(self) -> str:
         return self.data.columns.label
-
-    @property
-    def num_sequences(self) -> int:
-        return 2
 
     def row_type(self) -> type[Row]:
         return Judged
@@ -112,7 +105,3 @@ class KTO(TaskSpec):
             "kl": "lower",
             "loss": "lower",
         }
-
-    def unused(self) -> Iterator[FieldProblem]:
-        if self.training.label_smoothing:
-            yield unused_field("/training/label_smoothing", "no classes are learnt")

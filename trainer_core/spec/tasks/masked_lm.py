@@ -32,6 +32,7 @@ class MaskedLM(TaskSpec):
 
     summary = "Adapt an encoder to the texts of a field: it learns to fill in masked tokens."
     has_token_logits = True
+    has_chunked_loss = True
     example: ClassVar[dict[str, Any]] = {
         "task": "masked-lm",
         "model": "hub:distilbert/distilroberta-base",

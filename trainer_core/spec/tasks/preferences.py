@@ -4,32 +4,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from trainer_core.spec.base import ColumnName
+from trainer_core.spec.base import Auto, ColumnName
 from trainer_core.spec.parts import DataSpec
-from trainer_core.spec.tasks.common import Columns, NonEmpty, Row
+from trainer_core.spec.tasks.common import Better, Columns, NonEmpty, Row, TaskSpec
+from trainer_core.spec.tasks.messages import Message
 
 
-class Turn(Row):
-    """One message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_plain(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        for name in ("tool_calls", "function_call"):
-            if values.get(name):
-                raise ValueError(f"'{name}' can't be learnt in this version")
-        if values.get("weight") not in (None, 1):
-            raise ValueError("'weight' is not used in preferences; leave it out")
-        return values
+def _unweighed(turn: Message) -> Message:
+    if turn.weight != 1:
+        raise ValueError("'weight' is not used in preferences; leave it out")
+    return turn
 
 
+Turn = Annotated[Message, AfterValidator(_unweighed)]
 Turns = tuple[Turn, ...]
 
 
@@ -61,7 +50,7 @@ def alike(*passages: str | Turns, roles: Sequence[Literal["user", "assistant"]])
     if all(isinstance(passage, str) for passage in passages):
         return passages
     return tuple(
-        (Turn(role=role, content=passage),) if isinstance(passage, str) else passage
+        (Message(role=role, content=passage),) if isinstance(passage, str) else passage
         for passage, role in zip(passages, roles, strict=True)
     )
 
@@ -69,7 +58,7 @@ def alike(*passages: str | Turns, roles: Sequence[Literal["user", "assistant"]])
 def check_answers(completion: str | Turns, *, name: str) -> None:
     """Raise ValueError for a completion in which the assistant says nothing."""
     if not isinstance(completion, str) and not any(
-        turn.role == "assistant" and turn.content.strip() for turn in completion
+        turn.is_learnt and turn.says_something for turn in completion
     ):
         raise ValueError(f"'{name}' has no assistant message with content")
 
@@ -131,3 +120,33 @@ class PairData(DataSpec):
 
     columns: PairColumns = PairColumns()
     """Which column plays which role."""
+
+
+class PairSpec(TaskSpec):
+    """What the tasks of preference pairs share; each adds its name and its loss."""
+
+    max_length_tokens = 1024
+
+    data: PairData
+    chat_template: Literal["model", "chatml"] | Auto = "auto"
+    """How messages become text. `auto`: the model's own template if it has one, else ChatML."""
+
+    @property
+    def columns(self) -> PairColumns:
+        return self.data.columns
+
+    @property
+    def num_sequences(self) -> int:
+        return 2
+
+    def row_type(self) -> type[Row]:
+        return Pair
+
+    def metrics(self) -> dict[str, Better]:
+        return {
+            "reward_accuracy": "higher",
+            "reward_margin": "higher",
+            "chosen_reward": "higher",
+            "rejected_reward": "lower",
+            "loss": "lower",
+        }

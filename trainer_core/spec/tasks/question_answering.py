@@ -121,6 +121,7 @@ class QuestionAnswering(TaskSpec):
     """Find the answer to a question in a text, or that there is none."""
 
     summary = "Find the answer to a question in a text, or that there is none."
+    why_not_smoothed = "the places of answers are not smoothed"
     example: ClassVar[dict[str, Any]] = {
         "task": "question-answering",
         "model": "hub:distilbert/distilbert-base-uncased",
@@ -174,6 +175,3 @@ class QuestionAnswering(TaskSpec):
     def unused(self) -> Iterator[FieldProblem]:
         if is_given(self, "no_answer_threshold") and not self.has_no_answers:
             yield unused_field("/no_answer_threshold", "has_no_answers is false")
-        if self.training.label_smoothing:
-            why = "the places of answers are not smoothed"
-            yield unused_field("/training/label_smoothing", why)

@@ -1,15 +1,12 @@
 """Reward modelling: what a job says, and its rows."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from trainer_core.errors import FieldProblem
-from trainer_core.spec.base import Auto, ColumnName
-from trainer_core.spec.parts import DataSpec
-from trainer_core.spec.tasks.common import Better, Row, TaskSpec, unused_field
-from trainer_core.spec.tasks.preferences import Pair, PairColumns
+from trainer_core.spec.base import ColumnName
+from trainer_core.spec.tasks.common import Row
+from trainer_core.spec.tasks.preferences import Pair, PairColumns, PairData, PairSpec
 
 
 class RewardModelColumns(PairColumns):
@@ -20,7 +17,7 @@ class RewardModelColumns(PairColumns):
     by anything."""
 
 
-class RewardModelData(DataSpec):
+class RewardModelData(PairData):
     """Rows of reward modelling."""
 
     columns: RewardModelColumns = RewardModelColumns()
@@ -33,12 +30,12 @@ class RewardedPair(Pair):
     margin: Annotated[float, Field(allow_inf_nan=False)] = 0.0
 
 
-class RewardModel(TaskSpec):
+class RewardModel(PairSpec):
     """Teach a model to score texts, so that better ones score higher (Bradley and Terry 1952)."""
 
     summary = "Teach a model to score texts, so that the better of two scores higher."
-    max_length_tokens = 1024
     usual_rates = (1e-5, 1e-4)
+    why_not_smoothed = "no classes are learnt"
     example: ClassVar[dict[str, Any]] = {
         "task": "reward-model",
         "model": "hub:HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -48,29 +45,10 @@ class RewardModel(TaskSpec):
 
     task: Literal["reward-model"] = "reward-model"
     data: RewardModelData
-    chat_template: Literal["model", "chatml"] | Auto = "auto"
-    """How messages become text. `auto`: the model's own template if it has one, else ChatML."""
 
     @property
     def columns(self) -> RewardModelColumns:
         return self.data.columns
 
-    @property
-    def num_sequences(self) -> int:
-        return 2
-
     def row_type(self) -> type[Row]:
         return RewardedPair
-
-    def metrics(self) -> dict[str, Better]:
-        return {
-            "reward_accuracy": "higher",
-            "reward_margin": "higher",
-            "chosen_reward": "higher",
-            "rejected_reward": "lower",
-            "loss": "lower",
-        }
-
-    def unused(self) -> Iterator[FieldProblem]:
-        if self.training.label_smoothing:
-            yield unused_field("/training/label_smoothing", "no classes are learnt")

@@ -141,6 +141,7 @@ class SentenceEmbedding(TaskSpec):
 
     summary = "Teach a model to turn texts into vectors, close where the texts belong together."
     pools_tokens = True
+    why_not_smoothed = "there are no classes to smooth over"
     example: ClassVar[dict[str, Any]] = {
         "task": "sentence-embedding",
         "model": "hub:sentence-transformers/all-MiniLM-L6-v2",
@@ -242,8 +243,6 @@ class SentenceEmbedding(TaskSpec):
         ):
             if is_given(self, name) and loss not in losses:
                 yield unused_field(f"/{name}", f"the loss '{loss}' does not have it")
-        if self.training.label_smoothing:
-            yield unused_field("/training/label_smoothing", "there are no classes to smooth over")
 
 
 _SHOWN: dict[Form, str] = {

@@ -10,44 +10,33 @@ Shapes: B rows of a batch, T tokens, N targets.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-)
+from transformers import PreTrainedModel
 
-from trainer_core.errors import TooFewRows, UnusableModel
-from trainer_core.events import Logged, Phase, Warned
+from trainer_core.errors import UnusableModel
+from trainer_core.events import Phase
 from trainer_core.spec.tasks.causal_lm import CausalLM, CompletionRow, TextRow
-from trainer_core.spec.tasks.common import TaskSpec
 from trainer_core.spec.tasks.messages import MessagesRow
 from trainer_core.training.batching import attention_mask, pad_rows
-from trainer_core.training.chats import CHATML_END, chatml_template, encode_chat, render
-from trainer_core.training.cross_entropy import TokenLosses
+from trainer_core.training.chats import encode_chat, render
+from trainer_core.training.decoders import load_decoder, usage
 from trainer_core.training.encoding import encode
-from trainer_core.training.language_loss import LanguageLoss, find_logit_map, next_tokens
-from trainer_core.training.models import (
-    BaseModel,
-    LoadedModel,
-    check_architecture,
-    load_model,
-    mend_generation,
-)
+from trainer_core.training.language_loss import make_language_loss, next_labels
+from trainer_core.training.models import BaseModel
 from trainer_core.training.packing import has_flash_attention, keeps_apart, packed_batch
-from trainer_core.training.recipe import (
-    Batch,
-    Recipe,
-    Setup,
-    count_labels,
+from trainer_core.training.recipe import Recipe, Setup, count_labels
+from trainer_core.training.token_losses import token_metrics, token_predictions
+from trainer_core.training.tokenizing import (
+    Tokenized,
+    tell_left_out,
+    tell_lost_turns,
+    tokenize_splits,
 )
-from trainer_core.training.token_losses import token_metrics
-from trainer_core.training.tokenizing import Tokenized, tokenize_splits
 from trainer_core.training.tokens import Array, TokenRow
 
 _NO_LIMIT = 2**31 - 1
@@ -63,8 +52,8 @@ class _Tokens:
 def tokenize_rows(setup: Setup, spec: CausalLM) -> dict[str, Tokenized]:
     """Return the rows of every split that have something to learn.
 
-    Counted are rows, those that were cut, those dropped for nothing being left to learn, chats
-    with turns lost by the template, and the tokens learnt (targets) of the rows kept.
+    Counted are rows, those that were cut, chats with turns lost by the template, and the tokens
+    learnt (targets) of the rows kept.
     """
     max_length = spec.max_length
     assert max_length != "auto", "the spec is resolved before"
@@ -73,15 +62,15 @@ def tokenize_rows(setup: Setup, spec: CausalLM) -> dict[str, Tokenized]:
         for tokens in _tokenized(setup.base, spec, rows):
             ids, is_learnt = tokens.ids[:max_length], tokens.is_learnt[:max_length]
             num_targets = int(is_learnt[1:].sum())  # nothing comes before the first token
+            row = counts["rows"]
             counts["rows"] += 1
             counts["truncated"] += len(tokens.ids) > max_length
             counts["chats_with_lost_turns"] += tokens.has_lost_turns
             counts["targets"] += num_targets
-            counts["dropped"] += num_targets == 0
             if num_targets:
-                yield {"input_ids": ids, "is_learnt": is_learnt}
+                yield {"input_ids": ids, "is_learnt": is_learnt, "row": np.array([row])}
 
-    columns = {"input_ids": np.int32, "is_learnt": np.bool_}
+    columns = {"input_ids": np.int32, "is_learnt": np.bool_, "row": np.int64}
     return tokenize_splits(setup, columns=columns, encode=encode_rows)
 
 
@@ -142,70 +131,6 @@ def _tokenized_chat(base: BaseModel, row: MessagesRow, *, loss_on: str) -> _Toke
     return _Tokens(ids, is_learnt, has_lost_turns=chat.num_lost > 0 and loss_on != "all")
 
 
-def prepare_tokenizer(base: BaseModel, *, chat_template: str | None) -> None:
-    """Give the tokenizer the padding token and the chat template that the job needs.
-
-    Args:
-        base: whose tokenizer.
-        chat_template: `model` or `chatml`; None where no row is a chat.
-    """
-    tokenizer = base.tokenizer
-    if tokenizer.eos_token_id is None:
-        raise UnusableModel(
-            "the model's tokenizer has no end-of-sequence token, so texts could not end.",
-            hint="Set eos_token in its tokenizer_config.json.",
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if chat_template:
-        prepare_template(tokenizer, chat_template)
-
-
-def prepare_template(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
-    """Give the tokenizer the chat template that is chosen: `model` or `chatml`."""
-    if chat_template == "chatml":
-        tokenizer.chat_template = chatml_template(tokenizer)
-    elif not tokenizer.chat_template:
-        raise UnusableModel(
-            "the model's tokenizer has no chat template.", hint="Set chat_template to 'chatml'."
-        )
-
-
-def check_reads_forward(base: BaseModel, spec: TaskSpec) -> None:
-    """Raise UnusableModel for a model that can't learn to continue text."""
-    check_architecture(base, MODEL_FOR_CAUSAL_LM_MAPPING, task=spec.task)
-    is_encoder = type(base.config) in MODEL_FOR_MASKED_LM_MAPPING
-    if is_encoder and not getattr(base.config, "is_decoder", False):
-        raise UnusableModel(
-            f"a model of type '{base.config.model_type}' reads in both directions, so it can't "
-            "learn to continue text.",
-            hint="Use a decoder, such as a Llama, Qwen or GPT-2 model.",
-        )
-
-
-def load(base: BaseModel, spec: TaskSpec) -> LoadedModel:
-    """Return the model, whole: a new head could not speak."""
-    changes = {"pad_token_id": base.tokenizer.pad_token_id}
-    return load_model(
-        base, AutoModelForCausalLM, changes=changes, seed=spec.training.seed, is_head_new=False
-    )
-
-
-def end_turns(model: Any, base: BaseModel, *, chat_template: str | None) -> None:
-    """Make generation stop where ChatML ends a turn, if the tokenizer's own end is another token.
-
-    The assistant learns to say `<|im_end|>`; nobody would listen for it.
-    """
-    tokenizer = base.tokenizer
-    end = tokenizer.get_vocab().get(CHATML_END)
-    if chat_template != "chatml" or end is None:
-        return
-    ends = dict.fromkeys([end, tokenizer.eos_token_id])
-    tokenizer.eos_token = CHATML_END
-    model.generation_config.eos_token_id = list(ends)
-    model.config.eos_token_id = end
-
-
 @dataclass(frozen=True, slots=True)
 class CausalCollator:
     """Pads the rows of a batch to its longest; what is not to be learnt has the label -100.
@@ -232,58 +157,41 @@ class CausalCollator:
         }
 
 
-def sums_of_rows(_model: Any, batch: Batch, losses: TokenLosses) -> torch.Tensor:
-    """Return of each row its loss, number of learnt tokens and number guessed right, (B, 3).
-
-    What is known of each token of a whole evaluation set would fill any memory.
-    """
-    assert losses.is_right_N is not None, "rows are measured without gradients"
-    rows_N, num_rows = _rows_of_targets(batch)
-    per_token = [losses.losses_N, torch.ones_like(losses.losses_N), losses.is_right_N]
-    sums_B3 = losses.losses_N.new_zeros(num_rows, 3)
-    return sums_B3.index_add_(0, rows_N, torch.stack([part.to(sums_B3) for part in per_token], 1))
-
-
-def _rows_of_targets(batch: Batch) -> tuple[torch.Tensor, int]:
-    """Return of which row each target is, and how many rows there are."""
-    is_target_BT = next_tokens(batch["labels"]).ne(-100)
-    if "examples" in batch:
-        return batch["examples"][is_target_BT], len(batch["lengths"])
-    return torch.nonzero(is_target_BT)[:, 0], len(is_target_BT)
-
-
 def build(setup: Setup) -> Recipe:
     """Return the recipe of causal language modelling."""
     spec = setup.spec
     assert isinstance(spec, CausalLM), f"a spec of another task: {spec.task}"
-    check_reads_forward(setup.base, spec)
-    template = spec.chat_template if spec.columns.messages else None
-    prepare_tokenizer(setup.base, chat_template=template)
-    loaded = load(setup.base, spec)
-    end_turns(loaded.model, setup.base, chat_template=template)
-    if warning := mend_generation(loaded.model):
-        setup.reporter.report(Warned("generation_settings_replaced", warning))
+    has_chats = spec.columns.messages is not None
+    loaded = load_decoder(setup, chat_template=spec.chat_template if has_chats else None)
     setup.enter(Phase.TOKENIZING)
     tokenized = tokenize_rows(setup, spec)
-    for split, tokens in tokenized.items():
-        _tell(setup, spec, split=split, counts=tokens.counts)
-    assert isinstance(setup.base.tokenizer.pad_token_id, int), "set by prepare_tokenizer"
+    tell_left_out(
+        setup,
+        tokenized,
+        why=f"nothing to learn is in their first {spec.max_length} tokens",
+        hint="Raise max_length, or shorten what comes before the assistant's answers.",
+        param="/max_length",
+    )
+    tell_lost_turns(setup, tokenized)
+    assert isinstance(setup.base.tokenizer.pad_token_id, int), "set with the model"
+    loss = make_language_loss(setup, loaded.model, targets=next_labels)
     return Recipe(
         model=loaded.model,
         tokenizer=setup.base.tokenizer,
         rows={split: tokens.rows for split, tokens in tokenized.items()},
         collate=_collator(loaded.model, setup.base.tokenizer.pad_token_id, spec),
-        forward_loss=_loss(setup, loaded.model, spec),
+        forward_loss=loss,
         count_targets=count_labels,
         targets_per_row=tokenized["train"].counts["targets"] / len(tokenized["train"].rows),
-        predict=sums_of_rows,
+        predict=loss.sums_of_rows,
         measure=token_metrics,
+        predictions=token_predictions,
         adapter_task="CAUSAL_LM",
         new_modules=loaded.new_modules,
         num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},
         classes=(),
         pipeline="text-generation",
-        usage=CHAT_USAGE if spec.columns.messages else TEXT_USAGE,
+        usage=usage(is_chat=has_chats),
     )
 
 
@@ -303,49 +211,3 @@ def _collator(model: PreTrainedModel, pad_token_id: int, spec: CausalLM) -> Caus
         model.set_attn_implementation("flash_attention_2")
         return CausalCollator(pad_token_id, pack_length=_NO_LIMIT)  # it knows borders in one row
     return CausalCollator(pad_token_id, pack_length=spec.max_length)
-
-
-def _loss(setup: Setup, model: PreTrainedModel, spec: CausalLM) -> LanguageLoss:
-    # Compilers can't look into a head that is exchanged while it is called.
-    mapping = None if spec.training.compile else find_logit_map(model)
-    if mapping is None:
-        setup.reporter.report(Logged("The loss needs the logits of all tokens at once.", {}))
-    return LanguageLoss(model, mapping, spec.training.label_smoothing)
-
-
-def _tell(setup: Setup, spec: CausalLM, *, split: str, counts: Mapping[str, int]) -> None:
-    """Report rows that are not learnt as they were given; raise if none is left."""
-    if counts["dropped"] == counts["rows"]:
-        raise TooFewRows(
-            f"no row of the {split} split has anything to learn in its first {spec.max_length} "
-            "tokens.",
-            hint="Raise max_length, or shorten what comes before the assistant's answers.",
-            param="/max_length",
-        )
-    if counts["dropped"]:
-        message = (
-            f"{counts['dropped']} of {counts['rows']} {split} rows are left out: nothing to learn "
-            f"is in their first {spec.max_length} tokens."
-        )
-        setup.reporter.report(Warned("rows_left_out", message, "Raise max_length."))
-    if counts["chats_with_lost_turns"]:
-        message = (
-            f"in {counts['chats_with_lost_turns']} of {counts['rows']} {split} chats the model's "
-            "chat template changes earlier turns, so that not all of the assistant's are learnt."
-        )
-        hint = "Set chat_template to 'chatml', or give one answer a row."
-        setup.reporter.report(Warned("turns_not_learnt", message, hint))
-
-
-TEXT_USAGE = """\
-from transformers import pipeline
-
-generate = pipeline("text-generation", model="{folder}")
-print(generate("The beginning of a text"))
-"""
-CHAT_USAGE = """\
-from transformers import pipeline
-
-generate = pipeline("text-generation", model="{folder}")
-print(generate([{"role": "user", "content": "A question"}]))
-"""

@@ -10,7 +10,7 @@ two sequences, of which the second is the prompt with another row's completion. 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,22 +23,16 @@ from trainer_core.spec.tasks.kto import KTO
 from trainer_core.training.completions import (
     COLUMNS,
     Completion,
-    SequencesCollator,
+    Encode,
+    num_learnt,
     row_of,
     score,
     with_other_completion,
 )
-from trainer_core.training.pairs import tell_left_out
-from trainer_core.training.recipe import Batch, Measured, Recipe, Setup, count_rows
-from trainer_core.training.reference import REFERENCE, with_reference
+from trainer_core.training.policies import load_policy, tell_what_is_lost
+from trainer_core.training.recipe import Batch, Measured, Recipe, Setup
+from trainer_core.training.reference import REFERENCE
 from trainer_core.training.steps import MicroBatch
-from trainer_core.training.tasks.causal_lm import CHAT_USAGE, TEXT_USAGE
-from trainer_core.training.tasks.dpo import (
-    completion_encoder,
-    load_policy,
-    output_itself,
-    template_in_use,
-)
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
 from trainer_core.training.tokens import TokenRow
 from trainer_core.training.trainer import RunTrainer
@@ -46,34 +40,51 @@ from trainer_core.training.trainer import RunTrainer
 _KL = "kl"  # of a batch: the divergence over its whole optimizer step, in nats
 
 
-def tokenize_rows(setup: Setup) -> dict[str, Tokenized]:
+def tokenize_rows(setup: Setup, *, encode: Encode) -> dict[str, Tokenized]:
     """Return the rows of every split, each beside its prompt with the completion of another row.
 
-    The other row is half of those tokenized together away: neighbours often share a prompt.
+    The other row is half of those tokenized together away: neighbours often share a prompt. A row
+    that is alone there, the last of a file, has no other, and no part in the divergence.
     """
-    encode, max_length = completion_encoder(setup), setup.spec.max_length
+    max_length = setup.spec.max_length
     assert max_length != "auto", "the spec is resolved before"
 
     def encode_rows(rows: Sequence[Any], counts: Counter[str]) -> Iterator[TokenRow]:
         found = encode([row.parts for row in rows])
+        numbers = range(counts["rows"], counts["rows"] + len(found))
         counts["rows"] += len(found)
         counts["truncated"] += sum(one.is_truncated for one in found)
-        kept = [both for both in zip(rows, found, strict=True) if both[1].num_learnt]
-        for number, (row, own) in enumerate(kept):
-            other: Completion = kept[(number + len(kept) // 2) % len(kept)][1]
-            mixed = with_other_completion(own, other, max_length=max_length)
-            yield row_of([own, mixed]) | {"label": np.array([row.label])}
+        counts["chats_with_lost_turns"] += sum(one.has_lost_turns for one in found)
+        kept = [
+            (number, row, own)
+            for number, row, own in zip(numbers, rows, found, strict=True)
+            if own.num_learnt
+        ]
+        others = mixed_up([own for *_, own in kept], max_length=max_length)
+        for (number, row, own), mixed in zip(kept, others, strict=True):
+            yield row_of([own, mixed], number=number) | {"label": np.array([row.label])}
 
     return tokenize_splits(setup, columns={**COLUMNS, "label": np.bool_}, encode=encode_rows)
 
 
-def divergence(mixed_ratio: torch.Tensor) -> torch.Tensor:
+def mixed_up(found: Sequence[Completion], *, max_length: int) -> Iterator[Completion]:
+    """Yield each prompt with the completion of another row; of one alone nothing is learnt."""
+    if len(found) == 1:
+        yield replace(found[0], is_learnt=np.zeros_like(found[0].is_learnt))
+        return
+    for place, own in enumerate(found):
+        other = found[(place + len(found) // 2) % len(found)]
+        yield with_other_completion(own, other, max_length=max_length)
+
+
+def divergence(mixed_ratios_B: torch.Tensor) -> torch.Tensor:
     """Return the estimate of the divergence from the reference, in nats, never below 0.
 
     Args:
-        mixed_ratio: how much likelier completions became after the prompts of others: the mean log.
+        mixed_ratios_B: how much likelier completions became after the prompts of others, as logs;
+            NaN for a row without such a completion. With no others the estimate is 0.
     """
-    return mixed_ratio.clamp(min=0)
+    return mixed_ratios_B.nanmean().nan_to_num(nan=0.0).clamp(min=0)
 
 
 def kto_losses(
@@ -101,16 +112,20 @@ class KTOLoss:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         is_step = _KL in batch
         ratios_BS = log_ratios(model, batch, sequences=slice(0, 1 if is_step else 2))
-        kl = batch[_KL] if is_step else divergence(ratios_BS[:, 1].mean())
+        kl = batch[_KL] if is_step else divergence(ratios_BS[:, 1])
         losses_B = kto_losses(ratios_BS[:, 0], batch["label"][:, 0], kl, spec=self.spec)
         return losses_B.sum() / num_rows, ratios_BS
 
 
 def log_ratios(model: Any, batch: Batch, *, sequences: slice) -> torch.Tensor:
-    """Return how much likelier the model finds some of the two sequences, as logs, (B, S)."""
+    """Return how much likelier the model finds some of the two sequences, as logs, (B, S).
+
+    NaN where nothing of a sequence is learnt.
+    """
     names = ("input_ids", "attention_mask", "is_learnt")
     part = {name: batch[name][:, sequences] for name in names}
-    return score(model, part) - batch[REFERENCE][:, sequences]
+    ratios_BS = score(model, part) - batch[REFERENCE][:, sequences]
+    return ratios_BS.masked_fill(num_learnt(part).eq(0), torch.nan)
 
 
 class KTORun(RunTrainer):
@@ -134,7 +149,8 @@ class KTORun(RunTrainer):
             with torch.no_grad(), self.compute_loss_context_manager():
                 ratios_B1 = log_ratios(model, batch, sequences=slice(1, 2))
             if not micro_batch.is_ballast:  # which goes through the model as everywhere
-                total, count = total + ratios_B1.sum(), count + len(ratios_B1)
+                total = total + ratios_B1.nansum()
+                count = count + ratios_B1.isnan().logical_not().sum()
         if self.args.world_size > 1:
             total, count = self.accelerator.reduce(torch.stack([total, count]))
         return divergence(total / count)
@@ -145,7 +161,7 @@ def kto_metrics(measured: Measured, *, spec: KTO, reporter: Reporter) -> dict[st
     ratios_B2 = np.stack(measured.predictions).astype(np.float64)
     is_good_B = measured.rows.values("label")
     rewards_B = spec.beta * ratios_B2[:, 0]
-    kl = divergence(torch.tensor(ratios_B2[:, 1].mean()))
+    kl = divergence(torch.from_numpy(ratios_B2[:, 1].copy()))
     losses_B = kto_losses(
         torch.from_numpy(ratios_B2[:, 0]), torch.from_numpy(is_good_B.copy()), kl, spec=spec
     )
@@ -167,41 +183,24 @@ def kto_metrics(measured: Measured, *, spec: KTO, reporter: Reporter) -> dict[st
 
 def rewards(measured: Measured, *, spec: KTO) -> Iterator[Mapping[str, float]]:
     """Yield the reward of each row."""
-    for prediction in measured.predictions:
-        yield {"reward": spec.beta * float(prediction[0])}
+    for row, prediction in measured.numbered():
+        yield {"row": row, "reward": spec.beta * float(prediction[0])}
 
 
 def build(setup: Setup) -> Recipe:
     """Return the recipe of Kahneman-Tversky optimization."""
     spec = setup.spec
     assert isinstance(spec, KTO), f"a spec of another task: {spec.task}"
-    template = template_in_use(setup, spec.chat_template)
-    loaded = load_policy(setup, spec, chat_template=template)
+    policy = load_policy(setup, chat_template=spec.chat_template)
     setup.enter(Phase.TOKENIZING)
-    tokenized = tokenize_rows(setup)
-    tell_left_out(setup, tokenized)
-    pad_token_id = setup.base.tokenizer.pad_token_id
-    assert isinstance(pad_token_id, int), "set by prepare_tokenizer"
-    bare = SequencesCollator(pad_token_id)
-    return Recipe(
-        model=loaded.model,
-        tokenizer=setup.base.tokenizer,
-        rows={
-            split: with_reference(setup, t.rows, model=loaded.model, collate=bare, score=score)
-            for split, t in tokenized.items()
-        },
-        collate=SequencesCollator(pad_token_id, others=(REFERENCE, "label")),
+    tokenized = tokenize_rows(setup, encode=policy.encode)
+    tell_what_is_lost(setup, tokenized)
+    return policy.recipe(
+        tokenized,
+        rows=policy.with_reference(tokenized),
+        columns=(REFERENCE, "label"),
         forward_loss=KTOLoss(spec),
-        count_targets=count_rows,
-        targets_per_row=1.0,
-        predict=output_itself,
         measure=partial(kto_metrics, spec=spec, reporter=setup.reporter),
-        adapter_task="CAUSAL_LM",
-        new_modules=loaded.new_modules,
-        num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},
-        classes=(),
-        pipeline="text-generation",
-        usage=CHAT_USAGE if template else TEXT_USAGE,
-        trainer_class=KTORun,
         predictions=partial(rewards, spec=spec),
+        trainer_class=KTORun,
     )

@@ -3,7 +3,7 @@
     {"text": "The court of appeal upheld the judgment."}
 
 Which tokens are masked is drawn anew in each epoch, and is the same in every evaluation.
-Shapes: B rows of a batch, T tokens, V vocabulary.
+Shapes: B rows of a batch, T tokens.
 """
 
 from collections import Counter
@@ -17,17 +17,18 @@ from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
 from trainer_core.errors import FieldProblem, InvalidSpec, TooFewRows, UnusableModel
-from trainer_core.events import Logged, Phase, Warned
+from trainer_core.events import Phase, Warned
 from trainer_core.rows.checking import MIN_TRAIN_ROWS
 from trainer_core.spec.tasks.masked_lm import MaskedLM
 from trainer_core.training.batching import attention_mask, pad_rows
+from trainer_core.training.language_loss import make_language_loss, own_labels
 from trainer_core.training.models import BaseModel, LoadedModel, check_architecture, load_model
-from trainer_core.training.picking import body_to_pick_from, picking
-from trainer_core.training.recipe import Batch, Recipe, Setup, count_labels
-from trainer_core.training.token_losses import TokenLoss, sums_of_logits, token_metrics
-from trainer_core.training.tokenizing import Tokenized, tokenize_splits
+from trainer_core.training.recipe import Recipe, Setup, count_labels
+from trainer_core.training.token_losses import token_metrics, token_predictions
+from trainer_core.training.tokenizing import Tokenized, tell_left_out, tokenize_splits
 from trainer_core.training.tokens import Array, TokenRow
 
+_MILLION = 1_000_000
 _SPECIAL = -1  # in place of a word's number: never masked
 
 
@@ -52,10 +53,10 @@ def check_can_mask(base: BaseModel, spec: MaskedLM) -> None:
         raise InvalidSpec([FieldProblem("/whole_word", message, "Set it to false.")])
 
 
-def tokenize_rows(setup: Setup, spec: MaskedLM) -> dict[str, Tokenized]:
+def tokenize_rows(setup: Setup, spec: MaskedLM, draw: "Masking") -> dict[str, Tokenized]:
     """Return the rows of every split, or its blocks, that have something to guess.
 
-    Counted are rows that were cut and rows dropped for having nothing to guess.
+    Counted are rows or blocks, those that were cut, and millionths of the targets to be expected.
     """
     tokenizer = setup.base.tokenizer
     before, after = _special_tokens_around(tokenizer)
@@ -66,16 +67,18 @@ def tokenize_rows(setup: Setup, spec: MaskedLM) -> dict[str, Tokenized]:
         texts = _texts(tokenizer, [row.text for row in rows])
         parts = _blocks(tokenizer, texts, size=room) if spec.pack else texts
         for part in parts:
-            words = part.words[:room]
+            words, row = part.words[:room], counts["rows"]
+            counts["rows"] += 1
             counts["truncated"] += len(part.ids) > room
-            counts["dropped"] += bool((words == _SPECIAL).all())
             if (words != _SPECIAL).any():
+                counts["targets_e6"] += round(draw.expected_targets(words) * _MILLION)
                 yield {
                     "input_ids": np.concatenate([before, part.ids[:room], after]),
                     "words": np.pad(words, (len(before), len(after)), constant_values=_SPECIAL),
+                    "row": np.array([row]),
                 }
 
-    columns = {"input_ids": np.int32, "words": np.int32}
+    columns = {"input_ids": np.int32, "words": np.int32, "row": np.int64}
     return tokenize_splits(setup, columns=columns, encode=encode_rows)
 
 
@@ -213,49 +216,6 @@ class MaskedCollator:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Guesses:
-    """The model's logits at the targets, N in all, and what they are worth."""
-
-    loss: TokenLoss
-    body: torch.nn.Module | None  # to pick the targets from before the head, where that is possible
-
-    def forward_loss(
-        self, model: Any, batch: Batch, num_targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss of a batch and the logits at its targets, (1, N, V)."""
-        is_target_BT = batch["labels"].ne(-100)
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        if self.body is None:
-            logits_1NV = model(**inputs).logits[is_target_BT][None]
-        else:
-            with picking(self.body, is_target_BT):
-                logits_1NV = model(**inputs).logits
-        targets_1N = batch["labels"][is_target_BT][None]
-        return self.loss.of_logits(logits_1NV, targets_1N) / num_targets, logits_1NV
-
-    @staticmethod
-    def sums_of_rows(_model: Any, batch: Batch, logits_1NV: torch.Tensor) -> torch.Tensor:
-        """Return of each row its loss, number of targets and number guessed right, (B, 3)."""
-        row_N, place_N = batch["labels"].ne(-100).nonzero(as_tuple=True)
-        targets_N1 = batch["labels"][row_N, place_N][:, None]
-        sums_N3 = sums_of_logits(logits_1NV[0][:, None], targets_N1)
-        return sums_N3.new_zeros(len(batch["labels"]), 3).index_add(0, row_N, sums_N3)
-
-
-def guesses(setup: Setup, spec: MaskedLM, loaded: LoadedModel, batch: Batch) -> Guesses:
-    """Return how the model is asked; the batch is tried on it."""
-    loss = TokenLoss(spec.training.label_smoothing)
-    if spec.training.compile:  # hooks that come and go would compile it anew each time
-        return Guesses(loss, None)
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    body = body_to_pick_from(loaded.model, inputs, batch["labels"].ne(-100))
-    if body is None:
-        message = "the model's head needs whole texts, so it scores all of their tokens."
-        setup.reporter.report(Logged(message))
-    return Guesses(loss, body)
-
-
 def build(setup: Setup) -> Recipe:
     """Return the recipe of masked language modelling."""
     spec = setup.spec
@@ -266,28 +226,24 @@ def build(setup: Setup) -> Recipe:
         message = "the model's files have no head for guessing tokens; it begins anew."
         setup.reporter.report(Warned("head_new", message, "Train for longer than usual."))
     setup.enter(Phase.TOKENIZING)
-    tokenized = tokenize_rows(setup, spec)
-    _tell(setup, spec, tokenized)
     draw = masking(setup.base, spec)
-    train = tokenized["train"].rows
+    tokenized = tokenize_rows(setup, spec, draw)
+    _tell(setup, spec, tokenized)
+    train = tokenized["train"]
     pad = setup.base.tokenizer.pad_token_id
     assert isinstance(pad, int), "checked before"
-    collate = MaskedCollator(pad)
-    chance = np.random.default_rng(0)
-    guess = guesses(
-        setup, spec, loaded, collate([draw(train[row], chance) for row in (0, len(train) - 1)])
-    )
+    loss = make_language_loss(setup, loaded.model, targets=own_labels)
     return Recipe(
         model=loaded.model,
         tokenizer=setup.base.tokenizer,
         rows={split: tokens.rows for split, tokens in tokenized.items()},
-        collate=collate,
-        forward_loss=guess.forward_loss,
+        collate=MaskedCollator(pad),
+        forward_loss=loss,
         count_targets=count_labels,
-        targets_per_row=sum(draw.expected_targets(train[row]["words"]) for row in range(len(train)))
-        / len(train),
-        predict=guess.sums_of_rows,
+        targets_per_row=train.counts["targets_e6"] / _MILLION / len(train.rows),
+        predict=loss.sums_of_rows,
         measure=token_metrics,
+        predictions=token_predictions,
         adapter_task="FEATURE_EXTRACTION",  # peft has no name of its own for this one
         new_modules=loaded.new_modules,
         num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},
@@ -299,27 +255,24 @@ def build(setup: Setup) -> Recipe:
 
 
 def _tell(setup: Setup, spec: MaskedLM, tokenized: dict[str, Tokenized]) -> None:
-    """Report rows that are left out; raise if too few are left."""
-    for split, tokens in tokenized.items():
-        if number := tokens.counts["dropped"]:
-            message = (
-                f"{number} {split} rows are left out: the tokenizer knows none of their words."
-            )
-            setup.reporter.report(Warned("rows_left_out", message))
-    num_rows = len(tokenized["train"].rows)
-    if num_rows >= MIN_TRAIN_ROWS:
-        return
-    found = f"{num_rows} training rows have a word that the tokenizer knows"
-    hint = "Add rows, or use a model for texts like these."
-    if spec.pack:
-        found = f"the training texts fill {num_rows} blocks of {spec.max_length} tokens"
-        hint = "Lower max_length, add rows, or set pack to false."
-    raise TooFewRows(
-        f"{found}; at least {MIN_TRAIN_ROWS} are needed.",
-        hint=hint,
-        param="/pack" if spec.pack else "data.train",
-        detail={"num_rows": num_rows, "min_rows": MIN_TRAIN_ROWS},
+    """Report what is left out; raise if too little is left."""
+    tell_left_out(
+        setup,
+        tokenized,
+        why="the tokenizer knows none of their words",
+        hint="Use a model for texts like these.",
+        param="/model",
+        what="blocks" if spec.pack else "rows",
     )
+    num_blocks = len(tokenized["train"].rows)
+    if spec.pack and num_blocks < MIN_TRAIN_ROWS:
+        raise TooFewRows(
+            f"the training texts fill {num_blocks} blocks of {spec.max_length} tokens; at least "
+            f"{MIN_TRAIN_ROWS} are needed.",
+            hint="Lower max_length, add rows, or set pack to false.",
+            param="/pack",
+            detail={"num_rows": num_blocks, "min_rows": MIN_TRAIN_ROWS},
+        )
 
 
 _USAGE = """\

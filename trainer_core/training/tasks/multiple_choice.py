@@ -22,8 +22,7 @@ from sklearn.metrics import accuracy_score
 from transformers import AutoModelForMultipleChoice, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIPLE_CHOICE_MAPPING
 
-from trainer_core.errors import TooFewRows
-from trainer_core.events import Phase, Warned
+from trainer_core.events import Phase
 from trainer_core.rows.checking import rows_of
 from trainer_core.spec.tasks.multiple_choice import MultipleChoice
 from trainer_core.training.batching import attention_mask, pad_rows
@@ -37,7 +36,7 @@ from trainer_core.training.recipe import (
     count_rows,
     logits_of,
 )
-from trainer_core.training.tokenizing import Tokenized, tokenize_splits
+from trainer_core.training.tokenizing import Tokenized, tell_left_out, tokenize_splits
 from trainer_core.training.tokens import Array, TokenRow, padding_id
 
 _NO_LIMIT = 2**31 - 1
@@ -46,7 +45,8 @@ _NO_LIMIT = 2**31 - 1
 def tokenize_rows(setup: Setup, spec: MultipleChoice) -> dict[str, Tokenized]:
     """Return the choices of every row, end to end, with what comes before each.
 
-    Counted are rows, those whose context was cut, and those dropped because a choice does not fit.
+    Counted are rows, and those whose context was cut; one with a choice that does not fit is
+    dropped.
     """
     tokenizer, max_length = setup.base.tokenizer, spec.max_length
     assert max_length != "auto", "the spec is resolved before"
@@ -59,7 +59,6 @@ def tokenize_rows(setup: Setup, spec: MultipleChoice) -> dict[str, Tokenized]:
             fitting = [choice for choice in choices if choice is not None]
             is_whole = len(fitting) == len(choices)
             counts["truncated"] += is_whole and any(choice.is_truncated for choice in fitting)
-            counts["dropped"] += not is_whole
             if is_whole:
                 yield _token_row(fitting, label=row.label, row=counts["rows"])
             counts["rows"] += 1
@@ -200,7 +199,8 @@ def choice_predictions(measured: Measured, *, setup: Setup) -> Iterator[Mapping[
             probabilities_C = softmax(scores_of[number].astype(np.float64))
             best = int(probabilities_C.argmax())
             probability = float(probabilities_C[best])
-            yield {"choice": best, "text": row.choices[best], "probability": probability}
+            choice = {"choice": best, "text": row.choices[best], "probability": probability}
+            yield {"row": number, **choice}
 
 
 def build(setup: Setup) -> Recipe:
@@ -210,8 +210,13 @@ def build(setup: Setup) -> Recipe:
     loaded = load(setup.base, spec)
     setup.enter(Phase.TOKENIZING)
     tokenized = tokenize_rows(setup, spec)
-    for split, tokens in tokenized.items():
-        _tell(setup, spec, split=split, counts=tokens.counts)
+    tell_left_out(
+        setup,
+        tokenized,
+        why=f"a choice does not fit into {spec.max_length} tokens",
+        hint="Raise max_length, or shorten the choices, and the question where there is a context.",
+        param="/max_length",
+    )
     tokenizer = setup.base.tokenizer
     return Recipe(
         model=loaded.model,
@@ -233,20 +238,6 @@ def build(setup: Setup) -> Recipe:
         pipeline="multiple-choice",
         usage=_USAGE,
     )
-
-
-def _tell(setup: Setup, spec: MultipleChoice, *, split: str, counts: Mapping[str, int]) -> None:
-    """Report rows that are left out; raise if none is left."""
-    hint = "Raise max_length, or shorten the choices, and the question where there is a context."
-    if counts["dropped"] == counts["rows"]:
-        message = f"no row of the {split} split has choices that fit into {spec.max_length} tokens."
-        raise TooFewRows(message, hint=hint, param="/max_length")
-    if counts["dropped"]:
-        message = (
-            f"{counts['dropped']} of {counts['rows']} {split} rows are left out: a choice does not "
-            f"fit into {spec.max_length} tokens."
-        )
-        setup.reporter.report(Warned("rows_left_out", message, hint))
 
 
 _USAGE = """\

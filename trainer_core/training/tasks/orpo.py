@@ -16,22 +16,15 @@ from torch.nn.functional import logsigmoid
 
 from trainer_core.events import Phase
 from trainer_core.spec.tasks.orpo import ORPO
-from trainer_core.training.completions import SequencesCollator, num_learnt, score
+from trainer_core.training.completions import num_learnt, score
 from trainer_core.training.pairs import (
     pair_metrics,
     pair_predictions,
     rewards_and_losses,
-    tell_left_out,
     tokenize_pairs,
 )
-from trainer_core.training.recipe import Batch, Measured, Recipe, Setup, count_rows
-from trainer_core.training.tasks.causal_lm import CHAT_USAGE, TEXT_USAGE
-from trainer_core.training.tasks.dpo import (
-    completion_encoder,
-    load_policy,
-    output_itself,
-    template_in_use,
-)
+from trainer_core.training.policies import load_policy, tell_what_is_lost
+from trainer_core.training.recipe import Batch, Measured, Recipe, Setup
 
 _MOST_CERTAIN = -1e-6  # nats a token; a certainty has infinite odds
 
@@ -78,28 +71,15 @@ def build(setup: Setup) -> Recipe:
     """Return the recipe of odds ratio preference optimization."""
     spec = setup.spec
     assert isinstance(spec, ORPO), f"a spec of another task: {spec.task}"
-    template = template_in_use(setup, spec.chat_template)
-    loaded = load_policy(setup, spec, chat_template=template)
+    policy = load_policy(setup, chat_template=spec.chat_template)
     setup.enter(Phase.TOKENIZING)
-    tokenized = tokenize_pairs(setup, encode=completion_encoder(setup))
-    tell_left_out(setup, tokenized)
-    pad_token_id = setup.base.tokenizer.pad_token_id
-    assert isinstance(pad_token_id, int), "set by prepare_tokenizer"
-    return Recipe(
-        model=loaded.model,
-        tokenizer=setup.base.tokenizer,
+    tokenized = tokenize_pairs(setup, encode=policy.encode)
+    tell_what_is_lost(setup, tokenized)
+    return policy.recipe(
+        tokenized,
         rows={split: tokens.rows for split, tokens in tokenized.items()},
-        collate=SequencesCollator(pad_token_id),
+        columns=(),
         forward_loss=ORPOLoss(spec.beta),
-        count_targets=count_rows,
-        targets_per_row=1.0,
-        predict=output_itself,
         measure=orpo_metrics,
-        adapter_task="CAUSAL_LM",
-        new_modules=loaded.new_modules,
-        num_truncated={split: t.counts["truncated"] for split, t in tokenized.items()},
-        classes=(),
-        pipeline="text-generation",
-        usage=CHAT_USAGE if template else TEXT_USAGE,
         predictions=pair_predictions,
     )

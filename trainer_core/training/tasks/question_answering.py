@@ -9,6 +9,7 @@ without the answer learns the place of no answer: the classification token, else
 Shapes: B windows of a batch, T tokens.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +23,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_
 
 from trainer_core.errors import FieldProblem, InvalidSpec, UnusableModel
 from trainer_core.events import Phase, Warned
-from trainer_core.rows.checking import rows_of
 from trainer_core.spec.tasks.question_answering import Answer, QuestionAnswering
 from trainer_core.training.batching import attention_mask, pad_rows
 from trainer_core.training.models import BaseModel, LoadedModel, check_architecture, load_model
@@ -38,7 +38,7 @@ _SLACK = 4  # tokens: where a question is cut, its end may come out as more of t
 
 
 def tokenize_rows(setup: Setup, spec: QuestionAnswering) -> dict[str, Tokenized]:
-    """Return the windows of every split.
+    """Return the windows of every split; with the first of a row its texts, in UTF-8.
 
     Counted are rows, questions that were cut, answers that no window has whole, and those of more
     tokens than an answer may have.
@@ -57,9 +57,12 @@ def tokenize_rows(setup: Setup, spec: QuestionAnswering) -> dict[str, Tokenized]
             found = [last - first + 1 for first, last in filter(None, places)]
             counts["lost"] += bool(row.answers) and not found
             counts["long"] += any(length > spec.max_answer_length for length in found)
+            texts = _texts(row.context, [answer.text for answer in row.answers])
             for window, place in zip(windows, places, strict=True):
                 null = _null_place(tokenizer, window)
-                yield _token_row(window, place or (null, null), null, row=counts["rows"])
+                token_row = _token_row(window, place or (null, null), null, row=counts["rows"])
+                yield token_row | texts
+                texts = _texts("", None)
             counts["rows"] += 1
 
     columns = {
@@ -69,6 +72,8 @@ def tokenize_rows(setup: Setup, spec: QuestionAnswering) -> dict[str, Tokenized]
         "labels": np.int32,  # the answer's first and last token
         "null": np.int32,
         "row": np.int64,
+        "context": np.uint8,
+        "answers": np.uint8,  # JSON
     }
     return tokenize_splits(setup, columns=columns, encode=encode_rows)
 
@@ -96,6 +101,12 @@ def _token_row(window: Window, label: tuple[int, int], null: int, *, row: int) -
         "null": np.array([null]),
         "row": np.array([row]),
     }
+
+
+def _texts(context: str, answers: list[str] | None) -> TokenRow:
+    """Return the texts of a row by which it is judged, or nothing in their place."""
+    parts = {"context": context, "answers": "" if answers is None else json.dumps(answers)}
+    return {name: np.frombuffer(text.encode(), dtype=np.uint8) for name, text in parts.items()}
 
 
 def check_windows(base: BaseModel, spec: QuestionAnswering) -> None:
@@ -192,9 +203,9 @@ class Answering:
     def metrics(self, measured: Measured) -> dict[str, float]:
         """Return F1 and exact match, and apart for rows with and without an answer."""
         guesses, answers = [], []
-        for row, guess in self._answered(measured):
+        for wanted, guess in self._answered(measured):
             guesses.append(guess.text)
-            answers.append([answer.text for answer in row.answers])
+            answers.append(wanted)
         found = score_answers(guesses, answers)
         names = [name for name in self.spec.metrics() if name != "loss"]  # told by the loop
         for name in names:
@@ -208,13 +219,16 @@ class Answering:
         for _, guess in self._answered(measured):
             yield asdict(guess)
 
-    def _answered(self, measured: Measured) -> Iterator[tuple[Any, Guess]]:
-        # The texts are read again: kept, they would be in memory, or on disk twice.
-        rows: Iterator[Any] = rows_of(self.setup.found, measured.split, self.setup.files)
+    def _answered(self, measured: Measured) -> Iterator[tuple[list[str], Guess]]:
+        """Yield of each row the answers that are right, and the one that is given."""
         row_of_window = measured.rows.values("row")
         by_row = groupby(range(len(measured.rows)), key=lambda window: row_of_window[window])
-        for row, (_, group) in zip(rows, by_row, strict=True):
-            yield row, self._answer(row.context, list(group), measured)
+        for _, group in by_row:
+            windows = list(group)
+            first = measured.rows[windows[0]]
+            context = first["context"].tobytes().decode()
+            answers: list[str] = json.loads(first["answers"].tobytes())
+            yield answers, self._answer(context, windows, measured)
 
     def _answer(self, context: str, windows: Sequence[int], measured: Measured) -> Guess:
         def places_of(best: int) -> Array:

@@ -22,17 +22,16 @@ from trainer_core.training.completions import (
     encode_wholes,
     without_dropout,
 )
+from trainer_core.training.decoders import prepare_template
+from trainer_core.training.heads import load_scorer
 from trainer_core.training.pairs import (
     pair_metrics,
     pair_predictions,
     rewards_and_losses,
-    tell_left_out,
     tokenize_pairs,
 )
+from trainer_core.training.policies import output_itself, tell_what_is_lost, template_in_use
 from trainer_core.training.recipe import Batch, Recipe, Setup, count_rows
-from trainer_core.training.tasks.causal_lm import prepare_template
-from trainer_core.training.tasks.dpo import output_itself, template_in_use
-from trainer_core.training.tasks.text_classification import load
 
 _CLASSES = ("reward",)
 
@@ -60,12 +59,14 @@ def build(setup: Setup) -> Recipe:
     template = template_in_use(setup, spec.chat_template)
     if template:
         prepare_template(tokenizer, template)
-    loaded = load(setup, problem="regression", classes=_CLASSES)
+    loaded = load_scorer(
+        setup.base, spec, problem="regression", classes=_CLASSES, reporter=setup.reporter
+    )
     without_dropout(loaded.model)
     setup.enter(Phase.TOKENIZING)
     encode = partial(encode_wholes, tokenizer=tokenizer, max_length=spec.max_length)
     tokenized = tokenize_pairs(setup, encode=encode, numbers={"margin": lambda row: row.margin})
-    tell_left_out(setup, tokenized)
+    tell_what_is_lost(setup, tokenized)
     assert isinstance(tokenizer.pad_token_id, int), "set with the model"
     return Recipe(
         model=loaded.model,

@@ -43,7 +43,7 @@ from trainer_core.training.sentence_folders import (
     write_form,
 )
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import Array, TokenRow
+from trainer_core.training.tokens import Array, TokenRow, padding_id
 
 
 def tokenize_rows(
@@ -86,7 +86,7 @@ def _texts(row: Any, *, query: str, document: str) -> Iterator[str]:
 
 def load(setup: Setup, spec: SentenceEmbedding) -> PreTrainedModel:
     """Return the body; its own pooler, which is not used, may be new."""
-    base, tokenizer = setup.base, setup.base.tokenizer
+    base = setup.base
     check_architecture(base, MODEL_MAPPING, task=spec.task)
     if getattr(base.config, "is_encoder_decoder", False):
         raise UnusableModel(
@@ -94,10 +94,7 @@ def load(setup: Setup, spec: SentenceEmbedding) -> PreTrainedModel:
             "one body.",
             hint="Use an encoder such as BERT, or a language model.",
         )
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise UnusableModel("the model's tokenizer has neither a padding nor an end token.")
-        tokenizer.pad_token = tokenizer.eos_token
+    padding_id(base.tokenizer)  # before the model learns the tokenizer's special tokens
     loaded = load_model(base, AutoModel, changes={}, seed=spec.training.seed, is_head_new=True)
     if absent := set(loaded.new_modules) - {"pooler"}:
         raise UnusableModel(
@@ -248,13 +245,12 @@ def build(setup: Setup) -> Recipe:
     setup.enter(Phase.TOKENIZING)
     tokenized = tokenize_rows(setup, spec, form=form)
     tokenizer.model_max_length = spec.max_length  # where sentence-transformers cuts from now on
-    assert isinstance(tokenizer.pad_token_id, int), "set with the model"
     return Recipe(
         model=model,
         tokenizer=tokenizer,
         rows={split: tokens.rows for split, tokens in tokenized.items()},
         collate=TextsCollator(
-            tokenizer.pad_token_id, "token_type_ids" in tokenizer.model_input_names
+            padding_id(tokenizer), "token_type_ids" in tokenizer.model_input_names
         ),
         forward_loss=EmbeddingLoss(embed, make_loss(spec)),
         count_targets=count_rows,

@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from trainer_core.errors import DataError
 from trainer_core.events import Phase, Warned
@@ -30,9 +28,8 @@ from trainer_core.training.class_weights import (
     single_label_weight,
 )
 from trainer_core.training.encoding import encode
-from trainer_core.training.heads import known_classes, load_with_classes
+from trainer_core.training.heads import known_classes, load_scorer
 from trainer_core.training.judges import MultiLabelJudge, RegressionJudge, SingleLabelJudge
-from trainer_core.training.models import LoadedModel, check_architecture
 from trainer_core.training.recipe import (
     Batch,
     Collator,
@@ -49,11 +46,6 @@ from trainer_core.training.tokenizing import Tokenized, tokenize_splits
 from trainer_core.training.tokens import Array, TokenRow, padding_id
 
 _Judge = SingleLabelJudge | MultiLabelJudge | RegressionJudge
-_PROBLEM_TYPES = {
-    "single-label": "single_label_classification",
-    "multi-label": "multi_label_classification",
-    "regression": "regression",
-}
 
 
 def tokenize_rows(
@@ -97,26 +89,6 @@ def _label_encoder(spec: TextClassification, classes: Sequence[str]) -> Callable
         return marks_C
 
     return mark
-
-
-def load(setup: Setup, *, problem: str, classes: tuple[str, ...]) -> LoadedModel:
-    """Return the model with a head for the classes; one for other classes begins anew."""
-    spec = setup.spec
-    check_architecture(setup.base, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, task=spec.task)
-    known = known_classes(setup.base.config)
-    return load_with_classes(
-        setup.base,
-        AutoModelForSequenceClassification,
-        classes=classes,
-        is_known=len(known) == 1 if problem == "regression" else known == classes,
-        changes={
-            "problem_type": _PROBLEM_TYPES[problem],
-            # Decoders pool the last token that is no padding.
-            "pad_token_id": padding_id(setup.base.tokenizer),
-        },
-        seed=spec.training.seed,
-        reporter=setup.reporter,
-    )
 
 
 def _class_names(setup: Setup, spec: TextClassification) -> tuple[str, ...]:
@@ -262,7 +234,9 @@ def build(setup: Setup) -> Recipe:
     classes = _class_names(setup, spec)
     weighing = weigh(setup, spec, classes)
     judge = _judge(spec, classes)
-    loaded = load(setup, problem=spec.problem, classes=classes)
+    loaded = load_scorer(
+        setup.base, spec, problem=spec.problem, classes=classes, reporter=setup.reporter
+    )
     setup.enter(Phase.TOKENIZING)
     tokenized = tokenize_rows(setup, spec, classes=classes)
     return Recipe(

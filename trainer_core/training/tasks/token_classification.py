@@ -58,6 +58,7 @@ from trainer_core.training.tags import (
     tag_metrics,
     tag_table,
 )
+from trainer_core.training.token_losses import TokenLoss
 from trainer_core.training.tokenizing import Tokenized, tokenize_splits
 from trainer_core.training.tokens import Array, TokenRow, padding_id
 
@@ -142,19 +143,6 @@ def _labels(row: TokenRow) -> Array:
     has_token_U = row["unit_tokens"] != NO_TOKEN
     labels_T[row["unit_tokens"][has_token_U]] = row["unit_tags"][has_token_U]
     return labels_T
-
-
-def tag_loss(
-    output: Any, labels_BT: torch.Tensor, num_tokens: torch.Tensor, *, smoothing: float
-) -> torch.Tensor:
-    """Return the mean cross-entropy of the units' tokens in nats; smoothed while training only."""
-    total = functional.cross_entropy(
-        output.logits.float().flatten(0, 1),
-        labels_BT.flatten(),
-        reduction="sum",
-        label_smoothing=smoothing if torch.is_grad_enabled() else 0.0,
-    )
-    return total / num_tokens
 
 
 def _count_targets(batch: Batch) -> torch.Tensor:
@@ -258,7 +246,7 @@ def build(setup: Setup) -> Recipe:
         tokenizer=tokenizer,
         rows={split: tokens.rows for split, tokens in tokenized.items()},
         collate=TagCollator(padding_id(tokenizer), "token_type_ids" in tokenizer.model_input_names),
-        forward_loss=LossOfLabels(partial(tag_loss, smoothing=spec.training.label_smoothing)),
+        forward_loss=LossOfLabels(TokenLoss(spec.training.label_smoothing)),
         count_targets=_count_targets,
         targets_per_row=_targets_per_row(tokenized["train"]),
         predict=guesses_and_losses,
