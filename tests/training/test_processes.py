@@ -1,12 +1,11 @@
 """Several processes carry out a run as one would; each imports torch, so there are few."""
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.commands import COMMAND, Start, commands, order, wait_for_step
 from tests.training.tiny import carry_out, colour_rows, events_of, make_run, save_encoder
 from trainer_core.errors import CapacityError, InvalidSpec
 from trainer_core.run_directory import (
@@ -30,9 +30,7 @@ from trainer_core.training.devices import Device, choose_device
 
 pytestmark = pytest.mark.slow
 
-COMMAND = [sys.executable, "-m", "trainer_core.training"]
 FSDP = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-START_SECONDS = 240  # importing torch on a busy machine
 TRAINING = {
     "epochs": 2,
     "learning_rate": 1e-2,
@@ -128,48 +126,9 @@ def test_a_model_shared_out_by_fsdp_follows_the_same_path_and_is_resumed(
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def begin(*arguments: str) -> "subprocess.Popen[bytes]":
-        process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
-
-    yield begin
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-        process.wait()
-
-
-def _order(process: "subprocess.Popen[bytes]", directory: RunDirectory) -> None:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    process.stdin.write(f'{{"run_dir": "{directory.path}"}}\n'.encode())
-    process.stdin.flush()
-
-
-def _wait_for_step(directory: RunDirectory, *, step: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if directory.outcome.exists():
-            pytest.fail(f"it ended: {directory.outcome.read_text()}")
-        if directory.events.exists() and any(
-            line.data["step"] >= step for line in events_of(directory, "progress")
-        ):
-            return
-        time.sleep(0.05)
-    pytest.fail(f"step {step} did not come")
+def start() -> Iterator[Start]:
+    with commands() as begin:
+        yield begin
 
 
 def _children(pid: int) -> list[int]:
@@ -179,13 +138,13 @@ def _children(pid: int) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_processes_stop_as_one_and_die_with_their_supervisor(
-    encoder: Path, tmp_path: Path, start: Callable[..., "subprocess.Popen[bytes]"]
+    encoder: Path, tmp_path: Path, start: Start
 ) -> None:
     long = {"training": {**TRAINING, "epochs": 2000}}
     directory = _make(tmp_path / "run", encoder, processes=2, **long)
     process, again = start("--supervised"), start("--supervised")  # both warm up at once
-    _order(process, directory)
-    _wait_for_step(directory, step=3)
+    order(process, directory)
+    wait_for_step(directory, step=3)
     directory.request_stop(StopRequest("drained", is_saving=True))
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 75
@@ -196,8 +155,8 @@ def test_processes_stop_as_one_and_die_with_their_supervisor(
     assert (directory.path / outcome.checkpoint / "rng_state_1.pth").exists()
 
     directory.outcome.unlink()  # as a worker does
-    _order(again, directory)
-    _wait_for_step(directory, step=outcome.step + 3)
+    order(again, directory)
+    wait_for_step(directory, step=outcome.step + 3)
     children = _children(again.pid)
     assert len(children) == 2
     assert again.stdin is not None
@@ -211,12 +170,12 @@ def test_processes_stop_as_one_and_die_with_their_supervisor(
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_one_that_dies_ends_them_all_with_an_error_worth_another_try(
-    encoder: Path, tmp_path: Path, start: Callable[..., "subprocess.Popen[bytes]"]
+    encoder: Path, tmp_path: Path, start: Start
 ) -> None:
     long = {"training": {**TRAINING, "epochs": 2000}}
     directory = _make(tmp_path / "run", encoder, processes=2, **long)
     process = start(str(directory.path), "--quiet")
-    _wait_for_step(directory, step=3)
+    wait_for_step(directory, step=3)
     os.kill(_children(process.pid)[1], signal.SIGKILL)
     assert process.wait(timeout=60) not in (0, 75)
     outcome = directory.read_outcome()

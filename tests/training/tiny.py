@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
+    BertForMaskedLM,
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
@@ -41,6 +43,23 @@ WORDS = [
     "is",
     "it",
 ]
+BERT_SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+WRITER_SIZES: dict[str, Any] = {  # of BART and its kind
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 32,
+}
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
     "+ '<|im_end|>' + '\n' }}{% endfor %}"
@@ -72,16 +91,30 @@ def save_encoder(folder: Path, *, max_positions: int = 64, dropout: float = 0.1)
     set_seed(0)
     config = BertConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=max_positions,
+        **{**BERT_SIZES, "max_position_embeddings": max_positions},
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         initializer_range=0.15,  # so small a model hardly learns from the usual 0.02
     )
     BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_masker(folder: Path, *, has_head: bool = True, dropout: float = 0.1) -> Path:
+    """Save a BERT of two layers whose tokens are whole words, with a token for masking."""
+    tokenizer = AutoTokenizer.from_pretrained(save_encoder(folder))
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+    set_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        **BERT_SIZES,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        initializer_range=0.15,
+    )
+    model = BertForMaskedLM(config) if has_head else BertModel(config)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -109,7 +142,7 @@ def chat_tokenizer(*, template: str | None = CHATML) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def save_decoder(folder: Path, *, template: str | None = CHATML) -> Path:
+def save_decoder(folder: Path, *, template: str | None = CHATML, dropout: float = 0.0) -> Path:
     """Save a Llama of two layers with a byte-level tokenizer; it has no padding token."""
     tokenizer = chat_tokenizer(template=template)
     set_seed(0)
@@ -121,6 +154,7 @@ def save_decoder(folder: Path, *, template: str | None = CHATML) -> Path:
         num_key_value_heads=1,
         intermediate_size=64,
         max_position_embeddings=128,
+        attention_dropout=dropout,  # the only one that a Llama has
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=True,
@@ -130,7 +164,9 @@ def save_decoder(folder: Path, *, template: str | None = CHATML) -> Path:
     return folder
 
 
-def save_writer(folder: Path, *, words: Sequence[str], **settings: Any) -> Path:
+def save_writer(
+    folder: Path, *, words: Sequence[str], dropout: float = 0.0, **settings: Any
+) -> Path:
     """Save a BART of one layer each whose tokens are whole words."""
     specials = ["<pad>", "<s>", "</s>", "<unk>"]
     vocabulary = {word: number for number, word in enumerate([*specials, *words])}
@@ -151,16 +187,9 @@ def save_writer(folder: Path, *, words: Sequence[str], **settings: Any) -> Path:
     set_seed(0)
     config = BartConfig(
         vocab_size=len(vocabulary),
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        max_position_embeddings=32,
+        **WRITER_SIZES,
         init_std=0.15,  # so small a model hardly learns from the usual 0.02
-        dropout=0.0,
+        dropout=dropout,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
