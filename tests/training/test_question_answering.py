@@ -16,15 +16,10 @@ from tests.training.tiny import (
     make_run,
     save_decoder,
     save_encoder,
+    setup_for,
 )
-from trainer_core.events import ListReporter
-from trainer_core.rows.checking import survey
 from trainer_core.run_directory import Outcome, Result, RunDirectory, read_json
-from trainer_core.spec import parse_spec
-from trainer_core.training.caching import Cache
-from trainer_core.training.devices import Device
-from trainer_core.training.models import open_model
-from trainer_core.training.recipe import Measured, Recipe, Setup
+from trainer_core.training.recipe import Measured, Recipe
 from trainer_core.training.spans import best_spans, choose_answer, span_loss
 from trainer_core.training.squad import best_f1, exact_match, score_answers
 from trainer_core.training.tasks.question_answering import build
@@ -148,9 +143,9 @@ def test_no_answer_is_learnt_and_told(
     assert _run_usage(directory, capsys, **texts) == "no answer"
 
 
-def test_predictions_are_a_row_a_question(with_none: Trained, tmp_path: Path) -> None:
+def test_predictions_are_a_row_a_question(with_none: Trained) -> None:
     directory, _ = with_none
-    recipe, rows = _recipe_for(directory, tmp_path)
+    recipe, rows = _recipe_for(directory)
     batch = recipe.collate([rows[number] for number in range(len(rows))])
     with torch.no_grad():
         _, output = recipe.forward_loss(recipe.model.eval(), batch, torch.tensor(len(rows)))
@@ -168,22 +163,11 @@ def test_predictions_are_a_row_a_question(with_none: Trained, tmp_path: Path) ->
             assert given["context"][row["start"] : row["end"]] == row["text"]
 
 
-def _recipe_for(directory: RunDirectory, folder: Path) -> tuple[Recipe, TokenizedRows]:
+def _recipe_for(directory: RunDirectory) -> tuple[Recipe, TokenizedRows]:
     """Return the recipe of a run's finished model, for all of its training rows."""
-    spec = parse_spec({**read_json(directory.resolved)["spec"], "model": "model:tiny"})
-    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"eval": None})})
-    files = {"train": directory.read_inputs().train}
-    setup = Setup(
-        spec=spec,
-        found=survey(spec, files),
-        files=files,
-        base=open_model(directory.model),
-        cache=Cache(folder / "cache"),
-        reporter=ListReporter(),
-        device=Device(kind="cpu", name="cpu", memory_bytes=None, has_fast_bf16=False),
-        enter=lambda _: None,
-    )
-    recipe = build(setup)
+    spec = read_json(directory.resolved)["spec"]
+    spec = {**spec, "data": {**spec["data"], "eval": None}}
+    recipe = build(setup_for(directory, base=directory.model, spec=spec))
     return recipe, recipe.rows["train"]
 
 

@@ -16,16 +16,10 @@ from tests.training.tiny import (
     make_run,
     save_decoder,
     save_encoder,
+    setup_for,
 )
-from trainer_core.events import ListReporter
-from trainer_core.rows.checking import survey
-from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Result, RunDirectory, read_json, write_json
-from trainer_core.spec import parse_spec
-from trainer_core.training.caching import Cache
-from trainer_core.training.devices import Device
-from trainer_core.training.models import open_model
-from trainer_core.training.recipe import Measured, Recipe, Setup
+from trainer_core.training.recipe import Measured, Recipe
 from trainer_core.training.tasks.token_classification import build, tag_loss
 
 pytestmark = pytest.mark.slow
@@ -156,23 +150,7 @@ def _built(folder: Path, model: Path, rows: list[dict[str, Any]], **parts: Any) 
     directory = make_run(
         folder, model=model, rows=rows, spec=_spec(max_length=16, **parts), eval=rows[:10]
     )
-    files = {
-        split: InputFile(directory.path / f"{split}.jsonl", f"{split}.jsonl")
-        for split in ("train", "eval")
-    }
-    found = survey(parse_spec(read_json(directory.spec)), files)
-    return build(
-        Setup(
-            spec=found.spec,
-            found=found,
-            files=files,
-            base=open_model(model),
-            cache=Cache(folder / "cache"),
-            reporter=ListReporter(),
-            device=Device(kind="cpu", name="cpu", memory_bytes=None, has_fast_bf16=False),
-            enter=lambda _: None,
-        )
-    )
+    return build(setup_for(directory, base=model, spec=directory.read_spec()))
 
 
 def _guessed_right(recipe: Recipe) -> Measured:

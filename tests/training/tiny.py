@@ -21,9 +21,15 @@ from transformers import (
     set_seed,
 )
 
-from trainer_core.events import Event, Line, MetricsMeasured, decode_line
+from trainer_core.events import Event, Line, ListReporter, MetricsMeasured, decode_line
+from trainer_core.rows.checking import survey
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, Outcome, RunDirectory, write_json
+from trainer_core.spec import parse_spec
+from trainer_core.training.caching import Cache
+from trainer_core.training.devices import Device
+from trainer_core.training.models import open_model
+from trainer_core.training.recipe import Setup
 from trainer_core.training.run import run
 from trainer_core.training.stopping import Stopping
 from trainer_core.training.tokens import RowsWriter, TokenizedRows
@@ -253,6 +259,25 @@ def tokenized(folder: Path, rows: Iterable[Mapping[str, Any]]) -> TokenizedRows:
         for row in rows:
             writer.add({"input_ids": np.array([0]), "labels": np.atleast_1d(row["labels"])})
     return writer.rows()
+
+
+def setup_for(directory: RunDirectory, *, base: Path, spec: Mapping[str, Any]) -> Setup:
+    """Return what a task builds from for the files of a run and a spec without an `auto`."""
+    inputs = directory.read_inputs()
+    parsed = parse_spec(spec)
+    given = {"train": inputs.train, "eval": inputs.eval, "test": inputs.test}
+    files = {split: file for split, file in given.items() if file is not None}
+    found = survey(parsed, files)
+    return Setup(
+        spec=found.spec,
+        found=found,
+        files=files,
+        base=open_model(base),
+        cache=Cache(directory.path / "cache"),
+        device=Device(kind="cpu", name="cpu", memory_bytes=None, has_fast_bf16=False),
+        reporter=ListReporter(),
+        enter=lambda _: None,
+    )
 
 
 def carry_out(directory: RunDirectory) -> Outcome:
