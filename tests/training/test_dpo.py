@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.training.tiny import carry_out, events_of, make_run, save_decoder
+from tests.training.tiny import carry_out, events_of, make_run, measured_again, save_decoder
 from trainer_core.run_directory import Result, RunDirectory, file_sha256
 from trainer_core.training.completions import encode_completions
+from trainer_core.training.tasks.dpo import build
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +116,8 @@ def test_an_adapter_learns_chats_and_is_merged(decoder: Path, tmp_path: Path) ->
     assert not (directory.model / "adapter_config.json").exists()
     model = AutoModelForCausalLM.from_pretrained(directory.model)
     assert model.config.use_cache
+    found = measured_again(directory, base=decoder, model=model, build=build)
+    assert found == pytest.approx({name: outcome.metrics[name] for name in found}, abs=1e-4)
 
 
 def test_whole_conversations_share_their_beginning_as_the_prompt(

@@ -15,6 +15,7 @@ from tests.training.tiny import (
     carry_out,
     events_of,
     make_run,
+    measured_again,
     save_encoder,
     setup_for,
 )
@@ -120,7 +121,9 @@ def test_an_adapter_learns_with_a_new_head(encoder: Path, tmp_path: Path, output
     outcome = carry_out(directory)
     assert outcome.metrics["accuracy"] > 0.9
     if output == "merged":
-        AutoModelForMultipleChoice.from_pretrained(directory.model)
+        merged = AutoModelForMultipleChoice.from_pretrained(directory.model)
+        found = measured_again(directory, base=encoder, model=merged, build=build)
+        assert found == pytest.approx({name: outcome.metrics[name] for name in found}, abs=1e-4)
         return
     from peft import PeftModel
 

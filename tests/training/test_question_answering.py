@@ -14,6 +14,7 @@ from tests.training.tiny import (
     chat_tokenizer,
     events_of,
     make_run,
+    measured_again,
     save_decoder,
     save_encoder,
     setup_for,
@@ -178,12 +179,28 @@ def test_a_head_for_answers_is_kept(in_windows: Trained, tmp_path: Path) -> None
     assert carry_out(again).metrics["f1"] > 0.9  # it was not learnt again
 
 
-def test_an_adapter_learns_with_a_new_head(encoder: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def adapted(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run of an adapter, merged at its end."""
     spec = _spec(adapter={"r": 8}, training={**FAST, "learning_rate": 1e-2, "epochs": 10})
-    directory = make_run(tmp_path / "run", model=encoder, rows=colour_questions(200), spec=spec)
-    outcome = carry_out(directory)
-    assert outcome.metrics["f1"] > 0.9
-    AutoModelForQuestionAnswering.from_pretrained(directory.model)  # merged
+    folder = tmp_path_factory.mktemp("adapted") / "run"
+    directory = make_run(folder, model=encoder, rows=colour_questions(200), spec=spec)
+    return directory, carry_out(directory)
+
+
+def test_an_adapter_learns_with_a_new_head(adapted: Trained) -> None:
+    assert adapted[1].metrics["f1"] > 0.9
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="peft does not pass token_type_ids on for QUESTION_ANS; the merged model gets them",
+)
+def test_a_merged_adapter_is_the_model_that_was_measured(encoder: Path, adapted: Trained) -> None:
+    directory, outcome = adapted
+    merged = AutoModelForQuestionAnswering.from_pretrained(directory.model)
+    found = measured_again(directory, base=encoder, model=merged, build=build)
+    assert found == pytest.approx({name: outcome.metrics[name] for name in found}, abs=1e-4)
 
 
 def test_a_body_that_its_class_can_not_find_is_refused(tmp_path: Path) -> None:

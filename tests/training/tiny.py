@@ -2,11 +2,12 @@
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoTokenizer,
@@ -24,12 +25,12 @@ from transformers import (
 from trainer_core.events import Event, Line, ListReporter, MetricsMeasured, decode_line
 from trainer_core.rows.checking import survey
 from trainer_core.rows.files import InputFile
-from trainer_core.run_directory import Inputs, Outcome, RunDirectory, write_json
+from trainer_core.run_directory import Inputs, Outcome, RunDirectory, read_json, write_json
 from trainer_core.spec import parse_spec
 from trainer_core.training.caching import Cache
 from trainer_core.training.devices import Device
 from trainer_core.training.models import open_model
-from trainer_core.training.recipe import Setup
+from trainer_core.training.recipe import Measured, Recipe, Setup
 from trainer_core.training.run import run
 from trainer_core.training.stopping import Stopping
 from trainer_core.training.tokens import RowsWriter, TokenizedRows
@@ -278,6 +279,19 @@ def setup_for(directory: RunDirectory, *, base: Path, spec: Mapping[str, Any]) -
         reporter=ListReporter(),
         enter=lambda _: None,
     )
+
+
+def measured_again(
+    directory: RunDirectory, *, base: Path, model: Any, build: Callable[[Setup], Recipe]
+) -> dict[str, float]:
+    """Return what a model that was loaded plainly gives on the evaluation rows of a run."""
+    recipe = build(setup_for(directory, base=base, spec=read_json(directory.resolved)["spec"]))
+    rows = recipe.rows["eval"]
+    batch = recipe.collate([rows[number] for number in range(len(rows))])
+    with torch.no_grad():
+        loss, output = recipe.forward_loss(model.eval(), batch, recipe.count_targets(batch))
+        predictions = recipe.predict(model, batch, output).numpy()
+    return {"loss": float(loss), **recipe.measure(Measured("eval", rows, list(predictions)))}
 
 
 def carry_out(directory: RunDirectory) -> Outcome:
