@@ -1,7 +1,7 @@
 """What a run needs of any `transformers.Trainer` and what none has; each change says why.
 
 Row order, loaders, checkpoints, the best model, stopping, resuming and telling are here, for
-whatever loss. `RunLoop` goes before a trainer's class: `class DPORun(RunLoop, DPOTrainer)`.
+whatever loss. `RunLoop` goes before a trainer's class: `class RunTrainer(RunLoop, RecipeTrainer)`.
 """
 
 import math
