@@ -1,18 +1,22 @@
 """The command itself, in processes of its own; each one imports torch, so there are few."""
 
-import json
-import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.training.tiny import carry_out, colour_rows, events_of, make_run, save_encoder
+from tests.training.commands import (
+    COMMAND,
+    START_SECONDS,
+    Start,
+    commands,
+    order,
+    wait_for_step,
+)
+from tests.training.tiny import carry_out, colour_rows, make_run, save_encoder
 from trainer_core.run_directory import (
     Result,
     RunDirectory,
@@ -24,9 +28,7 @@ from trainer_core.run_directory import (
 
 pytestmark = pytest.mark.slow
 
-COMMAND = [sys.executable, "-m", "trainer_core.training"]
 LONG = {"epochs": 400, "learning_rate": 1e-4, "batch_size": 8}
-START_SECONDS = 240  # importing torch on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -35,54 +37,14 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def spares() -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start() -> "subprocess.Popen[bytes]":
-        process = subprocess.Popen(
-            [*COMMAND, "--supervised"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+def start() -> Iterator[Start]:
+    with commands() as begin:
+        yield begin
 
 
 def _make(folder: Path, encoder: Path, **training: Any) -> RunDirectory:
     spec = {"task": "text-classification", "training": {**LONG, **training}}
     return make_run(folder, model=encoder, rows=colour_rows(42), spec=spec)
-
-
-def _begin(spare: "subprocess.Popen[bytes]", directory: RunDirectory) -> None:
-    assert spare.stdin is not None
-    assert spare.stdout is not None
-    assert spare.stdout.readline() == b"ready\n"
-    spare.stdin.write(json.dumps({"run_dir": str(directory.path)}).encode() + b"\n")
-    spare.stdin.flush()
-
-
-def _wait_for_step(directory: RunDirectory, *, step: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if directory.outcome.exists():
-            pytest.fail(f"it ended: {directory.outcome.read_text()}")
-        if directory.events.exists() and any(
-            line.data["step"] >= step for line in events_of(directory, "progress")
-        ):
-            return
-        time.sleep(0.05)
-    pytest.fail(f"step {step} did not come")
 
 
 def test_a_run_directory_is_carried_out_and_a_bad_one_gets_one_clear_line(
@@ -111,12 +73,12 @@ def test_a_run_directory_is_carried_out_and_a_bad_one_gets_one_clear_line(
 
 
 def test_a_supervised_run_stops_with_a_checkpoint_and_is_finished_by_another(
-    encoder: Path, tmp_path: Path, spares: Callable[[], "subprocess.Popen[bytes]"]
+    encoder: Path, tmp_path: Path, start: Start
 ) -> None:
-    first, second = spares(), spares()  # both warm up at once
+    first, second = start("--supervised"), start("--supervised")  # both warm up at once
     directory = _make(tmp_path / "run", encoder, epochs=20)
-    _begin(first, directory)
-    _wait_for_step(directory, step=1)
+    order(first, directory)
+    wait_for_step(directory, step=1)
     directory.request_stop(StopRequest("drained", is_saving=True))
     first.send_signal(signal.SIGINT)  # a Ctrl-C in the terminal is not for it
     first.send_signal(signal.SIGTERM)
@@ -128,7 +90,7 @@ def test_a_supervised_run_stops_with_a_checkpoint_and_is_finished_by_another(
     assert (directory.path / (stopped.checkpoint or "none")).is_dir()
     assert directory.log.is_file()  # where its output goes once it has a job
 
-    _begin(second, directory)
+    order(second, directory)
     assert second.wait(timeout=START_SECONDS) == 0
     whole = _make(tmp_path / "whole", encoder, epochs=20)
     assert carry_out(whole).result is Result.SUCCEEDED
@@ -137,16 +99,39 @@ def test_a_supervised_run_stops_with_a_checkpoint_and_is_finished_by_another(
 
 
 def test_a_run_dies_with_its_supervisor_and_a_spare_goes_quietly(
-    encoder: Path, tmp_path: Path, spares: Callable[[], "subprocess.Popen[bytes]"]
+    encoder: Path, tmp_path: Path, start: Start
 ) -> None:
-    busy, spare = spares(), spares()
+    busy, spare = start("--supervised"), start("--supervised")
     directory = _make(tmp_path / "run", encoder)
-    _begin(busy, directory)
+    order(busy, directory)
     assert spare.stdin is not None
     spare.stdin.close()
     assert spare.wait(timeout=START_SECONDS) == 0
-    _wait_for_step(directory, step=1)
+    wait_for_step(directory, step=1)
     assert busy.stdin is not None
     busy.stdin.close()
     assert busy.wait(timeout=10) == -signal.SIGKILL
     assert not directory.outcome.exists()
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    encoder: Path, tmp_path: Path, start: Start
+) -> None:
+    directory = _make(tmp_path / "run", encoder, epochs=20)
+    process = start(str(directory.path), "--quiet")
+    wait_for_step(directory, step=1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 75
+    stopped = directory.read_outcome()
+    assert stopped is not None
+    assert 1 <= stopped.step < 100
+    assert stopped.checkpoint == f"checkpoints/checkpoint-{stopped.step}"
+
+    again = start(str(directory.path))
+    told, _ = again.communicate(timeout=START_SECONDS)
+    assert again.returncode == 0
+    assert f"resuming from checkpoint-{stopped.step}" in told.decode()
+    whole = _make(tmp_path / "whole", encoder, epochs=20)
+    assert carry_out(whole).result is Result.SUCCEEDED
+    hashes = [file_sha256(run.model / "model.safetensors") for run in (directory, whole)]
+    assert hashes[0] == hashes[1]

@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.training.tiny import carry_out, events_of, make_run, save_decoder, stop_after
+from tests.training.tiny import carry_out, events_of, make_run, measured_again, save_decoder
 from trainer_core.run_directory import Result, RunDirectory, file_sha256
 from trainer_core.spec.tasks.preferences import Pair
 from trainer_core.training.chats import chatml_template
 from trainer_core.training.completions import encode_completions
+from trainer_core.training.tasks.dpo import build
 
 pytestmark = pytest.mark.slow
 
@@ -104,34 +104,6 @@ def test_before_the_first_step_nothing_is_preferred(
     assert outcome.metrics["baseline_reward_margin"] == 0.0
 
 
-def test_a_step_does_not_depend_on_how_it_is_cut(decoder: Path, tmp_path: Path) -> None:
-    rows = pairs(24, chats=True)
-    moved = []
-    for micro in (8, 1):
-        training = {"micro_batch_size": micro, "epochs": 1, "optimizer": "sgd"}
-        directory = _make(
-            tmp_path / str(micro), decoder, rows=rows, training=training, data={"eval": None}
-        )
-        assert carry_out(directory).result is Result.SUCCEEDED
-        after = load_file(directory.model / "model.safetensors")
-        before = load_file(decoder / "model.safetensors")
-        moved.append(torch.cat([(after[name] - before[name]).flatten() for name in sorted(before)]))
-    assert (moved[0] - moved[1]).norm() < 1e-4 * moved[0].norm()
-
-
-def test_a_resumed_run_is_held_to_the_base_model_and_equals_an_uninterrupted_one(
-    decoder: Path, tmp_path: Path
-) -> None:
-    whole = _make(tmp_path / "whole", decoder, training={"epochs": 2})
-    outcome = carry_out(whole)
-    stopped = _make(tmp_path / "stopped", decoder, training={"epochs": 2})
-    assert stop_after(stopped, step=7).result is Result.STOPPED
-    resumed = carry_out(stopped)
-    assert resumed.metrics == outcome.metrics
-    hashes = {file_sha256(run.model / "model.safetensors") for run in (whole, stopped)}
-    assert len(hashes) == 1
-
-
 def test_an_adapter_learns_chats_and_is_merged(decoder: Path, tmp_path: Path) -> None:
     directory = _make(
         tmp_path / "run",
@@ -146,6 +118,8 @@ def test_an_adapter_learns_chats_and_is_merged(decoder: Path, tmp_path: Path) ->
     assert not (directory.model / "adapter_config.json").exists()
     model = AutoModelForCausalLM.from_pretrained(directory.model)
     assert model.config.use_cache
+    found = measured_again(directory, base=decoder, model=model, build=build)
+    assert found == pytest.approx({name: outcome.metrics[name] for name in found}, abs=1e-4)
 
 
 def test_whole_conversations_share_their_beginning_as_the_prompt(

@@ -15,17 +15,13 @@ from tests.training.tiny import (
     carry_out,
     events_of,
     make_run,
+    measured_again,
     save_encoder,
+    setup_for,
 )
-from trainer_core.events import ListReporter
-from trainer_core.rows.checking import survey
 from trainer_core.run_directory import Outcome, Result, RunDirectory, read_json
-from trainer_core.spec import parse_spec
-from trainer_core.training.caching import Cache
-from trainer_core.training.devices import Device
 from trainer_core.training.encoding import encode
-from trainer_core.training.models import open_model
-from trainer_core.training.recipe import Measured, Recipe, Setup
+from trainer_core.training.recipe import Measured, Recipe
 from trainer_core.training.tasks.multiple_choice import ChoiceCollator, build, choice_loss
 
 pytestmark = pytest.mark.slow
@@ -125,7 +121,9 @@ def test_an_adapter_learns_with_a_new_head(encoder: Path, tmp_path: Path, output
     outcome = carry_out(directory)
     assert outcome.metrics["accuracy"] > 0.9
     if output == "merged":
-        AutoModelForMultipleChoice.from_pretrained(directory.model)
+        merged = AutoModelForMultipleChoice.from_pretrained(directory.model)
+        found = measured_again(directory, base=encoder, model=merged, build=build)
+        assert found == pytest.approx({name: outcome.metrics[name] for name in found}, abs=1e-4)
         return
     from peft import PeftModel
 
@@ -143,7 +141,7 @@ def test_the_context_is_cut_and_no_choice(encoder: Path, tmp_path: Path) -> None
     rows.append({"question": "a", "choices": ["red", long], "label": "red"})
     spec = _spec(max_length=24, data={"eval": None}, training={**FAST, "epochs": 1})
     directory = make_run(tmp_path / "run", model=encoder, rows=rows, spec=spec)
-    recipe = _recipe_for(directory, tmp_path, base=encoder)
+    recipe = _recipe_for(directory, base=encoder)
     kept = recipe.rows["train"]
     assert kept.values("row").tolist() == list(range(40))
     tokenizer: Any = AutoTokenizer.from_pretrained(encoder)
@@ -177,9 +175,9 @@ def test_choices_that_fit_nowhere_are_an_error(encoder: Path, tmp_path: Path) ->
     assert (outcome.error.code, outcome.error.param) == ("too_few_rows", "/max_length")
 
 
-def test_predictions_are_a_row_a_row(trained: Trained, tmp_path: Path) -> None:
+def test_predictions_are_a_row_a_row(trained: Trained) -> None:
     directory, _ = trained
-    recipe = _recipe_for(directory, tmp_path, base=directory.model)
+    recipe = _recipe_for(directory, base=directory.model)
     rows = recipe.rows["train"]
     batch = recipe.collate([rows[number] for number in range(len(rows))])
     with torch.no_grad():
@@ -196,24 +194,12 @@ def test_predictions_are_a_row_a_row(trained: Trained, tmp_path: Path) -> None:
     assert np.mean(right) > 0.95
 
 
-def _recipe_for(directory: RunDirectory, folder: Path, *, base: Path) -> Recipe:
+def _recipe_for(directory: RunDirectory, *, base: Path) -> Recipe:
     """Return the recipe of a run for all of its training rows."""
     given = directory.read_spec()
     data = {"train": given["data"]["train"], "eval": None}
-    spec = parse_spec({**given, "data": data, "max_length": given.get("max_length", 64)})
-    files = {"train": directory.read_inputs().train}
-    found = survey(spec, files)
-    setup = Setup(
-        spec=found.spec,
-        found=found,
-        files=files,
-        base=open_model(base),
-        cache=Cache(folder / "cache"),
-        device=Device(kind="cpu", name="cpu", memory_bytes=None, has_fast_bf16=False),
-        reporter=ListReporter(),
-        enter=lambda _: None,
-    )
-    return build(setup)
+    spec = {**given, "data": data, "max_length": given.get("max_length", 64)}
+    return build(setup_for(directory, base=base, spec=spec))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -1,12 +1,12 @@
 """Several processes carry out a run as one would; each imports torch, so there are few."""
 
-import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.tiny import carry_out, colour_rows, events_of, make_run, save_encoder
+from tests.training.commands import COMMAND, START_SECONDS, Start, commands, order, wait_for_step
+from tests.training.tiny import (
+    WORDS,
+    carry_out,
+    colour_rows,
+    events_of,
+    make_run,
+    save_decoder,
+    save_encoder,
+)
 from trainer_core.errors import CapacityError, InvalidSpec
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import (
@@ -33,18 +42,19 @@ from trainer_core.training.devices import Device, choose_device
 
 pytestmark = pytest.mark.slow
 
-COMMAND = [sys.executable, "-m", "trainer_core.training"]
 FSDP = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-START_SECONDS = 240  # importing torch on a busy machine
 TRAINING = {
     "epochs": 2,
     "learning_rate": 1e-2,
     "batch_size": 8,
-    "micro_batch_size": 4,
+    "micro_batch_size": 1,  # so that each process goes through several
     "log_steps": 1,
     "optimizer": "adamw_torch",
     "adam_epsilon": 1e-3,  # else it makes full steps of gradients that are only rounding
 }
+# Five steps an epoch, of which the last has one row: the other process has none of its own there.
+NUM_ROWS = 33
+CHECKPOINTS = {"strategy": "steps", "steps": 7, "keep": 9}  # and the best ones, of steps 5 or 10
 SPEC = {
     "task": "text-classification",
     "model": "model:tiny",
@@ -57,9 +67,32 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_encoder(tmp_path_factory.mktemp("models") / "encoder", dropout=0.0)
 
 
-def _make(folder: Path, encoder: Path, *, processes: int, **parts: Any) -> RunDirectory:
-    spec = {"task": "text-classification", "training": TRAINING, **parts}
-    directory = make_run(folder, model=encoder, rows=colour_rows(42), spec=spec)
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_decoder(tmp_path_factory.mktemp("models") / "decoder")
+
+
+def _texts(count: int) -> list[dict[str, str]]:
+    """Return texts of 1 to 20 words."""
+    return [
+        {"text": " ".join(WORDS[(number + place) % len(WORDS)] for place in range(1 + number % 20))}
+        for number in range(count)
+    ]
+
+
+def _make(folder: Path, model: Path, *, processes: int, **parts: Any) -> RunDirectory:
+    spec = {
+        "task": "text-classification",
+        "training": TRAINING,
+        "checkpoints": CHECKPOINTS,
+        "evaluation": {"baseline": False, "metric": "loss"},
+        **parts,
+    }
+    is_text = spec["task"] == "causal-lm"
+    rows, held_out = (
+        _texts(count) if is_text else colour_rows(count, seed=count) for count in (NUM_ROWS, 7)
+    )
+    directory = make_run(folder, model=model, rows=rows, spec=spec, eval=held_out)
     inputs = read_json(directory.inputs)
     write_json(directory.inputs, {**inputs, "num_processes": processes})
     return directory
@@ -75,12 +108,17 @@ def alone(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirecto
 @pytest.fixture(scope="module")
 def together(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     directory = _make(tmp_path_factory.mktemp("together") / "run", encoder, processes=2)
+    assert _carry_out_together(directory).count("step 10, eval: loss") == 1  # one of them speaks
+    return directory
+
+
+def _carry_out_together(directory: RunDirectory) -> str:
+    """Carry out a run by the command, in as many processes as its inputs say."""
     done = subprocess.run(
         [*COMMAND, str(directory.path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("step 10, eval: loss") == 1  # one of them speaks
-    return directory
+    return done.stdout
 
 
 def _losses(directory: RunDirectory) -> list[float]:
@@ -104,75 +142,71 @@ def test_two_processes_follow_the_path_of_one(alone: RunDirectory, together: Run
     assert read_json(together.lineage)["num_processes"] == 2
 
 
+def test_two_processes_weigh_every_token_alike(decoder: Path, tmp_path: Path) -> None:
+    alone, together = (
+        _make(tmp_path / str(count), decoder, processes=count, task="causal-lm") for count in (1, 2)
+    )
+    assert carry_out(alone).result is Result.SUCCEEDED
+    _carry_out_together(together)
+    _assert_same_run(together, alone)
+
+
+def _assert_resumed(directory: RunDirectory, *, step: int) -> None:
+    told = [line.data["message"] for line in events_of(directory, "log")]
+    assert any(f"resuming from checkpoint-{step}" in message for message in told)
+
+
+def test_two_processes_go_on_as_if_they_had_never_stopped(
+    encoder: Path, tmp_path: Path, together: RunDirectory
+) -> None:
+    directory = _make(tmp_path / "run", encoder, processes=2)
+    shutil.copytree(together.checkpoints, directory.checkpoints)
+    shutil.rmtree(directory.checkpoints / "checkpoint-10")  # as if it had not come so far
+    _carry_out_together(directory)
+    _assert_resumed(directory, step=7)
+    for path in ("model/model.safetensors", "checkpoints/checkpoint-10/model.safetensors"):
+        assert file_sha256(directory.path / path) == file_sha256(together.path / path)
+
+
 def test_a_model_shared_out_by_fsdp_follows_the_same_path_and_is_resumed(
     encoder: Path, tmp_path: Path, alone: RunDirectory
 ) -> None:
     shared = {"resources": {"parallel": {"strategy": "fsdp"}}}
     directory = _make(tmp_path / "run", encoder, processes=2, **shared)
+    _carry_out_shared(directory)
+    _assert_same_run(directory, alone)
+    checkpoint = directory.checkpoints / "checkpoint-7"
+    assert (checkpoint / "pytorch_model_fsdp.bin").exists()
+    first = file_sha256(directory.model / "model.safetensors")
+    shutil.rmtree(directory.checkpoints / "checkpoint-10")  # as if it had not come so far
+    _carry_out_shared(directory)
+    _assert_resumed(directory, step=7)
+    assert file_sha256(directory.model / "model.safetensors") == first
+
+
+def test_a_model_shared_out_is_handed_out_as_it_was_at_its_best(
+    encoder: Path, tmp_path: Path
+) -> None:
+    shared = {"resources": {"parallel": {"strategy": "fsdp"}}}
+    best_first = {"evaluation": {"baseline": False, "metric": "accuracy"}}  # which stays the same
+    directory = _make(tmp_path / "run", encoder, processes=2, **shared, **best_first)
+    _carry_out_shared(directory)
+    assert read_json(directory.outcome)["best_step"] == 5
+
+
+def _carry_out_shared(directory: RunDirectory) -> None:
     script = str(Path(__file__).with_name("fsdp_on_cpu.py"))
     command = [*FSDP, script, str(directory.path)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
     assert done.returncode == 0, done.stderr
-    _assert_same_run(directory, alone)
-    checkpoint = directory.checkpoints / "checkpoint-5"
-    assert (checkpoint / "pytorch_model_fsdp.bin").exists()
-    first = file_sha256(directory.model / "model.safetensors")
-    # As if it had been lost after the first epoch.
-    for path in (directory.checkpoints / "checkpoint-10").rglob("*"):
-        path.unlink()
-    again = subprocess.run(
-        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
-    assert again.returncode == 0, again.stderr
-    assert "resuming from checkpoint-5" in again.stdout
-    assert file_sha256(directory.model / "model.safetensors") == first
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def begin(*arguments: str) -> "subprocess.Popen[bytes]":
-        process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
-
-    yield begin
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-        process.wait()
-
-
-def _order(process: "subprocess.Popen[bytes]", directory: RunDirectory) -> None:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    process.stdin.write(f'{{"run_dir": "{directory.path}"}}\n'.encode())
-    process.stdin.flush()
-
-
-def _wait_for_step(directory: RunDirectory, *, step: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if directory.outcome.exists():
-            pytest.fail(f"it ended: {directory.outcome.read_text()}")
-        if directory.events.exists() and any(
-            line.data["step"] >= step for line in events_of(directory, "progress")
-        ):
-            return
-        time.sleep(0.05)
-    pytest.fail(f"step {step} did not come")
+def start() -> Iterator[Start]:
+    with commands() as begin:
+        yield begin
 
 
 def _children(pid: int) -> list[int]:
@@ -182,13 +216,13 @@ def _children(pid: int) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_processes_stop_as_one_and_die_with_their_supervisor(
-    encoder: Path, tmp_path: Path, start: Callable[..., "subprocess.Popen[bytes]"]
+    encoder: Path, tmp_path: Path, start: Start
 ) -> None:
     long = {"training": {**TRAINING, "epochs": 2000}}
     directory = _make(tmp_path / "run", encoder, processes=2, **long)
     process, again = start("--supervised"), start("--supervised")  # both warm up at once
-    _order(process, directory)
-    _wait_for_step(directory, step=3)
+    order(process, directory)
+    wait_for_step(directory, step=3)
     directory.request_stop(StopRequest("drained", is_saving=True))
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 75
@@ -199,8 +233,9 @@ def test_processes_stop_as_one_and_die_with_their_supervisor(
     assert (directory.path / outcome.checkpoint / "rng_state_1.pth").exists()
 
     directory.outcome.unlink()  # as a worker does
-    _order(again, directory)
-    _wait_for_step(directory, step=outcome.step + 3)
+    order(again, directory)
+    wait_for_step(directory, step=outcome.step + 3)
+    _assert_resumed(directory, step=outcome.step)
     children = _children(again.pid)
     assert len(children) == 2
     assert again.stdin is not None
@@ -214,12 +249,12 @@ def test_processes_stop_as_one_and_die_with_their_supervisor(
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_one_that_dies_ends_them_all_with_an_error_worth_another_try(
-    encoder: Path, tmp_path: Path, start: Callable[..., "subprocess.Popen[bytes]"]
+    encoder: Path, tmp_path: Path, start: Start
 ) -> None:
     long = {"training": {**TRAINING, "epochs": 2000}}
     directory = _make(tmp_path / "run", encoder, processes=2, **long)
     process = start(str(directory.path), "--quiet")
-    _wait_for_step(directory, step=3)
+    wait_for_step(directory, step=3)
     os.kill(_children(process.pid)[1], signal.SIGKILL)
     assert process.wait(timeout=60) == -signal.SIGKILL
     outcome = directory.read_outcome()
@@ -239,7 +274,7 @@ def test_one_process_reads_what_all_need(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_a_stop_is_heard_while_torch_is_still_imported(
-    encoder: Path, tmp_path: Path, start: Callable[..., "subprocess.Popen[bytes]"]
+    encoder: Path, tmp_path: Path, start: Start
 ) -> None:
     directory = _make(tmp_path / "run", encoder, processes=2)
     process = start(str(directory.path), "--quiet")

@@ -14,17 +14,13 @@ from tests.training.tiny import (
     chat_tokenizer,
     events_of,
     make_run,
+    measured_again,
     save_decoder,
     save_encoder,
+    setup_for,
 )
-from trainer_core.events import ListReporter
-from trainer_core.rows.checking import survey
 from trainer_core.run_directory import Outcome, Result, RunDirectory, read_json
-from trainer_core.spec import parse_spec
-from trainer_core.training.caching import Cache
-from trainer_core.training.devices import Device
-from trainer_core.training.models import open_model
-from trainer_core.training.recipe import Measured, Recipe, Setup
+from trainer_core.training.recipe import Measured, Recipe
 from trainer_core.training.spans import best_spans, choose_answer, span_loss
 from trainer_core.training.squad import best_f1, exact_match, score_answers
 from trainer_core.training.tasks.question_answering import build
@@ -150,7 +146,7 @@ def test_no_answer_is_learnt_and_told(
 
 def test_predictions_are_a_row_a_question(with_none: Trained, tmp_path: Path) -> None:
     directory, _ = with_none
-    recipe, rows = _recipe_for(directory, tmp_path)
+    recipe, rows = _recipe_for(directory)
     batch = recipe.collate([rows[number] for number in range(len(rows))])
     with torch.no_grad():
         _, output = recipe.forward_loss(recipe.model.eval(), batch, torch.tensor(len(rows)))
@@ -173,22 +169,11 @@ def test_predictions_are_a_row_a_question(with_none: Trained, tmp_path: Path) ->
             assert given["context"][row["start"] : row["end"]] == row["text"]
 
 
-def _recipe_for(directory: RunDirectory, folder: Path) -> tuple[Recipe, TokenizedRows]:
+def _recipe_for(directory: RunDirectory) -> tuple[Recipe, TokenizedRows]:
     """Return the recipe of a run's finished model, for all of its training rows."""
-    spec = parse_spec({**read_json(directory.resolved)["spec"], "model": "model:tiny"})
-    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"eval": None})})
-    files = {"train": directory.read_inputs().train}
-    setup = Setup(
-        spec=spec,
-        found=survey(spec, files),
-        files=files,
-        base=open_model(directory.model),
-        cache=Cache(folder / "cache"),
-        reporter=ListReporter(),
-        device=Device(kind="cpu", name="cpu", memory_bytes=None, has_fast_bf16=False),
-        enter=lambda _: None,
-    )
-    recipe = build(setup)
+    spec = read_json(directory.resolved)["spec"]
+    spec = {**spec, "data": {**spec["data"], "eval": None}}
+    recipe = build(setup_for(directory, base=directory.model, spec=spec))
     return recipe, recipe.rows["train"]
 
 
@@ -199,12 +184,24 @@ def test_a_head_for_answers_is_kept(in_windows: Trained, tmp_path: Path) -> None
     assert carry_out(again).metrics["f1"] > 0.9  # it was not learnt again
 
 
-def test_an_adapter_learns_with_a_new_head(encoder: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def adapted(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run of an adapter, merged at its end."""
     spec = _spec(adapter={"r": 8}, training={**FAST, "learning_rate": 1e-2, "epochs": 10})
-    directory = make_run(tmp_path / "run", model=encoder, rows=colour_questions(200), spec=spec)
-    outcome = carry_out(directory)
-    assert outcome.metrics["f1"] > 0.9
-    AutoModelForQuestionAnswering.from_pretrained(directory.model)  # merged
+    folder = tmp_path_factory.mktemp("adapted") / "run"
+    directory = make_run(folder, model=encoder, rows=colour_questions(200), spec=spec)
+    return directory, carry_out(directory)
+
+
+def test_an_adapter_learns_with_a_new_head(adapted: Trained) -> None:
+    assert adapted[1].metrics["f1"] > 0.9
+
+
+def test_a_merged_adapter_is_the_model_that_was_measured(encoder: Path, adapted: Trained) -> None:
+    directory, outcome = adapted
+    merged = AutoModelForQuestionAnswering.from_pretrained(directory.model)
+    found = measured_again(directory, base=encoder, model=merged, build=build)
+    assert found == pytest.approx({name: outcome.metrics[name] for name in found}, abs=1e-4)
 
 
 def test_a_body_that_its_class_can_not_find_is_refused(tmp_path: Path) -> None:

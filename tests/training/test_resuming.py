@@ -103,6 +103,7 @@ def test_another_revision_of_the_base_model_begins_anew(encoder: Path, tmp_path:
     assert warning["code"] == "checkpoint_unusable"
     assert "revision of the base model" in warning["message"]
     assert steps_saved(directory.checkpoints) == [5, 10]  # the old one, of step 300, is gone
+    assert read_json(directory.model / "run.json")["base_model_revision"] == "0123abc"
     whole = _make(tmp_path / "whole", encoder)
     assert carry_out(whole).result is Result.SUCCEEDED
     hashes = [file_sha256(run.model / "model.safetensors") for run in (directory, whole)]

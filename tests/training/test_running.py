@@ -254,14 +254,6 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_last_good_checkpoint(
         assert verified_manifest(directory.checkpoints / f"checkpoint-{step}") is not None
 
 
-def test_the_same_spec_twice_gives_the_same_model(
-    encoder: Path, tmp_path: Path, whole: RunDirectory
-) -> None:
-    directory = _make(tmp_path / "run", encoder)
-    carry_out(directory)
-    assert _model_hash(directory) == _model_hash(whole)
-
-
 def test_an_unexpected_error_is_typed_and_its_traceback_kept_in_the_log(
     encoder: Path, tmp_path: Path
 ) -> None:

@@ -127,7 +127,16 @@ def test_a_size_that_the_architecture_does_not_have_is_refused(decoder: Path) ->
 def test_more_weights_than_may_be_are_refused_before_they_are_made(
     decoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    devices = set()
+    register = torch.nn.Module.register_parameter
+
+    def watched(self: torch.nn.Module, name: str, weight: torch.nn.Parameter | None) -> None:
+        devices.update({weight.device.type} if weight is not None else ())
+        register(self, name, weight)
+
+    monkeypatch.setattr(torch.nn.Module, "register_parameter", watched)
     huge = ScratchSpec(hidden_size=16_384, intermediate_size=131_072, num_hidden_layers=200)
     with pytest.raises(InvalidSpec, match="weights are more than"):
         begin_anew(open_model(decoder), huge)
     assert scratch.MAX_WEIGHTS == 10_000_000_000
+    assert devices == {"meta"}  # where a weight takes no memory

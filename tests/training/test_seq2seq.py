@@ -21,15 +21,16 @@ from transformers import (
 )
 
 from tests.training.tiny import (
+    BERT_SIZES,
+    WRITER_SIZES,
     carry_out,
     colour_rows,
     events_of,
     make_run,
     save_encoder,
     save_writer,
-    stop_after,
 )
-from trainer_core.run_directory import Result, RunDirectory, file_sha256, read_json
+from trainer_core.run_directory import Result, RunDirectory, read_json
 from trainer_core.training.text_metrics import rouge_scores, translation_scores
 
 pytestmark = [
@@ -125,19 +126,6 @@ def test_the_lines_of_the_card_run_and_translate(
     assert capsys.readouterr().out == "rouge petit\n"
 
 
-def test_a_stopped_run_ends_as_if_it_was_not_stopped(writer: Path, tmp_path: Path) -> None:
-    spec = {"task": "translation", "training": {**FAST, "epochs": 2}}
-    whole, halved = (
-        make_run(tmp_path / name, model=writer, rows=_rows(60), spec=spec)
-        for name in ("whole", "halved")
-    )
-    assert carry_out(whole).result is Result.SUCCEEDED
-    assert stop_after(halved, step=5).result is Result.STOPPED
-    assert carry_out(halved).result is Result.SUCCEEDED
-    hashes = [file_sha256(run.model / "model.safetensors") for run in (whole, halved)]
-    assert hashes[0] == hashes[1]
-
-
 def test_an_adapter_learns_another_order(translated: RunDirectory, tmp_path: Path) -> None:
     rows = _rows(300)
     for row in rows:
@@ -212,11 +200,7 @@ def _save_pair(folder: Path, encoder: Path, *, num_decoder_words: int | None = N
     configs = [
         BertConfig(
             vocab_size=size,
-            hidden_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=64,
+            **{**BERT_SIZES, "num_hidden_layers": 1},
         )
         for size in (len(tokenizer), num_decoder_words or len(tokenizer))
     ]
@@ -266,14 +250,7 @@ def _save_multilingual(folder: Path, make: Any) -> Path:
     set_seed(0)
     config = MBartConfig(
         vocab_size=len(tokenizer),
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        max_position_embeddings=32,
+        **WRITER_SIZES,
         decoder_start_token_id=2,
     )
     MBartForConditionalGeneration(config).save_pretrained(folder)

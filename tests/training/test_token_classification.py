@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from tests.training.tiny import (
@@ -17,16 +16,10 @@ from tests.training.tiny import (
     make_run,
     save_decoder,
     save_encoder,
+    setup_for,
 )
-from trainer_core.events import ListReporter
-from trainer_core.rows.checking import survey
-from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Result, RunDirectory, read_json, write_json
-from trainer_core.spec import parse_spec
-from trainer_core.training.caching import Cache
-from trainer_core.training.devices import Device
-from trainer_core.training.models import open_model
-from trainer_core.training.recipe import Measured, Recipe, Setup
+from trainer_core.training.recipe import Measured, Recipe
 from trainer_core.training.tasks.token_classification import build
 from trainer_core.training.token_losses import TokenLoss
 
@@ -158,23 +151,7 @@ def _built(folder: Path, model: Path, rows: list[dict[str, Any]], **parts: Any) 
     directory = make_run(
         folder, model=model, rows=rows, spec=_spec(max_length=16, **parts), eval=rows[:10]
     )
-    files = {
-        split: InputFile(directory.path / f"{split}.jsonl", f"{split}.jsonl")
-        for split in ("train", "eval")
-    }
-    found = survey(parse_spec(read_json(directory.spec)), files)
-    return build(
-        Setup(
-            spec=found.spec,
-            found=found,
-            files=files,
-            base=open_model(model),
-            cache=Cache(folder / "cache"),
-            reporter=ListReporter(),
-            device=Device(kind="cpu", name="cpu", memory_bytes=None, has_fast_bf16=False),
-            enter=lambda _: None,
-        )
-    )
+    return build(setup_for(directory, base=model, spec=directory.read_spec()))
 
 
 def _guessed_right(recipe: Recipe) -> Measured:
@@ -264,18 +241,6 @@ def test_the_loss_is_that_of_torch_over_all_tokens_of_the_step() -> None:
     with torch.no_grad():  # measuring is not smoothed
         loss = TokenLoss(smoothing=0.1)(Output, labels, num_tokens)
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(*flat))
-
-
-def test_accumulating_micro_batches_gives_the_same_weights(encoder: Path, tmp_path: Path) -> None:
-    weights = []
-    for micro in (16, 2):
-        training = {**FAST, "epochs": 1, "micro_batch_size": micro, "optimizer": "sgd"}
-        spec = _spec(training=training, data={"eval": None})
-        directory = make_run(tmp_path / str(micro), model=encoder, rows=sentences(40), spec=spec)
-        assert carry_out(directory).step == 3
-        weights.append(load_file(directory.model / "model.safetensors"))
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # of peft 0.21

@@ -2,16 +2,19 @@
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
+    BertForMaskedLM,
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
@@ -19,9 +22,15 @@ from transformers import (
     set_seed,
 )
 
-from trainer_core.events import Event, Line, MetricsMeasured, decode_line
+from trainer_core.events import Event, Line, ListReporter, MetricsMeasured, decode_line
+from trainer_core.rows.checking import survey
 from trainer_core.rows.files import InputFile
-from trainer_core.run_directory import Inputs, Outcome, RunDirectory, write_json
+from trainer_core.run_directory import Inputs, Outcome, RunDirectory, read_json, write_json
+from trainer_core.spec import parse_spec
+from trainer_core.training.caching import Cache
+from trainer_core.training.devices import Device
+from trainer_core.training.models import open_model
+from trainer_core.training.recipe import Measured, Recipe, Setup
 from trainer_core.training.run import run
 from trainer_core.training.stopping import Stopping
 from trainer_core.training.tokens import RowsWriter, TokenizedRows
@@ -41,6 +50,23 @@ WORDS = [
     "is",
     "it",
 ]
+BERT_SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+WRITER_SIZES: dict[str, Any] = {  # of BART and its kind
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 32,
+}
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
     "+ '<|im_end|>' + '\n' }}{% endfor %}"
@@ -72,16 +98,30 @@ def save_encoder(folder: Path, *, max_positions: int = 64, dropout: float = 0.1)
     set_seed(0)
     config = BertConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=max_positions,
+        **{**BERT_SIZES, "max_position_embeddings": max_positions},
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         initializer_range=0.15,  # so small a model hardly learns from the usual 0.02
     )
     BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_masker(folder: Path, *, has_head: bool = True, dropout: float = 0.1) -> Path:
+    """Save a BERT of two layers whose tokens are whole words, with a token for masking."""
+    tokenizer = AutoTokenizer.from_pretrained(save_encoder(folder))
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+    set_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        **BERT_SIZES,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        initializer_range=0.15,
+    )
+    model = BertForMaskedLM(config) if has_head else BertModel(config)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -109,7 +149,7 @@ def chat_tokenizer(*, template: str | None = CHATML) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def save_decoder(folder: Path, *, template: str | None = CHATML) -> Path:
+def save_decoder(folder: Path, *, template: str | None = CHATML, dropout: float = 0.0) -> Path:
     """Save a Llama of two layers with a byte-level tokenizer; it has no padding token."""
     tokenizer = chat_tokenizer(template=template)
     set_seed(0)
@@ -121,6 +161,7 @@ def save_decoder(folder: Path, *, template: str | None = CHATML) -> Path:
         num_key_value_heads=1,
         intermediate_size=64,
         max_position_embeddings=128,
+        attention_dropout=dropout,  # the only one that a Llama has
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=True,
@@ -130,7 +171,9 @@ def save_decoder(folder: Path, *, template: str | None = CHATML) -> Path:
     return folder
 
 
-def save_writer(folder: Path, *, words: Sequence[str], **settings: Any) -> Path:
+def save_writer(
+    folder: Path, *, words: Sequence[str], dropout: float = 0.0, **settings: Any
+) -> Path:
     """Save a BART of one layer each whose tokens are whole words."""
     specials = ["<pad>", "<s>", "</s>", "<unk>"]
     vocabulary = {word: number for number, word in enumerate([*specials, *words])}
@@ -151,16 +194,9 @@ def save_writer(folder: Path, *, words: Sequence[str], **settings: Any) -> Path:
     set_seed(0)
     config = BartConfig(
         vocab_size=len(vocabulary),
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        max_position_embeddings=32,
+        **WRITER_SIZES,
         init_std=0.15,  # so small a model hardly learns from the usual 0.02
-        dropout=0.0,
+        dropout=dropout,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
@@ -224,6 +260,38 @@ def tokenized(folder: Path, rows: Iterable[Mapping[str, Any]]) -> TokenizedRows:
         for row in rows:
             writer.add({"input_ids": np.array([0]), "labels": np.atleast_1d(row["labels"])})
     return writer.rows()
+
+
+def setup_for(directory: RunDirectory, *, base: Path, spec: Mapping[str, Any]) -> Setup:
+    """Return what a task builds from for the files of a run and a spec without an `auto`."""
+    inputs = directory.read_inputs()
+    parsed = parse_spec(spec)
+    given = {"train": inputs.train, "eval": inputs.eval, "test": inputs.test}
+    files = {split: file for split, file in given.items() if file is not None}
+    found = survey(parsed, files)
+    return Setup(
+        spec=found.spec,
+        found=found,
+        files=files,
+        base=open_model(base),
+        cache=Cache(directory.path / "cache"),
+        device=Device(kind="cpu", name="cpu", memory_bytes=None, has_fast_bf16=False),
+        reporter=ListReporter(),
+        enter=lambda _: None,
+    )
+
+
+def measured_again(
+    directory: RunDirectory, *, base: Path, model: Any, build: Callable[[Setup], Recipe]
+) -> dict[str, float]:
+    """Return what a model that was loaded plainly gives on the evaluation rows of a run."""
+    recipe = build(setup_for(directory, base=base, spec=read_json(directory.resolved)["spec"]))
+    rows = recipe.rows["eval"]
+    batch = recipe.collate([rows[number] for number in range(len(rows))])
+    with torch.no_grad():
+        loss, output = recipe.forward_loss(model.eval(), batch, recipe.count_targets(batch))
+        predictions = recipe.predict(model, batch, output).numpy()
+    return {"loss": float(loss), **recipe.measure(Measured("eval", rows, list(predictions)))}
 
 
 def carry_out(directory: RunDirectory) -> Outcome:

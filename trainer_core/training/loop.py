@@ -1,7 +1,7 @@
 """What a run needs of any `transformers.Trainer` and what none has; each change says why.
 
 Row order, loaders, checkpoints, the best model, stopping, resuming and telling are here, for
-whatever loss. `RunLoop` goes before a trainer's class: `class DPORun(RunLoop, DPOTrainer)`.
+whatever loss. `RunLoop` goes before a trainer's class: `class RunTrainer(RunLoop, RecipeTrainer)`.
 """
 
 import math
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import DistributedType
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
@@ -104,6 +105,7 @@ class RunLoop(_Base):
             return None
         if step != self.state.global_step:
             self.state.best_model_checkpoint = str(checkpoint_path(self._folder, step=step))
+            _share_out(self.model)
             self._load_best_model()
         self._weights_step = step
         return step
@@ -310,6 +312,13 @@ class RunLoop(_Base):
             self.control.should_training_stop or self.state.global_step >= self.state.max_steps
         ):
             super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def _share_out(model: Any) -> None:
+    """Let FSDP's modules hold their shares again: an evaluation leaves the outermost one whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _cutting(

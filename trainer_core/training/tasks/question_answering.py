@@ -264,7 +264,7 @@ def build(setup: Setup) -> Recipe:
         predict=PredictSpans(spec.max_answer_length),
         measure=answering.metrics,
         predictions=answering.predictions,
-        adapter_task="QUESTION_ANS",
+        adapter_task=None,  # peft's own class for this task keeps the token types from the model
         new_modules=loaded.new_modules,
         num_truncated={},
         classes=(),
