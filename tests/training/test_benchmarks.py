@@ -1,0 +1,38 @@
+"""That the benches still run, and say of both sides that they did the same."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import large_vocab, padding_waste, tokenize
+from benchmarks.harness import result
+from benchmarks.texts import write_rows
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_ratio_above_one_is_ours_ahead() -> None:
+    runs = [{"ours": {"seconds": ours}, "peer": {"seconds": 6.0}} for ours in (2.0, 3.0, 12.0)]
+    options = {"figure": "seconds", "unit": "s", "quality": lambda _: None}
+    less = result("b", runs, is_more_better=False, **options)  # type: ignore[arg-type]
+    assert (less["ours"], less["peer"], less["ratio"]) == (3.0, 6.0, 2.0)
+    more = result("b", runs, is_more_better=True, **options)  # type: ignore[arg-type]
+    assert more["ratio"] == 0.5
+
+
+def test_the_chunked_loss_has_the_gradients_of_autograd() -> None:
+    assert large_vocab.gradient_error() < 1e-12
+
+
+def test_little_is_padded_whatever_the_lengths() -> None:
+    (found,) = padding_waste.run(1)
+    assert len(found["runs"]) == 5
+    assert found["ratio"] > 0.97
+
+
+def test_both_sides_of_the_tokenizing_bench_make_the_same_tokens(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", 200, seed=1)
+    ours = tokenize._measure_ours(tmp_path, "ours")
+    peer = tokenize._measure_peer(tmp_path, "peer")
+    assert ours["quality"] == peer["quality"]
+    assert ours["quality"]["num_rows"] == 200
