@@ -42,14 +42,15 @@ class Launch:
             arguments: further ones of the command.
             signals: those that ask this process to end; all of them are asked to then.
         """
+        # What comes meanwhile waits: here until all are there, and there until they listen. Threads
+        # block what their maker does, so it comes before the store's, and before torch's.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*signals, signal.SIGTERM})
         from torch import distributed
 
         make_store: Any = distributed.TCPStore  # type: ignore[attr-defined]
         # Kept here, so that no port is chosen before somebody has it.
         self._store: Any = make_store(_LOOPBACK, 0, is_master=True, wait_for_workers=False)
         command = [sys.executable, "-m", "trainer_core.training", str(directory.path), "--leashed"]
-        # What comes meanwhile waits: here until all are there, and there until they listen.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {*signals, signal.SIGTERM})
         self._processes = [
             subprocess.Popen(
                 [*command, *arguments],
