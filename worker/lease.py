@@ -5,9 +5,9 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from jobs.records import Job
 from jobs.states import State
@@ -19,6 +19,7 @@ MAX_RENEWAL_SECONDS = 1.0  # how late a request to cancel is noticed
 _WATCH_SECONDS = 0.2
 _MARGIN = 0.8  # share of the lease after which a worker that can't renew gives up
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -83,6 +84,20 @@ class Lease:
             )
         self._deadline = started + self._seconds * _MARGIN
         return self.state
+
+    def persist(self, write: Callable[[], _T]) -> _T:
+        """Do something with the database, again and again while it can't be reached.
+
+        Raises:
+            LeaseLost: the lease ran out over it.
+        """
+        while True:
+            self.check()
+            try:
+                return write()
+            except OperationalError as error:
+                _log.warning("the database is out of reach, trying again: %s", error.orig)
+                time.sleep(1)
 
     def _renew_often(self) -> None:
         while not self._ended.wait(min(self._seconds / 3, MAX_RENEWAL_SECONDS)):

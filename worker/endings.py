@@ -1,0 +1,108 @@
+"""How an attempt leaves its job, told from what its training process left behind."""
+
+import errno
+import signal
+from dataclasses import dataclass
+from enum import StrEnum
+
+from jobs.records import Job
+from jobs.states import State
+from trainer_core.errors import (
+    DiskFull,
+    MaxRuntimeReached,
+    ProcessDied,
+    ServiceUnavailable,
+    TypedError,
+)
+from trainer_core.run_directory import Outcome, Result
+
+
+class Stop(StrEnum):
+    """Why a worker ends what would have gone on."""
+
+    CANCEL = "cancel"
+    DRAIN = "drain"
+    MAX_RUNTIME = "max_runtime"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt leaves its job."""
+
+    state: State
+    reason: str
+    error: TypedError | None = None
+    outcome: Outcome | None = None
+    is_counted: bool = True  # against the cap on attempts
+
+
+CANCELLED = Ending(State.CANCELLED, "cancelled by request")
+DRAINED = Ending(State.QUEUED, "the worker stopped", is_counted=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a training process ended."""
+
+    code: int  # minus the signal if one killed it
+    last_lines: tuple[str, ...]  # of what it printed
+    stop: Stop | None  # why it was made to end, if it was
+
+
+def ending_of(job: Job, outcome: Outcome | None, end: Exit) -> Ending:
+    """Return how an attempt leaves its job once its training process has ended.
+
+    Args:
+        job: as it was claimed.
+        outcome: what the process said of its run, if it came to that.
+        end: how the process ended.
+    """
+    if end.stop is Stop.CANCEL:
+        return CANCELLED
+    if outcome is not None and outcome.result is Result.SUCCEEDED:
+        return Ending(State.SUCCEEDED, "trained", outcome=outcome)
+    if outcome is not None and outcome.result is Result.FAILED:
+        assert outcome.error is not None, "an outcome says failed without an error"
+        return failure_of(job, outcome.error)
+    if end.stop is Stop.MAX_RUNTIME:
+        return failure_of(job, _out_of_time(job).to_typed())
+    if end.stop is Stop.DRAIN:
+        return DRAINED
+    return failure_of(job, _death(job, end).to_typed())
+
+
+def failure_of(job: Job, error: TypedError) -> Ending:
+    """Return the ending by an error: another attempt if that may help and one is left."""
+    if error.retryable and job.attempt < job.max_attempts:
+        return Ending(State.QUEUED, error.code, error=error)
+    return Ending(State.FAILED, error.code, error=error)
+
+
+def fault_of_worker(error: OSError) -> TypedError:
+    """Return what the system's refusal means for the job."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"the worker's disk is full: {error}", hint="Free space there.").to_typed()
+    return ServiceUnavailable(
+        f"the worker could not work: {error}", hint="See the worker's log."
+    ).to_typed()
+
+
+def _out_of_time(job: Job) -> MaxRuntimeReached:
+    limit = job.spec["resources"]["max_runtime_seconds"]
+    return MaxRuntimeReached(
+        f"the attempt reached its limit of {limit} seconds.",
+        hint="Raise resources.max_runtime_seconds, or train for fewer steps.",
+        param="resources.max_runtime_seconds",
+    )
+
+
+def _death(job: Job, end: Exit) -> ProcessDied:
+    if end.code < 0:
+        how = f"was killed by {signal.Signals(-end.code).name}"
+    else:
+        how = f"ended with exit code {end.code} without saying how it went"
+    return ProcessDied(
+        f"the training process {how}, in attempt {job.attempt} of {job.max_attempts}.",
+        hint="If the machine ran out of memory, lower training.micro_batch_size.",
+        detail={"exit_code": end.code, "last_lines": list(end.last_lines)},
+    )
