@@ -20,7 +20,7 @@ def _expanded(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
-_Directory = Annotated[Path, AfterValidator(_expanded)]
+_Path = Annotated[Path, AfterValidator(_expanded)]
 
 
 class Settings(BaseSettings):
@@ -30,7 +30,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="ignore", frozen=True, use_attribute_docstrings=True
     )
 
-    home: _Directory = Path("~/.luthier")
+    home: _Path = Path("~/.luthier")
     """Folder of everything the service keeps on this machine."""
     database_url: str | None = None
     """PostgreSQL to use in place of the embedded one, `postgresql://user:password@host/name`."""
@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     """Address on which the API listens. Loopback only, until there are API keys."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8750
     """Port on which the API listens; 0 takes a free one."""
-    model_roots: Annotated[tuple[_Directory, ...], NoDecode] = ()
+    model_roots: Annotated[tuple[_Path, ...], NoDecode] = ()
     """Folders, separated by `:`, below which base models may be registered by path."""
     max_upload_bytes: Annotated[int, Field(ge=1)] = 10 * _GIB
     """Largest upload, bytes."""
@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     for longest is removed. 0 keeps none."""
     warm_spare: bool = True
     """Keep one training process with everything imported, waiting for the next job."""
+    fork_server: _Path | None = None
+    """Socket of a `python -m trainer_core.training --fork-server SOCKET`, which then forks every
+    training process: for CPU hosts of many small jobs. Default: each is executed on its own."""
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
     """A worker that has not been heard of for so long has lost its job to another."""
     cancel_grace_seconds: Annotated[float, Field(ge=0, le=600)] = 6

@@ -11,13 +11,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
+
+from trainer_core.failpoints import VARIABLE as FAILPOINTS
+from worker.forked import ForkedChild
 
 _KEPT_VARIABLES = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
     "VIRTUAL_ENV", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
-    "PYTORCH_CUDA_ALLOC_CONF", "OPENBLAS_CORETYPE",
+    "PYTORCH_CUDA_ALLOC_CONF", "OPENBLAS_CORETYPE", FAILPOINTS,
 )  # fmt: skip
 """Nothing else of the worker's environment reaches a training process: no database, no secret."""
 
@@ -45,23 +49,22 @@ _TRACKER_VARIABLES = {
 class TrainingProcess:
     """A child that trains one job and ends."""
 
-    def __init__(self, *, log: Path, num_threads: int) -> None:
-        """Start the process.
+    def __init__(self, *, log: Path, num_threads: int, fork_server: Path | None) -> None:
+        """Start the process; OSError if the system, or the fork server, does not.
 
         Args:
             log: file for what it prints before its job; afterwards it prints to the run's log.
             num_threads: CPU threads of its numeric libraries.
+            fork_server: the socket of the server that forks it; None to execute it.
         """
         self._is_group_killed = False
         log.parent.mkdir(parents=True, exist_ok=True)
+        environment = _environment(num_threads)
         with log.open("ab") as output:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "trainer_core.training", "--supervised"],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                env=_environment(num_threads),
-                start_new_session=True,
+            self._child = (
+                _executed(output, environment)
+                if fork_server is None
+                else ForkedChild(fork_server, output=output, environment=environment)
             )
 
     @property
@@ -98,7 +101,10 @@ class TrainingProcess:
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # an unread job line goes nowhere
             self._child.stdin.close()
-        return self._child.wait()
+        code = self._child.wait()
+        if isinstance(self._child, ForkedChild):
+            self._child.close()
+        return code
 
     def _kill_group(self) -> None:
         """Kill the group once: later its number may name a stranger's."""
@@ -106,6 +112,19 @@ class TrainingProcess:
             self._is_group_killed = True
             with contextlib.suppress(ProcessLookupError):  # nobody is left
                 os.killpg(self.pid, signal.SIGKILL)
+
+
+def _executed(
+    output: BinaryIO, environment: Mapping[str, str]
+) -> "subprocess.Popen[bytes] | ForkedChild":
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer_core.training", "--supervised"],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        start_new_session=True,
+    )
 
 
 def environment_of(trackers: Sequence[str]) -> dict[str, str]:

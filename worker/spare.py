@@ -43,4 +43,5 @@ class Spare:
         return TrainingProcess(
             log=self._settings.home / "logs" / "training.log",
             num_threads=self._settings.num_training_threads,
+            fork_server=self._settings.fork_server,
         )

@@ -1,6 +1,109 @@
-"""What a training process gets of the worker's environment."""
+"""Training processes, executed and forked: one contract; and what they get of the environment."""
 
-from worker.process import environment_of
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from trainer_core.run_directory import RunDirectory, write_json
+from worker.process import TrainingProcess, environment_of
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 120  # importing torch takes most of it, on a slow machine
+
+
+@pytest.fixture(scope="module")
+def fork_server(tmp_path_factory):
+    """The socket of a real fork server."""
+    path = tmp_path_factory.mktemp("server") / "socket"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "trainer_core.training", "--fork-server", str(path)],
+        stdin=subprocess.PIPE,
+    )
+    assert_soon(path.exists)
+    yield path
+    server.stdin.close()
+    assert server.wait(SECONDS) == 0
+    assert not path.exists()
+
+
+@pytest.fixture(params=["executed", "forked"])
+def start(request, tmp_path):
+    """Start training processes in one of the two ways."""
+    server = request.getfixturevalue("fork_server") if request.param == "forked" else None
+    started = []
+
+    def begin():
+        process = TrainingProcess(log=tmp_path / "log.txt", num_threads=1, fork_server=server)
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+
+
+def assert_soon(condition, *, seconds=SECONDS):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
+
+
+def is_alive(pid):
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_it_takes_its_job_prints_to_its_log_and_says_how_it_ended(start, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    write_json(run.spec, {"task": "no-such-task"})
+    process = start()
+    assert os.getpgid(process.pid) == process.pid
+    assert process.poll() is None
+    process.start(run.path, trackers=[])
+    assert_soon(lambda: process.poll() is not None)
+    assert process.kill() == 1
+    assert "no-such-task" in run.log.read_text()
+    assert run.read_outcome().error.code == "invalid_spec"
+
+
+def test_a_killed_one_says_by_which_signal(start):
+    process = start()
+    os.kill(process.pid, signal.SIGSEGV)
+    assert_soon(lambda: process.poll() is not None)
+    assert process.kill() == -signal.SIGSEGV
+
+
+def test_several_live_at_once_and_each_ends_alone(start):
+    first, second = start(), start()
+    assert first.pid != second.pid
+    assert first.kill() == -signal.SIGKILL
+    assert second.poll() is None
+    assert is_alive(second.pid)
+    assert not is_alive(first.pid)
+
+
+def test_it_ends_when_whoever_started_it_has_died(start, tmp_path):
+    process = start()
+    assert_soon(lambda: b"ready" in (tmp_path / "log.txt").read_bytes())
+    process._child.stdin.close()  # what the death of this process would do
+    assert_soon(lambda: process.poll() is not None)
+    assert process.kill() == 0  # it had no job yet
+
+
+def test_a_fork_server_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(OSError, match="does not answer"):
+        TrainingProcess(log=tmp_path / "log", num_threads=1, fork_server=tmp_path / "none")
 
 
 def test_a_tracker_gets_its_own_variables_and_no_other(monkeypatch):

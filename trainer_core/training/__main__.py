@@ -1,5 +1,7 @@
 """The command `python -m trainer_core.training RUN_DIR`, or `--supervised` for a worker.
 
+`--fork-server SOCKET` waits for workers instead and forks a training process for each job.
+
 Exit codes: 0 succeeded, 75 stopped as asked, 1 failed; `outcome.json` says more. Where one of
 several processes was killed by a signal, so is the command.
 """
@@ -29,8 +31,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--supervised", action="store_true", help="take the run directory from standard input"
     )
+    parser.add_argument(
+        "--fork-server", type=Path, metavar="SOCKET", help="fork a process for each job; CPU only"
+    )
     options = parser.parse_args(arguments)
-    if options.supervised:
+    if options.supervised or options.fork_server:
+        from trainer_core.training.fork_server import serve
+        from trainer_core.training.warm import import_everything
+
+        import_everything()
+        if options.fork_server:
+            return serve(options.fork_server, work=_run_supervised)
         return _run_supervised()
     if options.run_dir is None:
         parser.error("give a run directory, or --supervised")
@@ -98,9 +109,6 @@ def _num_processes(directory: RunDirectory) -> int:
 
 def _run_supervised() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the supervisor's to take
-    from trainer_core.training.warm import import_everything
-
-    import_everything()
     order = wait_for_order()
     if order is None:
         return 0

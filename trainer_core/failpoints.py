@@ -1,0 +1,82 @@
+"""Named points at which a drill makes the service fail; inert unless LUTHIER_FAILPOINTS is set.
+
+    LUTHIER_FAILPOINTS=worker.claimed:kill            the first time it is passed
+    LUTHIER_FAILPOINTS=checkpoint.sealed:kill:3,...   the third time, in this process
+    LUTHIER_FAILPOINTS=step.begun:sleep=60:5          sleep 60 seconds there
+
+Actions: `kill` (SIGKILL to this process), `stop` (SIGSTOP), `raise` (an OSError, EIO), `sleep=S`.
+"""
+
+import errno
+import os
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+VARIABLE = "LUTHIER_FAILPOINTS"
+
+NAMES = frozenset(
+    {
+        "job.committed",  # the API has committed a job and has not rung
+        "job.created",  # and has not answered
+        "worker.claimed",
+        "worker.trained",  # the process has ended, the job has not been moved
+        "worker.stored",  # the model's files are stored, no row names them
+        "worker.ended",  # the job has been moved, nothing has been tidied
+        "step.begun",
+        "step.ended",
+        "checkpoint.written",  # all files, no manifest
+        "checkpoint.sealed",  # not yet under its name
+        "checkpoint.renamed",
+        "checkpoint.discarding",  # an old one is about to go
+    }
+)
+
+_passed: Counter[str] = Counter()
+
+
+@dataclass(frozen=True, slots=True)
+class _Armed:
+    action: str
+    nth: int
+
+
+def failpoint(name: str) -> None:
+    """Fail here if a drill wants it."""
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return
+    assert name in NAMES, f"no failpoint is called {name}"
+    armed = _parsed(text).get(name)
+    if armed is None:
+        return
+    _passed[name] += 1
+    if _passed[name] == armed.nth:
+        _fail(name, armed.action)
+
+
+def _fail(name: str, action: str) -> None:
+    kind, _, seconds = action.partition("=")
+    match kind:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "sleep":
+            time.sleep(float(seconds))
+        case "raise":
+            raise OSError(errno.EIO, f"failpoint {name}")
+        case _:
+            raise AssertionError(f"no failpoint does {action}")
+
+
+@lru_cache
+def _parsed(text: str) -> dict[str, _Armed]:
+    armed = {}
+    for part in text.split(","):
+        name, action, *nth = part.strip().split(":")
+        assert name in NAMES, f"{VARIABLE}: no failpoint is called {name}"
+        armed[name] = _Armed(action, int(nth[0]) if nth else 1)
+    return armed
