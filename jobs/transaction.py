@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, Engine
 
 from jobs.records import StoredEvent
+from trainer_core.failpoints import failpoint
 
 
 @dataclass(slots=True)
@@ -36,6 +37,8 @@ class Database:
         with self.engine.begin() as connection:
             open_transaction = Transaction(connection)
             yield open_transaction
+        if open_transaction.bells:
+            failpoint("job.committed")
         if open_transaction.events:
             self.publish(open_transaction.events)
         for job_id in open_transaction.bells:

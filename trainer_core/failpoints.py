@@ -1,8 +1,8 @@
 """Named points at which a drill makes the service fail; inert unless LUTHIER_FAILPOINTS is set.
 
     LUTHIER_FAILPOINTS=worker.claimed:kill            the first time it is passed
-    LUTHIER_FAILPOINTS=checkpoint.sealed:kill:3,...   the third time, in this process
-    LUTHIER_FAILPOINTS=step.begun:sleep=60:5          sleep 60 seconds there
+    LUTHIER_FAILPOINTS=directory.sealed:kill:3,...    the third time, in this process
+    LUTHIER_FAILPOINTS=step.ended:sleep=60:5          sleep 60 seconds there
 
 Actions: `kill` (SIGKILL to this process), `stop` (SIGSTOP), `raise` (an OSError, EIO), `sleep=S`.
 """
@@ -25,12 +25,11 @@ NAMES = frozenset(
         "worker.trained",  # the process has ended, the job has not been moved
         "worker.stored",  # the model's files are stored, no row names them
         "worker.ended",  # the job has been moved, nothing has been tidied
-        "step.begun",
         "step.ended",
-        "checkpoint.written",  # all files, no manifest
-        "checkpoint.sealed",  # not yet under its name
-        "checkpoint.renamed",
-        "checkpoint.discarding",  # an old one is about to go
+        "directory.written",  # a checkpoint or the model: all files, no manifest
+        "directory.sealed",  # not yet under its name
+        "directory.renamed",
+        "directory.discarding",  # an old one is about to go
     }
 )
 

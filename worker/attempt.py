@@ -15,6 +15,7 @@ from jobs.store.attempts import Steps
 from jobs.store.events import LeaseLost, NewEvent
 from trainer_core.errors import InternalError, LuthierError
 from trainer_core.events import EventType, Phase
+from trainer_core.failpoints import failpoint
 from trainer_core.run_directory import Result, RunDirectory, verified_manifest
 from worker.endings import (
     CANCELLED,
@@ -81,6 +82,7 @@ class Attempt:
                 _log.exception("the database was lost during %s", self.job.id)
             finally:
                 self._kill()
+        failpoint("worker.ended")
         if ending is not None and ending.state in FINAL:
             tidy(run, is_keeping_records=ending.state is not State.SUCCEEDED)
         return self._is_fit and ending is not None
@@ -98,6 +100,7 @@ class Attempt:
             if ending.state is State.SUCCEEDED:
                 self._say_phase(pump, lease, Phase.PUBLISHING)
                 rows = store_model(self.backends, self.job, run, check=supervisor.check)
+                failpoint("worker.stored")
         except Stopped as stopped:
             ending = CANCELLED if stopped.stop is Stop.CANCEL else DRAINED
         except LuthierError as error:
@@ -129,6 +132,7 @@ class Attempt:
             process.start(run.path, trackers=self.job.spec["tracking"])
             stop = supervisor.watch(process, pump)
             exit_code = process.kill()
+            failpoint("worker.trained")
             lease.check()
             lease.persist(pump.drain)
         lines = tuple(pump.last_log_lines(_NUM_LAST_LINES))

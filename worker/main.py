@@ -17,6 +17,7 @@ from jobs.backends import Backends, connect
 from jobs.queue import TASK, make_celery
 from jobs.settings import Settings
 from jobs.store import attempts
+from trainer_core.failpoints import failpoint
 from worker.attempt import Attempt
 from worker.outputs import tidy_finished
 from worker.spare import Spare
@@ -61,6 +62,7 @@ class Slot:
                 job = attempts.claim(tx, worker=_name(), lease_seconds=self._settings.lease_seconds)
             if job is None:
                 break
+            failpoint("worker.claimed")
             device = _device(self._settings)
             attempt = Attempt(self._backends, job, self._spare, device, self.is_draining)
             count += 1

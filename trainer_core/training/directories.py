@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainer_core.failpoints import failpoint
 from trainer_core.run_directory import fsync_directory, seal
 
 _PARTIAL = ".partial-"
@@ -25,7 +26,9 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
         yield partial
         for file in (path for path in partial.rglob("*") if path.is_file()):
             file.chmod(0o644)  # safetensors writes for the owner alone
+        failpoint("directory.written")
         seal(partial)
+        failpoint("directory.sealed")
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
         raise
@@ -33,6 +36,7 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
         discard(path)
     partial.rename(path)
     fsync_directory(path.parent)
+    failpoint("directory.renamed")
 
 
 def partial_of(path: Path) -> Path:
@@ -45,6 +49,7 @@ def discard(path: Path) -> None:
     discarded = path.with_name(f"{_DISCARDED}{path.name}")
     if discarded.exists():
         shutil.rmtree(discarded)
+    failpoint("directory.discarding")
     path.rename(discarded)
     shutil.rmtree(discarded)
 

@@ -4,12 +4,12 @@ For CPU hosts of many small jobs: a job starts in milliseconds and no spare's me
 for CUDA, which does not survive a fork. The server itself computes nothing: a process forked after
 the first parallel operation hangs in its own.
 
-    -> {"environment": {...}}\\n and three descriptors: standard input, output, error
-    <- {"pid": N}\\n
-    <- {"code": N}\\n    once it has ended; minus the signal if one killed it
+    -> {"environment": {...}}   and three descriptors: standard input, output, error
+    <- {"pid": N}
+    <- {"code": N}              once it has ended; minus the signal if one killed it
 
-Each is a line of JSON. Whoever asked keeps the connection: until it is closed the number of an ended process is not given
-to another. The server ends when its own standard input does.
+Each is a line of JSON. Whoever asked keeps the connection: until it is closed the number of an
+ended process is not given to another. The server ends when its own standard input does.
 """
 
 import contextlib
