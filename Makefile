@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test bench check format constraints snapshots clean
+.PHONY: help install demo up test drills bench check format constraints snapshots clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -26,6 +26,9 @@ up: $(INSTALLED)  ## Start the service and keep it up until Ctrl-C
 
 test: $(INSTALLED)  ## Run every test against a real PostgreSQL and Valkey that it starts itself
 	$(BIN)/pytest
+
+drills: $(INSTALLED)  ## Do every fault to a running service, in full, and tell what it bore (hours)
+	$(BIN)/python -m tests.drills
 
 bench: $(INSTALLED)  ## Measure against named peers and write benchmarks/results.json
 	$(BIN)/python -m benchmarks

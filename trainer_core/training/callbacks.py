@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainer_core.failpoints import failpoint
 from trainer_core.spec.parts import EarlyStopping
 from trainer_core.training.stopping import Stopping
 
@@ -22,6 +23,7 @@ class StoppingCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        failpoint("step.ended")
         self._look(control)
 
     def on_epoch_end(

@@ -1,0 +1,107 @@
+"""What must be true of a service after any fault, asked of its database, disk and processes."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import text
+
+from jobs.states import FINAL, LEASED, TRANSITIONS, State
+from tests.drills.site import Site
+
+_LEASED = ", ".join(f"'{state}'" for state in sorted(LEASED))
+_FINAL = ", ".join(f"'{state}'" for state in sorted(FINAL))
+_BROKEN = {
+    "events of {0} have a gap: {1} kept, last number {2}": """
+        SELECT j.id, count(e.id), j.last_event_id FROM jobs j LEFT JOIN events e ON e.job_id = j.id
+        GROUP BY j.id HAVING count(e.id) <> j.last_event_id OR max(e.id) <> j.last_event_id""",
+    "{0} ended {1} times": """
+        SELECT job_id, count(*) FROM events
+        WHERE type = 'state' AND data->>'state' IN ('succeeded', 'failed', 'cancelled')
+        GROUP BY job_id HAVING count(*) > 1""",
+    "{0} is {1}, and its last state event says {2}": """
+        SELECT j.id, j.state, e.data->>'state' FROM jobs j JOIN LATERAL (
+            SELECT data FROM events WHERE job_id = j.id AND type = 'state' ORDER BY id DESC LIMIT 1
+        ) e ON true WHERE e.data->>'state' <> j.state""",
+    "{0} is in attempt {1} and has {2} of them, of {3} allowed": """
+        SELECT j.id, j.attempt, count(a.number), j.max_attempts FROM jobs j
+        LEFT JOIN attempts a ON a.job_id = j.id GROUP BY j.id
+        HAVING count(a.number) <> j.attempt OR j.attempt > j.max_attempts""",
+    "attempt {1} of {0} is open, and the job is {2} in attempt {3}": f"""
+        SELECT j.id, a.number, j.state, j.attempt FROM attempts a JOIN jobs j ON j.id = a.job_id
+        WHERE a.finished_at IS NULL AND NOT (
+            a.number = j.attempt AND j.state IN ({_LEASED}))""",
+    "{0} is {1}, with worker {2} and lease {3}": f"""
+        SELECT id, state, worker, lease_until FROM jobs
+        WHERE (state IN ({_LEASED}))
+            <> (worker IS NOT NULL AND lease_until IS NOT NULL)""",
+    "{0} is {1} and was finished at {2}": f"""
+        SELECT id, state, finished_at FROM jobs
+        WHERE (state IN ({_FINAL}))
+            <> (finished_at IS NOT NULL)""",
+    "{0} succeeded without a manifest": """
+        SELECT id FROM jobs j WHERE state = 'succeeded' AND NOT EXISTS (
+            SELECT 1 FROM artifacts a WHERE a.job_id = j.id AND a.path = 'manifest.json')""",
+    "{0} failed and has {1} files": """
+        SELECT j.id, count(*) FROM jobs j JOIN artifacts a ON a.job_id = j.id
+        WHERE j.state = 'failed' GROUP BY j.id""",
+}  # complaint -> rows that give rise to it
+
+_HOME = {
+    "cache", "fork-server", "fork-server.log", "hub", "lock", "logs", "postgres", "postgres.json",
+    "runs", "storage", "uploads", "valkey", "valkey.json",
+}  # fmt: skip
+
+
+def check(site: Site) -> None:
+    """Raise AssertionError with everything that is not as it must be."""
+    broken = [*_in_database(site), *_illegal_moves(site), *_in_storage(site), *_left_over(site)]
+    assert not broken, "; ".join(broken)
+
+
+def _in_database(site: Site) -> Iterator[str]:
+    with site.backends.engine.connect() as connection:
+        for complaint, query in _BROKEN.items():
+            for row in connection.execute(text(query)):
+                yield complaint.format(*row)
+
+
+def _illegal_moves(site: Site) -> Iterator[str]:
+    query = "SELECT job_id, data->>'state' FROM events WHERE type = 'state' ORDER BY job_id, id"
+    before: dict[str, State] = {}
+    with site.backends.engine.connect() as connection:
+        for job_id, name in connection.execute(text(query)):
+            state = State(name)
+            earlier = before.get(job_id)
+            if earlier is None and state is not State.QUEUED:
+                yield f"{job_id} began as {state}"
+            if earlier is not None and state not in TRANSITIONS[earlier]:
+                yield f"{job_id} went from {earlier} to {state}"
+            before[job_id] = state
+
+
+def _in_storage(site: Site) -> Iterator[str]:
+    root = site.settings.home / "storage"
+    with site.backends.engine.connect() as connection:
+        rows = connection.execute(text("SELECT key, size_bytes FROM artifacts"))
+        known: dict[str, int] = dict(rows.tuples().all())
+        active = set(
+            connection.execute(text("SELECT id FROM jobs WHERE finished_at IS NULL")).scalars()
+        )
+    for key, size in known.items():
+        if not (root / key).is_file() or (root / key).stat().st_size != size:
+            yield f"{key} is named by a row and not stored whole"
+    for path in (root / "jobs").rglob("*"):
+        key = path.relative_to(root).as_posix()
+        is_working = path.relative_to(root).parts[1] in active
+        if path.is_file() and key not in known and not is_working:
+            yield f"{key} is stored and no row names it"
+
+
+def _left_over(site: Site) -> Iterator[str]:
+    home = site.settings.home
+    for name in sorted({path.name for path in home.iterdir()} - _HOME):
+        yield f"{home / name} is none of the service's places"
+    ended = "SELECT id FROM jobs WHERE finished_at IS NOT NULL"
+    with site.backends.engine.connect() as connection:
+        for job_id in connection.execute(text(ended)).scalars():
+            for pid in site.training_pids(job_id):
+                yield f"process {pid} still works on {job_id}"

@@ -1,0 +1,59 @@
+"""The job that drills submit: tiny, and the same weights to the last bit each time."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tests.drills.site import Site, save_model
+
+_COLOURS = ("red", "green", "blue")
+_SIZES = ("small", "large", "old", "new")
+NUM_STEPS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What was registered at a site for its drills."""
+
+    dataset: str
+    weights: str  # SHA-256 of the weights that an undisturbed run ends with
+    seconds: float  # what such a run takes, from the claim on
+
+
+def spec_of(dataset: str, **changes: Any) -> dict[str, Any]:
+    """Return the spec: 60 steps, with dropout and shuffling, a checkpoint at every tenth."""
+    training = {"max_steps": NUM_STEPS, "batch_size": 12, "learning_rate": 0.01, "seed": 3}
+    return {
+        "task": "text-classification",
+        "model": "model:encoder",
+        "data": {"train": f"dataset:{dataset}", "eval": None, "columns": {"label": "colour"}},
+        "training": {**training, **changes.pop("training", {})},
+        "checkpoints": {"strategy": "steps", "steps": 10, "keep": 2},
+        **changes,
+    }
+
+
+def set_up(site: Site) -> Work:
+    """Register model and rows, and run the job once undisturbed."""
+    save_model("encoder", site.settings.model_roots[0] / "encoder")
+    folder = str(site.settings.model_roots[0] / "encoder")
+    answer = site.client.post("/models", json={"name": "encoder", "path": folder})
+    assert answer.status_code == 201, answer.text
+    rows = "".join(
+        f"it is a {_SIZES[n % 4]} {_COLOURS[n % 3]},{_COLOURS[n % 3]}\n" for n in range(120)
+    )
+    dataset = site.upload(f"text,colour\n{rows}", name="colours.csv")
+    worker = site.start_worker()
+    job = {}
+    for _ in range(2):  # the first one also fills the cache of tokens
+        job = site.wait_for_end(site.submit(spec_of(dataset)), seconds=180)
+        assert job["state"] == "succeeded", job["error"]
+    worker.stop()
+    site.workers.clear()
+    seconds = _seconds_between(job["started_at"], job["finished_at"])
+    return Work(dataset, site.weights(job), seconds)
+
+
+def _seconds_between(start: str, end: str) -> float:
+    from datetime import datetime
+
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()

@@ -1,0 +1,223 @@
+"""Group K: processes that die, freeze or are told to leave."""
+
+import os
+import random
+import signal
+import time
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from api.sweeping import sweep
+from tests.drills.plan import Drill
+from tests.drills.site import Part, Site, until
+from tests.drills.work import Work, spec_of
+
+_LEASE_MARGIN_SECONDS = 2  # for the sweeper's turn and a busy machine
+
+
+def drills(work: Work) -> list[Drill]:
+    """Return the group's drills for a site that is set up."""
+    trials = _Trials(work)
+    return [
+        Drill("K1", "worker killed at a random moment", "same weights, once", trials.k1, 100),
+        Drill("K3", "training process killed", "attempt names the signal", trials.k3, 60),
+        Drill("K4", "supervisor killed, training process lives", "gone <= 5 s", trials.k4, 50),
+        Drill("K6", "frozen worker wakes after its job was taken", "0 writes", trials.k6, 50),
+        Drill("K7", "worker told to leave", "saved, at most one step redone", trials.k7, 50),
+        Drill("K8", "worker killed while it saves to leave", "resumes", trials.k8, 30),
+        Drill("K9", "API killed between commit and bell", "starts all the same", trials.k9, 100),
+        Drill("K11", "two sweepers at once", "requeued once", trials.k11, 50),
+        Drill("K12", "worker killed after the last write", "nothing changes", trials.k12, 50),
+        Drill("K13", "a job that always dies", "failed at the cap", trials.k13, 20),
+    ]
+
+
+class _Trials:
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def _running(self, site: Site) -> str:
+        """Return a job that a worker, the only one, has just claimed."""
+        if not any(part.is_alive() for part in site.workers):
+            site.start_worker()
+        job_id = site.submit(spec_of(self._work.dataset))
+        site.wait(job_id, lambda job: job["state"] == "running")
+        return job_id
+
+    def _assert_same(self, site: Site, job_id: str, *, seconds: float = 60) -> dict[str, object]:
+        job = site.wait_for_end(job_id, seconds=seconds)
+        assert job["state"] == "succeeded", (job["state"], job["error"], job["attempts"])
+        assert site.weights(job) == self._work.weights, "the weights differ"
+        return job
+
+    def k1(self, site: Site, chance: random.Random) -> float:
+        job_id = self._running(site)
+        time.sleep(chance.uniform(0, self._work.seconds))
+        site.kill_workers()
+        killed = time.monotonic()
+        site.start_worker()
+        self._assert_same(site, job_id)
+        return time.monotonic() - killed
+
+    def k3(self, site: Site, chance: random.Random) -> float:
+        number = chance.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+        job_id = self._running(site)
+        until(lambda: site.training_pids(job_id), seconds=20, what="a training process")
+        time.sleep(chance.uniform(0, self._work.seconds / 2))
+        pids = site.training_pids(job_id)
+        if not pids:  # too late: it has trained
+            self._assert_same(site, job_id)
+            return 0
+        for pid in pids:
+            os.kill(pid, number)
+        seconds = until(lambda: site.job(job_id)["attempts"][0]["finished_at"], seconds=5)
+        self._assert_same(site, job_id)
+        told = [e["data"] for e in events(site, job_id) if e["type"] == "error"]
+        if told:  # else it had written its outcome already
+            assert number.name in told[0]["message"], told
+        return seconds
+
+    def k4(self, site: Site, chance: random.Random) -> float:
+        job_id = self._running(site)
+        until(lambda: site.training_pids(job_id), seconds=20, what="a training process")
+        time.sleep(chance.uniform(0, 1))
+        site.kill_workers()
+        seconds = until(lambda: not site.training_pids(job_id), seconds=5, what="it lives on")
+        site.start_worker()
+        self._assert_same(site, job_id)
+        return seconds
+
+    def k6(self, site: Site, chance: random.Random) -> None:
+        job_id = self._running(site)
+        time.sleep(chance.uniform(0, self._work.seconds / 2))
+        zombie = site.workers.pop()
+        zombie.send_to_group(signal.SIGSTOP)
+        trainings = site.training_pids(job_id)
+        for pid in trainings:
+            os.kill(pid, signal.SIGSTOP)
+        site.start_worker()
+        self._assert_same(site, job_id)
+        before = _row(site, job_id)
+        for pid in trainings:
+            os.kill(pid, signal.SIGCONT)
+        zombie.send_to_group(signal.SIGCONT)
+        until(lambda: not site.training_pids(job_id), seconds=10, what="its process lives on")
+        time.sleep(1)
+        assert _row(site, job_id) == before, "the zombie wrote"
+        zombie.kill_group()
+
+    def k7(self, site: Site, chance: random.Random) -> float:
+        job_id = self._running(site)
+        site.wait(job_id, lambda job: (job["progress"] or {}).get("step", 0) >= 1)
+        time.sleep(chance.uniform(0, 1))
+        seconds = _leave(site.workers.pop())
+        assert seconds <= 30, f"it took {seconds:.0f} s to leave"
+        site.start_worker()
+        attempts = self._assert_same(site, job_id)["attempts"]
+        assert isinstance(attempts, list)
+        if len(attempts) > 1:  # else it was done before it left
+            redone = attempts[0]["last_step"] - attempts[1]["first_step"] + 1
+            assert redone <= 1, attempts
+        return seconds
+
+    def k8(self, site: Site, chance: random.Random) -> None:
+        job_id = self._running(site)
+        site.wait(job_id, lambda job: (job["progress"] or {}).get("step", 0) >= 1)
+        worker = site.workers.pop()
+        worker.send(signal.SIGTERM)
+        time.sleep(chance.uniform(0, 0.6))
+        second = chance.choice([signal.SIGTERM, signal.SIGKILL])
+        if second is signal.SIGKILL:
+            worker.kill_group()
+        else:
+            worker.send(second)
+            worker.stop(seconds=30)
+        site.start_worker()
+        self._assert_same(site, job_id)
+
+    def k9(self, site: Site, _: random.Random) -> float:
+        if not site.workers:
+            site.start_worker()
+        site.apis.pop().stop()
+        site.start_api(failpoints="job.committed:kill")
+        before = _ids(site)
+        with pytest.raises(httpx.TransportError):
+            site.submit(spec_of(self._work.dataset))
+        killed = time.monotonic()
+        site.apis.clear()
+        site.start_api()
+        (job_id,) = _ids(site) - before
+        self._assert_same(site, job_id)
+        return time.monotonic() - killed
+
+    def k11(self, site: Site, _: random.Random) -> None:
+        job_id = self._running(site)
+        site.kill_workers()
+        expire = text("UPDATE jobs SET lease_until = now() - interval '1 s' WHERE id = :id")
+        with site.backends.engine.begin() as connection:
+            connection.execute(expire, {"id": job_id})
+        sweep(site.backends)  # beside the API's own
+        moves = [e["data"]["state"] for e in events(site, job_id) if e["type"] == "state"]
+        assert moves.count("queued") == 2, moves  # when submitted, and now
+        site.start_worker()
+        self._assert_same(site, job_id)
+
+    def k12(self, site: Site, _: random.Random) -> None:
+        site.kill_workers()
+        site.start_worker(failpoints="worker.ended:kill")
+        job_id = site.submit(spec_of(self._work.dataset))
+        self._assert_same(site, job_id)
+        before = _row(site, job_id)
+        site.kill_workers()
+        site.start_worker()
+        until(
+            lambda: not (site.settings.home / "runs" / job_id).exists(),
+            seconds=30,
+            what="what the job left is there still",
+        )
+        assert _row(site, job_id) == before
+
+    def k13(self, site: Site, _: random.Random) -> None:
+        site.kill_workers()
+        site.start_worker(failpoints="step.ended:kill")
+        poison = site.submit(spec_of(self._work.dataset))
+        job = site.wait_for_end(poison)
+        assert job["state"] == "failed", job["state"]
+        assert len(job["attempts"]) == site.settings.max_attempts, job["attempts"]
+        assert "SIGKILL" in job["error"]["message"], job["error"]
+        site.kill_workers()
+        site.start_worker()
+        self._assert_same(site, site.submit(spec_of(self._work.dataset)))
+
+
+def events(site: Site, job_id: str) -> list[dict[str, object]]:
+    """Return all events of a job."""
+    found: list[dict[str, object]] = []
+    while True:
+        after = found[-1]["id"] if found else 0
+        answer = site.client.get(
+            f"/jobs/{job_id}/events", params={"after": str(after), "limit": 1000}
+        ).json()
+        found += answer["data"]
+        if not answer["has_more"]:
+            return found
+
+
+def _leave(worker: Part) -> float:
+    started = time.monotonic()
+    worker.send(signal.SIGTERM)
+    worker.process.join(60)
+    assert not worker.is_alive(), "it did not leave"
+    return time.monotonic() - started
+
+
+def _row(site: Site, job_id: str) -> tuple[object, ...]:
+    with site.backends.engine.connect() as connection:
+        query = text("SELECT j::text FROM jobs j WHERE id = :id")  # last_event_id is in it
+        return tuple(connection.execute(query, {"id": job_id}).one())
+
+
+def _ids(site: Site) -> set[str]:
+    return {job["id"] for job in site.client.get("/jobs", params={"limit": 100}).json()["data"]}
