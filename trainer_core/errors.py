@@ -18,7 +18,8 @@
     |-- Diverged                the loss became NaN or infinite
     |-- InvalidSetting          an environment variable or flag of the service is wrong
     |-- ServiceFault            our fault, or our infrastructure's
-        |-- WorkerLost, ProcessDied, ServerFailed, ServiceUnavailable, InternalError
+        |-- WorkerLost, ProcessDied, NoUsableCheckpoint, ServerFailed, ServiceUnavailable
+        |-- InternalError
 
 A message says what happened, with the values; what was expected; what to do.
 """
@@ -338,6 +339,11 @@ class WorkerLost(ServiceFault):
 
 class ProcessDied(ServiceFault):
     code = "process_died"
+
+
+class NoUsableCheckpoint(ServiceFault):
+    code = "no_usable_checkpoint"
+    retryable = False
 
 
 class ServerFailed(ServiceFault):

@@ -4,7 +4,8 @@
     LUTHIER_FAILPOINTS=directory.sealed:kill:3,...    the third time, in this process
     LUTHIER_FAILPOINTS=step.ended:sleep=60:5          sleep 60 seconds there
 
-Actions: `kill` (SIGKILL to this process), `stop` (SIGSTOP), `raise` (an OSError, EIO), `sleep=S`.
+Actions: `kill`, `term` and `stop` (SIGKILL, SIGTERM and SIGSTOP to this process), `raise` (an
+OSError, EIO), `sleep=S`.
 """
 
 import errno
@@ -61,6 +62,8 @@ def _fail(name: str, action: str) -> None:
     match kind:
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "term":
+            os.kill(os.getpid(), signal.SIGTERM)
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
         case "sleep":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.drills import cancels, servers, workers
+from tests.drills import cancels, checkpoints, servers, workers
 from tests.drills.plan import Drill, Report, carry_out, find
 from tests.drills.site import Site, open_site
 from tests.drills.work import set_up
@@ -43,7 +43,7 @@ def ready_site() -> Iterator[tuple[Site, list[Drill]]]:
     ):
         site.start_api()
         work = set_up(site)
-        groups = (workers, servers, cancels)
+        groups = (workers, servers, checkpoints, cancels)
         yield site, [drill for group in groups for drill in group.drills(work)]
 
 

@@ -15,6 +15,7 @@ class Work:
     """What was registered at a site for its drills."""
 
     dataset: str
+    rows: str  # the file
     weights: str  # SHA-256 of the weights that an undisturbed run ends with
     seconds: float  # what such a run takes, from the claim on
 
@@ -38,10 +39,10 @@ def set_up(site: Site) -> Work:
     folder = str(site.settings.model_roots[0] / "encoder")
     answer = site.client.post("/models", json={"name": "encoder", "path": folder})
     assert answer.status_code == 201, answer.text
-    rows = "".join(
+    rows = "text,colour\n" + "".join(
         f"it is a {_SIZES[n % 4]} {_COLOURS[n % 3]},{_COLOURS[n % 3]}\n" for n in range(120)
     )
-    dataset = site.upload(f"text,colour\n{rows}", name="colours.csv")
+    dataset = site.upload(rows, name="colours.csv")
     worker = site.start_worker()
     job = {}
     for _ in range(2):  # the first one also fills the cache of tokens
@@ -50,7 +51,7 @@ def set_up(site: Site) -> Work:
     worker.stop()
     site.workers.clear()
     seconds = _seconds_between(job["started_at"], job["finished_at"])
-    return Work(dataset, site.weights(job), seconds)
+    return Work(dataset, rows, site.weights(job), seconds)
 
 
 def _seconds_between(start: str, end: str) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer_core.errors import DataChanged
+from trainer_core.errors import DataChanged, NoUsableCheckpoint
 from trainer_core.events import Logged, Reporter, Warned
 from trainer_core.run_directory import read_json
 from trainer_core.spec import Choice, JobSpec, parse_spec
@@ -33,9 +33,15 @@ def resumable(folder: Path, *, origin: Mapping[str, Any], reporter: Reporter) ->
 
     Raises:
         DataChanged: the rows are not those that the checkpoint was trained on.
+        NoUsableCheckpoint: there are some, and none is whole.
     """
     path = newest_whole(folder, reporter=reporter)
     if path is None:
+        if steps_saved(folder):
+            raise NoUsableCheckpoint(
+                "every checkpoint of this run is damaged; it does not begin anew by itself.",
+                hint="Look at the worker's disk, then submit the job again.",
+            )
         return None
     before = read_json(path / LINEAGE)
     if before["data_sha256"] != origin["data_sha256"]:
