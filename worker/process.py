@@ -11,8 +11,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from worker.group import Member, kill, left_of, members_of
+
+_LOOK_SECONDS = 0.02
 
 _KEPT_VARIABLES = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
@@ -53,6 +58,7 @@ class TrainingProcess:
             num_threads: CPU threads of its numeric libraries.
         """
         self._is_group_killed = False
+        self._killed: list[Member] = []
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._child = subprocess.Popen(
@@ -92,20 +98,38 @@ class TrainingProcess:
         if self._child.poll() is None:
             self._child.send_signal(signal.SIGTERM)
 
+    def members(self) -> list[Member]:
+        """Return the process and all that belong to it, as they are now."""
+        return members_of(self.pid)
+
     def kill(self) -> int:
-        """Kill the whole group and return the exit code. Safe to call at any time."""
+        """Kill all that belong to it and return the exit code. Safe to call at any time."""
         self._kill_group()
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # an unread job line goes nowhere
             self._child.stdin.close()
         return self._child.wait()
 
+    def left(self, *, seconds: float) -> list[Member]:
+        """Return who of the killed is still there after waiting so long at most.
+
+        What is killed takes a moment to give back its memory, or longer while a disk is slow.
+        """
+        deadline = time.monotonic() + seconds
+        while left := left_of(self._killed):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_LOOK_SECONDS)
+        return left
+
     def _kill_group(self) -> None:
-        """Kill the group once: later its number may name a stranger's."""
+        """Kill the group, and who left it, once: later its number may name a stranger's."""
         if not self._is_group_killed:
             self._is_group_killed = True
+            self._killed = self.members()
             with contextlib.suppress(ProcessLookupError):  # nobody is left
                 os.killpg(self.pid, signal.SIGKILL)
+            kill(self._killed)
 
 
 def environment_of(trackers: Sequence[str]) -> dict[str, str]:
