@@ -17,10 +17,10 @@ __all__ = ["database"]
 
 REFUSED = None
 ACTIONS = {
-    "cancel": lambda tx, job_id: jobs.cancel(tx, job_id),
+    "cancel": jobs.cancel,
     "keep": lambda tx, job_id: jobs.cancel(tx, job_id, keep=True),
-    "pause": lambda tx, job_id: jobs.pause(tx, job_id),
-    "resume": lambda tx, job_id: jobs.resume(tx, job_id),
+    "pause": jobs.pause,
+    "resume": jobs.resume,
 }
 LEADS_TO = {
     State.QUEUED: ("cancelled", "cancelled", "paused", "queued"),

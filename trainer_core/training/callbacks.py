@@ -42,6 +42,13 @@ class StoppingCallback(TrainerCallback):
     ) -> None:
         self._stopping.check(can_finish=state.global_step > 0)
 
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self._stopping.look() and self._stopping.is_finishing:
+            control.should_training_stop = True
+            self._has_ended = True  # this was the evaluation
+
     def _look(self, args: TrainingArguments, control: TrainerControl) -> None:
         if self._stopping.look():
             control.should_training_stop = True
