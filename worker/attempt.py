@@ -138,7 +138,9 @@ class Attempt:
             lease.check()
             lease.persist(pump.drain)
         lines = tuple(pump.last_log_lines(_NUM_LAST_LINES))
-        return ending_of(self.job, run.read_outcome(), Exit(exit_code, lines, stop))
+        has_stepped = pump.last_step is not None or run.has_checkpoints
+        end = Exit(exit_code, lines, stop, has_stepped=has_stepped)
+        return ending_of(self.job, run.read_outcome(), end)
 
     def _supervisor(self, lease: Lease) -> Supervisor:
         return Supervisor(

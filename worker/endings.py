@@ -44,6 +44,7 @@ _KEPT = "cancelled by request; its model is kept"
 CANCELLED = Ending(State.CANCELLED, "cancelled by request")
 PAUSED = Ending(State.PAUSED, "paused by request", is_counted=False)
 DRAINED = Ending(State.QUEUED, "the worker stopped", is_counted=False)
+_SIGNALLED = replace(DRAINED, reason="a signal that was not the worker's")
 BY_STOP = {
     Stop.CANCEL: CANCELLED,
     Stop.KEEP: replace(CANCELLED, reason="cancelled by request; no step was taken to keep"),
@@ -59,7 +60,8 @@ class Exit:
 
     code: int  # minus the signal if one killed it
     last_lines: tuple[str, ...]  # of what it printed
-    stop: Stop | None  # why it was made to end, if it was
+    stop: Stop | None  # why it was to end, if it was
+    has_stepped: bool = False  # in this attempt or before
 
 
 def ending_of(job: Job, outcome: Outcome | None, end: Exit) -> Ending:
@@ -79,8 +81,8 @@ def ending_of(job: Job, outcome: Outcome | None, end: Exit) -> Ending:
         return failure_of(job, outcome.error)
     if end.stop is Stop.MAX_RUNTIME:
         return failure_of(job, _out_of_time(job).to_typed())
-    if end.stop is not None:
-        return BY_STOP[end.stop]
+    if end.stop is not None or outcome is not None:
+        return BY_STOP[end.stop] if end.stop else _SIGNALLED
     return failure_of(job, _death(job, end).to_typed())
 
 
@@ -102,6 +104,8 @@ def as_asked(ending: Ending, held: Held) -> Ending:
 
 def _kept(outcome: Outcome | None, end: Exit) -> Ending:
     """Return the ending of an attempt that was to make a model of the steps it had taken."""
+    if outcome is None and not end.has_stepped:
+        return BY_STOP[Stop.KEEP]
     if outcome is None:
         reason = f"cancelled by request; no model is kept: the process {_manner(end.code)}"
         return replace(CANCELLED, reason=reason)

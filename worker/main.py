@@ -6,7 +6,9 @@ The parent only receives messages; each child of its pool has one slot, one devi
 import logging
 import mmap
 import os
+import signal
 import socket
+from types import FrameType
 from typing import Any
 
 from billiard import current_process, set_start_method
@@ -34,6 +36,7 @@ class Slot:
         self._drain_flag = drain_flag  # one byte, shared with the parent
         self._backends: Backends | None = None
         self._spare = Spare(settings)
+        self._is_busy = False
 
     def is_draining(self) -> bool:
         """Return whether the worker was asked to end."""
@@ -42,6 +45,7 @@ class Slot:
     def open(self) -> None:
         """Connect and warm up, in the child: connections do not survive a fork."""
         self._backends = connect(self._settings)
+        signal.signal(signal.SIGTERM, self._leave)
         self._spare.refill()
         try:
             tidy_finished(self._backends)
@@ -54,6 +58,20 @@ class Slot:
 
     def run_next(self) -> int:
         """Carry out the jobs whose turn it is, until none is left; return how many that were."""
+        self._is_busy = True
+        try:
+            return self._run_all()
+        finally:
+            self._is_busy = False
+
+    def _leave(self, number: int, _: FrameType | None) -> None:
+        """Save and hand back first: who stops a service may send SIGTERM to all its processes."""
+        self._drain_flag[0] = 1
+        if not self._is_busy:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def _run_all(self) -> int:
         assert self._backends is not None, "the slot was not opened"
         count = 0
         while not self.is_draining():

@@ -63,7 +63,7 @@ class Supervisor:
             raise Stopped(stop)
 
     def watch(self, process: TrainingProcess, pump: Pump) -> Stop | None:
-        """Pump until the process has ended; return why it was made to, if it was."""
+        """Pump until the process has ended; return why it was to, if it was."""
         started = time.monotonic()
         while process.poll() is None:
             self.lease.check()
@@ -77,7 +77,7 @@ class Supervisor:
             if time.monotonic() > self._deadline:
                 process.kill()
             time.sleep(_TURN_SECONDS)
-        return self._stop
+        return self._stop or self._wanted()  # it may have been asked by the same signal as we
 
     def _obey(self, process: TrainingProcess, run: RunDirectory, *, seconds: float) -> None:
         limit = self.job.spec["resources"]["max_runtime_seconds"]

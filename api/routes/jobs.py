@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import ValidationError
+from pydantic import StrictBool, ValidationError
 
 from api import openapi, problems
 from api.bodies import JsonBody, OptionalJsonBody
@@ -92,7 +92,7 @@ def get_job(service: Service, job_id: JobId) -> JobDetail:
 class Cancellation(SpecModel):
     """How to cancel a job."""
 
-    keep: bool = False
+    keep: StrictBool = False
     """Let a running job end after the step in hand, measure what it has and store its model."""
 
 
