@@ -146,7 +146,7 @@ def test_cancel_at_once_after_keep_is_not_held_up_by_a_process_that_hangs(road, 
     assert not Path(f"/proc/{pid}").exists()
 
 
-@pytest.mark.parametrize("phase", ["preparing", "loading", "tokenizing", "training", "evaluating"])
+@pytest.mark.parametrize("phase", ["preparing", "loading", "evaluating"])
 def test_pause_in_each_phase_leaves_the_job_paused_and_it_can_be_cancelled(
     road, base, worker, phase
 ):
