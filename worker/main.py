@@ -36,7 +36,6 @@ class Slot:
         self._drain_flag = drain_flag  # one byte, shared with the parent
         self._backends: Backends | None = None
         self._spare = Spare(settings)
-        self._is_busy = False
 
     def is_draining(self) -> bool:
         """Return whether the worker was asked to end."""
@@ -45,7 +44,6 @@ class Slot:
     def open(self) -> None:
         """Connect and warm up, in the child: connections do not survive a fork."""
         self._backends = connect(self._settings)
-        signal.signal(signal.SIGTERM, self._leave)
         self._spare.refill()
         try:
             tidy_finished(self._backends)
@@ -58,18 +56,17 @@ class Slot:
 
     def run_next(self) -> int:
         """Carry out the jobs whose turn it is, until none is left; return how many that were."""
-        self._is_busy = True
+
+        def note(_number: int, _: FrameType | None) -> None:
+            self._drain_flag[0] = 1
+
+        # Who stops a service may send SIGTERM to all of its processes: this one saves and hands
+        # back first. The pool sets its own handler after `open`, which is right while it is idle.
+        before = signal.signal(signal.SIGTERM, note)
         try:
             return self._run_all()
         finally:
-            self._is_busy = False
-
-    def _leave(self, number: int, _: FrameType | None) -> None:
-        """Save and hand back first: who stops a service may send SIGTERM to all its processes."""
-        self._drain_flag[0] = 1
-        if not self._is_busy:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            signal.signal(signal.SIGTERM, before)
 
     def _run_all(self) -> int:
         assert self._backends is not None, "the slot was not opened"
