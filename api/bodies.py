@@ -43,7 +43,16 @@ async def read_json(request: Request) -> Any:
     return await run_in_threadpool(parse_json, bytes(body))
 
 
+async def read_optional_json(request: Request) -> Any:
+    """Return the values of a JSON body as `read_json` does, or an empty object where none is."""
+    is_empty = request.headers.get("content-length", "0") == "0"
+    if is_empty and "transfer-encoding" not in request.headers:
+        return {}
+    return await read_json(request)
+
+
 JsonBody = Annotated[Any, Depends(read_json)]
+OptionalJsonBody = Annotated[Any, Depends(read_optional_json)]
 
 
 def check_length(request: Request, *, limit: int) -> None:

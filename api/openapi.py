@@ -31,9 +31,11 @@ def spec_body() -> dict[str, Any]:
     return body({"schema": schema, "examples": examples})
 
 
-def body(content: dict[str, Any], *, media_type: str = "application/json") -> dict[str, Any]:
-    """Return the description of a required body that the route reads by itself."""
-    return {"requestBody": {"required": True, "content": {media_type: content}}}
+def body(
+    content: dict[str, Any], *, media_type: str = "application/json", is_required: bool = True
+) -> dict[str, Any]:
+    """Return the description of a body that the route reads by itself."""
+    return {"requestBody": {"required": is_required, "content": {media_type: content}}}
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Job:
     metrics: Json  # latest measurement a split
     best: Json | None  # {"step", "metrics"} of the model handed out
     error: Json | None  # TypedError
+    keep: bool  # whether what there is becomes the model, once it is asked to end
     last_event_id: int
     created_at: datetime
     queued_at: datetime

@@ -72,7 +72,11 @@ class Settings(BaseSettings):
     cancel_grace_seconds: Annotated[float, Field(ge=0, le=600)] = 6
     """From asking a cancelled training process to stop to killing it."""
     drain_grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 60
-    """From asking a training process to save and stop to killing it, when its worker stops."""
+    """From asking a training process to save and stop to killing it, when its worker stops or its
+    job is paused."""
+    keep_grace_seconds: Annotated[float, Field(ge=0, le=86_400)] = 1800
+    """From asking a training process to measure and save its model, when its job is cancelled with
+    `keep`, to killing it; then no model is kept."""
     sweep_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10
     """How often lost bells and lost leases are looked for."""
     heartbeat_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 15

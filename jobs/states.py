@@ -6,8 +6,11 @@ This is the one table; the updates in `jobs/store/` take their WHERE clauses fro
       ^ |        | | └───> failed
       | |        | └─────> cancelling ──> cancelled
       | |        └───────> pausing ──> paused ──> queued | cancelled
-      | └──> cancelled
-      └── running, pausing    (lease lost, or the worker drained)
+      | └──> paused | cancelled
+      └── running    (lease lost, or the worker drained)
+
+A job that is pausing never goes back to the queue by itself: whatever ends its attempt, and is no
+end of the job, leaves it paused.
 """
 
 from enum import StrEnum
@@ -35,13 +38,13 @@ class State(StrEnum):
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED}),
+    State.QUEUED: frozenset({State.RUNNING, State.PAUSED, State.CANCELLED}),
     State.RUNNING: frozenset(
         {State.SUCCEEDED, State.FAILED, State.QUEUED, State.PAUSING, State.CANCELLING}
     ),
     State.PAUSING: frozenset(
         # It may end by itself before it gets to pause.
-        {State.PAUSED, State.SUCCEEDED, State.FAILED, State.QUEUED, State.CANCELLING}
+        {State.PAUSED, State.SUCCEEDED, State.FAILED, State.CANCELLING}
     ),
     State.PAUSED: frozenset({State.QUEUED, State.CANCELLED}),
     State.CANCELLING: frozenset({State.CANCELLED}),

@@ -57,6 +57,7 @@ jobs = Table(
     Column("metrics", JSONB, nullable=False, server_default=text("'{}'")),
     Column("best", JSONB(none_as_null=True)),
     Column("error", JSONB(none_as_null=True)),
+    Column("keep", Boolean, nullable=False, server_default=text("false")),
     Column("last_event_id", BigInteger, nullable=False, server_default="0"),
     _now("created_at"),
     _now("queued_at"),

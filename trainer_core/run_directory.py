@@ -2,7 +2,7 @@
 
     spec.json        in: the job spec, as given
     inputs.json      in: where the model and the rows are on this machine
-    stop.json        in, at any time, followed by SIGTERM: why to stop and whether to save
+    stop.json        in, at any time, followed by SIGTERM: why to stop and what to do before
     events.jsonl     out: one event a line
     resolved.json    out: the spec without an `auto`, and the choices made
     run.json         out: what a repetition needs: versions, seeds, threads, hashes
@@ -141,10 +141,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class StopRequest:
-    """Why to stop after the step in hand, and whether to save a checkpoint first."""
+    """Why to stop after the step in hand, and what to do before."""
 
     reason: str
-    is_saving: bool
+    is_saving: bool  # save a checkpoint, to go on from
+    is_finishing: bool = False  # measure and save the model instead, as if training were over
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,10 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def has_checkpoints(self) -> bool:
+        return any(self.checkpoints.glob("checkpoint-*"))
 
     @property
     def tracking(self) -> Path:

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -11,18 +12,17 @@ from jobs.backends import Backends
 from jobs.records import Job
 from jobs.states import FINAL, State
 from jobs.store import artifacts, attempts, events, jobs
-from jobs.store.attempts import Steps
+from jobs.store.attempts import Held, Steps
 from jobs.store.events import LeaseLost, NewEvent
 from trainer_core.errors import InternalError, LuthierError
 from trainer_core.events import EventType, Phase
 from trainer_core.failpoints import failpoint
 from trainer_core.run_directory import Result, RunDirectory, verified_manifest
 from worker.endings import (
-    CANCELLED,
-    DRAINED,
+    BY_STOP,
     Ending,
     Exit,
-    Stop,
+    as_asked,
     ending_of,
     failure_of,
     fault_of_worker,
@@ -32,6 +32,7 @@ from worker.lease import Lease
 from worker.outputs import forget_files, store_model, tidy
 from worker.process import TrainingProcess
 from worker.pump import Pump
+from worker.receipts import NO_PROCESS, Receipt, newest_checkpoint
 from worker.spare import Spare
 from worker.supervisor import Stopped, Supervisor
 
@@ -52,6 +53,7 @@ class Attempt:
     is_draining: Callable[[], bool]  # whether the worker wants to leave
     _process: TrainingProcess | None = field(default=None, init=False)
     _is_fit: bool = field(default=True, init=False)
+    _receipt: Receipt | None = field(default=None, init=False)  # of a process that was stopped
 
     def carry_out(self) -> bool:
         """Bring the job to its next resting state; return whether this worker is fit for more.
@@ -97,12 +99,13 @@ class Attempt:
         rows: list[dict[str, Any]] = []
         try:
             ending = self._train(run, pump, supervisor)
-            if ending.state is State.SUCCEEDED:
+            if ending.outcome is not None:
                 self._say_phase(pump, lease, Phase.PUBLISHING)
-                rows = store_model(self.backends, self.job, run, check=supervisor.check)
+                rows = store_model(self.backends, self.job, run, check=supervisor.check_storing)
                 failpoint("worker.stored")
         except Stopped as stopped:
-            ending = CANCELLED if stopped.stop is Stop.CANCEL else DRAINED
+            ending = BY_STOP[stopped.stop]
+            self._receipt = self._receipt or NO_PROCESS
         except LuthierError as error:
             ending = failure_of(self.job, error.to_typed())
         except (LeaseLost, DBAPIError):
@@ -124,7 +127,8 @@ class Attempt:
         lease = supervisor.lease
         self._say_phase(pump, lease, Phase.PREPARING)
         needs: Needs = lease.persist(lambda: read_needs(self.backends, self.job))
-        with prepare(self.backends, self.job, needs, device=self.device, check=supervisor.check):
+        check = partial(supervisor.check_preparing, run)
+        with prepare(self.backends, self.job, needs, device=self.device, check=check):
             if _is_trained(run):
                 return Ending(State.SUCCEEDED, "trained", outcome=run.read_outcome())
             run.outcome.unlink(missing_ok=True)
@@ -133,10 +137,14 @@ class Attempt:
             stop = supervisor.watch(process, pump)
             exit_code = process.kill()
             failpoint("worker.trained")
+            if supervisor.asked:
+                self._receipt = supervisor.asked.receipt(exit_code)
             lease.check()
             lease.persist(pump.drain)
         lines = tuple(pump.last_log_lines(_NUM_LAST_LINES))
-        return ending_of(self.job, run.read_outcome(), Exit(exit_code, lines, stop))
+        has_stepped = pump.last_step is not None or run.has_checkpoints
+        end = Exit(exit_code, lines, stop, has_stepped=has_stepped)
+        return ending_of(self.job, run.read_outcome(), end)
 
     def _supervisor(self, lease: Lease) -> Supervisor:
         return Supervisor(
@@ -169,18 +177,20 @@ class Attempt:
         is_ours = now.attempt == self.job.attempt
         if is_ours and now.state is ending.state:
             return ending
-        forget_files(self.backends, [row["key"] for row in rows if row["key"] not in kept])
-        if not is_ours or now.state is not State.CANCELLING:
+        # It may have been cancelled or paused after the process had ended.
+        asked = as_asked(ending, Held(now.state, keep=now.keep)) if is_ours else ending
+        if asked.outcome is None:
+            forget_files(self.backends, [row["key"] for row in rows if row["key"] not in kept])
+            rows = []
+        if asked == ending:
             raise LeaseLost(f"{self.job.id} is {now.state}, in attempt {now.attempt}")
-        # It was cancelled after the process had ended: nothing else may come of it.
-        lease.persist(lambda: self._move(CANCELLED, pump, []))
-        return CANCELLED
+        return self._end(pump, lease, asked, rows)
 
     def _move(self, ending: Ending, pump: Pump, rows: list[dict[str, Any]]) -> None:
         values: dict[str, Any] = {}
         again_in_seconds = 0.0
-        if ending.state is State.SUCCEEDED:
-            assert ending.outcome is not None, "a success without an outcome"
+        assert ending.outcome is not None or ending.state is not State.SUCCEEDED
+        if ending.outcome is not None:
             metrics = dict(ending.outcome.metrics)
             values["best"] = {"step": ending.outcome.best_step, "metrics": metrics}
         if ending.state is State.FAILED:
@@ -204,9 +214,21 @@ class Attempt:
                 steps=Steps(pump.first_step, pump.last_step),
                 values=values,
                 again_in_seconds=again_in_seconds,
+                receipt=self._told_receipt(ending, pump.run),
             )
             if rows:
                 artifacts.add(tx, self.job.id, rows)
+
+    def _told_receipt(self, ending: Ending, run: RunDirectory) -> dict[str, Any] | None:
+        """Return what to tell of the process's end, where that was asked for."""
+        receipt = self._receipt
+        if ending.state in (State.CANCELLED, State.PAUSED):
+            receipt = receipt or NO_PROCESS  # it had ended by itself before
+        if receipt is None:
+            return None
+        is_resumable = ending.state in (State.PAUSED, State.QUEUED)
+        checkpoint = newest_checkpoint(run) if is_resumable else None
+        return replace(receipt, checkpoint=checkpoint).to_dict()
 
     def _say_phase(self, pump: Pump, lease: Lease, phase: Phase) -> None:
         lease.persist(lambda: pump.say(EventType.PHASE, {"phase": phase, "fraction": 0.0}))

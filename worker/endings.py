@@ -2,11 +2,12 @@
 
 import errno
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from jobs.records import Job
 from jobs.states import State
+from jobs.store.attempts import Held
 from trainer_core.errors import (
     DiskFull,
     MaxRuntimeReached,
@@ -21,6 +22,8 @@ class Stop(StrEnum):
     """Why a worker ends what would have gone on."""
 
     CANCEL = "cancel"
+    KEEP = "keep"  # cancelled as well, with a model made of the steps taken
+    PAUSE = "pause"
     DRAIN = "drain"
     MAX_RUNTIME = "max_runtime"
 
@@ -32,12 +35,23 @@ class Ending:
     state: State
     reason: str
     error: TypedError | None = None
-    outcome: Outcome | None = None
+    outcome: Outcome | None = None  # of a run whose model is handed out
     is_counted: bool = True  # against the cap on attempts
 
 
+_KEPT = "cancelled by request; its model is kept"
+
 CANCELLED = Ending(State.CANCELLED, "cancelled by request")
+PAUSED = Ending(State.PAUSED, "paused by request", is_counted=False)
 DRAINED = Ending(State.QUEUED, "the worker stopped", is_counted=False)
+_SIGNALLED = replace(DRAINED, reason="a signal that was not the worker's")
+BY_STOP = {
+    Stop.CANCEL: CANCELLED,
+    Stop.KEEP: replace(CANCELLED, reason="cancelled by request; no step was taken to keep"),
+    Stop.PAUSE: PAUSED,
+    Stop.DRAIN: DRAINED,
+}
+"""How an attempt leaves its job that was stopped with nothing to show for it but checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +60,8 @@ class Exit:
 
     code: int  # minus the signal if one killed it
     last_lines: tuple[str, ...]  # of what it printed
-    stop: Stop | None  # why it was made to end, if it was
+    stop: Stop | None  # why it was to end, if it was
+    has_stepped: bool = False  # in this attempt or before
 
 
 def ending_of(job: Job, outcome: Outcome | None, end: Exit) -> Ending:
@@ -57,8 +72,8 @@ def ending_of(job: Job, outcome: Outcome | None, end: Exit) -> Ending:
         outcome: what the process said of its run, if it came to that.
         end: how the process ended.
     """
-    if end.stop is Stop.CANCEL:
-        return CANCELLED
+    if end.stop in (Stop.CANCEL, Stop.KEEP):
+        return CANCELLED if end.stop is Stop.CANCEL else _kept(outcome, end)
     if outcome is not None and outcome.result is Result.SUCCEEDED:
         return Ending(State.SUCCEEDED, "trained", outcome=outcome)
     if outcome is not None and outcome.result is Result.FAILED:
@@ -66,9 +81,43 @@ def ending_of(job: Job, outcome: Outcome | None, end: Exit) -> Ending:
         return failure_of(job, outcome.error)
     if end.stop is Stop.MAX_RUNTIME:
         return failure_of(job, _out_of_time(job).to_typed())
-    if end.stop is Stop.DRAIN:
-        return DRAINED
+    if end.stop is not None or outcome is not None:
+        return BY_STOP[end.stop] if end.stop else _SIGNALLED
     return failure_of(job, _death(job, end).to_typed())
+
+
+def as_asked(ending: Ending, held: Held) -> Ending:
+    """Return how an attempt leaves its job now that its owner has asked for something.
+
+    It was asked too late for the attempt to hear of it, which had ended by then.
+    """
+    match held.state:
+        case State.CANCELLING if held.keep and ending.outcome is not None:
+            return replace(ending, state=State.CANCELLED, reason=_KEPT, is_counted=True)
+        case State.CANCELLING:
+            return CANCELLED
+        case State.PAUSING if ending.state is State.QUEUED:
+            return replace(ending, state=State.PAUSED)
+        case _:
+            return ending
+
+
+def _kept(outcome: Outcome | None, end: Exit) -> Ending:
+    """Return the ending of an attempt that was to make a model of the steps it had taken."""
+    if outcome is None and not end.has_stepped:
+        return BY_STOP[Stop.KEEP]
+    if outcome is None:
+        reason = f"cancelled by request; no model is kept: the process {_manner(end.code)}"
+        return replace(CANCELLED, reason=reason)
+    match outcome.result:
+        case Result.SUCCEEDED:
+            return replace(CANCELLED, reason=_KEPT, outcome=outcome)
+        case Result.STOPPED:
+            return BY_STOP[Stop.KEEP]
+        case Result.FAILED:
+            assert outcome.error is not None, "an outcome says failed without an error"
+            reason = f"cancelled by request; no model is kept: {outcome.error.code}"
+            return replace(CANCELLED, reason=reason, error=outcome.error)
 
 
 def failure_of(job: Job, error: TypedError) -> Ending:
@@ -97,12 +146,15 @@ def _out_of_time(job: Job) -> MaxRuntimeReached:
 
 
 def _death(job: Job, end: Exit) -> ProcessDied:
-    if end.code < 0:
-        how = f"was killed by {signal.Signals(-end.code).name}"
-    else:
-        how = f"ended with exit code {end.code} without saying how it went"
+    which = f"in attempt {job.attempt} of {job.max_attempts}"
     return ProcessDied(
-        f"the training process {how}, in attempt {job.attempt} of {job.max_attempts}.",
+        f"the training process {_manner(end.code)}, {which}.",
         hint="If the machine ran out of memory, lower training.micro_batch_size.",
         detail={"exit_code": end.code, "last_lines": list(end.last_lines)},
     )
+
+
+def _manner(exit_code: int) -> str:
+    if exit_code < 0:
+        return f"was killed by {signal.Signals(-exit_code).name}"
+    return f"ended with exit code {exit_code} without saying how it went"

@@ -10,12 +10,12 @@ from typing import Self, TypeVar
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from jobs.records import Job
-from jobs.states import State
 from jobs.store import attempts
+from jobs.store.attempts import Held
 from jobs.store.events import LeaseLost
 from jobs.transaction import Database
 
-MAX_RENEWAL_SECONDS = 1.0  # how late a request to cancel is noticed
+MAX_RENEWAL_SECONDS = 1.0  # how late a request to cancel or pause is noticed
 _WATCH_SECONDS = 0.2
 _MARGIN = 0.8  # share of the lease after which a worker that can't renew gives up
 
@@ -43,7 +43,7 @@ class Lease:
             threading.Thread(target=target, name=f"lease-{job.id}", daemon=True)
             for target in (self._renew_often, self._watch_clock)
         ]
-        self.state = job.state
+        self.held = Held(job.state, keep=job.keep)
         self.is_lost = False
 
     def __enter__(self) -> Self:
@@ -70,20 +70,15 @@ class Lease:
         if self.is_lost:
             raise LeaseLost(f"attempt {self._job.attempt} lost {self._job.id}")
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether the job's owner asked to end it."""
-        return self.state is State.CANCELLING
-
-    def renew(self) -> State:
-        """Renew now and return the job's state, or raise LeaseLost."""
+    def renew(self) -> Held:
+        """Renew now and return what is asked of the job, or raise LeaseLost."""
         started = time.monotonic()
         with self._database.transaction() as tx:
-            self.state = attempts.renew(
+            self.held = attempts.renew(
                 tx, self._job.id, attempt=self._job.attempt, lease_seconds=self._seconds
             )
         self._deadline = started + self._seconds * _MARGIN
-        return self.state
+        return self.held
 
     def persist(self, write: Callable[[], _T]) -> _T:
         """Do something with the database, again and again while it can't be reached.

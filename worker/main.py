@@ -6,7 +6,9 @@ The parent only receives messages; each child of its pool has one slot, one devi
 import logging
 import mmap
 import os
+import signal
 import socket
+from types import FrameType
 from typing import Any
 
 from billiard import current_process, set_start_method
@@ -55,6 +57,19 @@ class Slot:
 
     def run_next(self) -> int:
         """Carry out the jobs whose turn it is, until none is left; return how many that were."""
+
+        def note(_number: int, _: FrameType | None) -> None:
+            self._drain_flag[0] = 1
+
+        # Who stops a service may send SIGTERM to all of its processes: this one saves and hands
+        # back first. The pool sets its own handler after `open`, which is right while it is idle.
+        before = signal.signal(signal.SIGTERM, note)
+        try:
+            return self._run_all()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _run_all(self) -> int:
         assert self._backends is not None, "the slot was not opened"
         count = 0
         while not self.is_draining():

@@ -11,12 +11,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from trainer_core.failpoints import VARIABLE as FAILPOINTS
 from worker.forked import ForkedChild
+from worker.group import Member, kill, left_of, members_of
+
+_LOOK_SECONDS = 0.02
 
 _KEPT_VARIABLES = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
@@ -58,6 +62,7 @@ class TrainingProcess:
             fork_server: the socket of the server that forks it; None to execute it.
         """
         self._is_group_killed = False
+        self._killed: list[Member] = []
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = _environment(num_threads)
         with log.open("ab") as output:
@@ -95,8 +100,12 @@ class TrainingProcess:
         if self._child.poll() is None:
             self._child.send_signal(signal.SIGTERM)
 
+    def members(self) -> list[Member]:
+        """Return the process and all that belong to it, as they are now."""
+        return members_of(self.pid)
+
     def kill(self) -> int:
-        """Kill the whole group and return the exit code. Safe to call at any time."""
+        """Kill all that belong to it and return the exit code. Safe to call at any time."""
         self._kill_group()
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # an unread job line goes nowhere
@@ -106,12 +115,26 @@ class TrainingProcess:
             self._child.close()
         return code
 
+    def left(self, *, seconds: float) -> list[Member]:
+        """Return who of the killed is still there after waiting so long at most.
+
+        What is killed takes a moment to give back its memory, or longer while a disk is slow.
+        """
+        deadline = time.monotonic() + seconds
+        while left := left_of(self._killed):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_LOOK_SECONDS)
+        return left
+
     def _kill_group(self) -> None:
-        """Kill the group once: later its number may name a stranger's."""
+        """Kill the group, and who left it, once: later its number may name a stranger's."""
         if not self._is_group_killed:
             self._is_group_killed = True
+            self._killed = self.members()
             with contextlib.suppress(ProcessLookupError):  # nobody is left
                 os.killpg(self.pid, signal.SIGKILL)
+            kill(self._killed)
 
 
 def _executed(

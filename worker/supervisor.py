@@ -4,16 +4,19 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from sqlalchemy.exc import OperationalError
 
 from jobs.records import Job
 from jobs.settings import Settings
-from trainer_core.run_directory import StopRequest
+from jobs.states import State
+from trainer_core.run_directory import RunDirectory, StopRequest
 from worker.endings import Stop
 from worker.lease import Lease
 from worker.process import TrainingProcess
 from worker.pump import Pump
+from worker.receipts import Asked
 
 _TURN_SECONDS = 0.25
 
@@ -37,17 +40,30 @@ class Supervisor:
     lease: Lease
     is_draining: Callable[[], bool]  # whether the worker wants to leave
     on_first_step: Callable[[], object]  # called often from then on, unless the worker leaves
+    asked: Asked | None = field(default=None, init=False)  # when it first was, if a process was
     _stop: Stop | None = field(default=None, init=False)
     _deadline: float = field(default=float("inf"), init=False)
+    _leaving_at: float | None = field(default=None, init=False)  # when the worker wants to be gone
 
-    def check(self) -> None:
-        """Raise if the job is lost, or is to stop, while no process runs."""
+    def check_preparing(self, run: RunDirectory) -> None:
+        """Raise if the job is lost, or is to stop, before its process runs.
+
+        What an earlier attempt has learnt is kept by the process, if it is to be kept.
+        """
         self.lease.check()
-        if stop := self._wanted():
+        stop = self._wanted()
+        if stop and not (stop is Stop.KEEP and run.has_checkpoints):
+            raise Stopped(stop)
+
+    def check_storing(self) -> None:
+        """Raise if the job is lost, or is to stop, while its model is stored."""
+        self.lease.check()
+        stop = self._wanted()
+        if stop and stop is not Stop.KEEP:
             raise Stopped(stop)
 
     def watch(self, process: TrainingProcess, pump: Pump) -> Stop | None:
-        """Pump until the process has ended; return why it was made to, if it was."""
+        """Pump until the process has ended; return why it was to, if it was."""
         started = time.monotonic()
         while process.poll() is None:
             self.lease.check()
@@ -57,27 +73,56 @@ class Supervisor:
                 _log.warning("the database is out of reach: %s", error.orig)
             if pump.first_step is not None and not self.is_draining():
                 self.on_first_step()
-            self._obey(process, pump, seconds=time.monotonic() - started)
+            self._obey(process, pump.run, seconds=time.monotonic() - started)
             if time.monotonic() > self._deadline:
                 process.kill()
             time.sleep(_TURN_SECONDS)
-        return self._stop
+        return self._stop or self._wanted()  # it may have been asked by the same signal as we
 
-    def _obey(self, process: TrainingProcess, pump: Pump, *, seconds: float) -> None:
+    def _obey(self, process: TrainingProcess, run: RunDirectory, *, seconds: float) -> None:
         limit = self.job.spec["resources"]["max_runtime_seconds"]
         is_over = limit is not None and seconds > limit
         wanted = self._wanted() or (Stop.MAX_RUNTIME if is_over else None)
-        if wanted is None or wanted is self._stop or self._stop is Stop.CANCEL:
+        if self.is_draining() and self._leaving_at is None:
+            self._leaving_at = time.monotonic() + self.settings.drain_grace_seconds
+            self._deadline = min(self._deadline, self._leaving_at)
+        if wanted is None or wanted is self._stop or not _is_ready(wanted, run):
             return
+        self._deadline = time.monotonic() + _grace_seconds(wanted, self.settings)
+        if self._leaving_at is not None:
+            self._deadline = min(self._deadline, self._leaving_at)
         self._stop = wanted
-        is_saving = wanted is not Stop.CANCEL
-        settings = self.settings
-        grace = settings.drain_grace_seconds if is_saving else settings.cancel_grace_seconds
-        self._deadline = time.monotonic() + grace
-        pump.run.request_stop(StopRequest(wanted, is_saving=is_saving))
+        self.asked = self.asked or Asked(process)
+        is_saving = wanted not in (Stop.CANCEL, Stop.KEEP)
+        run.request_stop(StopRequest(wanted, is_saving=is_saving, is_finishing=wanted is Stop.KEEP))
         process.ask_to_stop()
 
     def _wanted(self) -> Stop | None:
-        if self.lease.is_cancelled:
-            return Stop.CANCEL
-        return Stop.DRAIN if self.is_draining() else None
+        held = self.lease.held
+        match held.state:
+            case State.CANCELLING:
+                return Stop.KEEP if held.keep else Stop.CANCEL
+            case State.PAUSING:
+                return Stop.PAUSE
+            case _:
+                return Stop.DRAIN if self.is_draining() else None
+
+
+def _grace_seconds(stop: Stop, settings: Settings) -> float:
+    match stop:
+        case Stop.CANCEL:
+            return settings.cancel_grace_seconds
+        case Stop.KEEP:
+            return settings.keep_grace_seconds
+        case Stop.PAUSE | Stop.DRAIN | Stop.MAX_RUNTIME:
+            return settings.drain_grace_seconds
+        case _:
+            assert_never(stop)
+
+
+def _is_ready(wanted: Stop, run: RunDirectory) -> bool:
+    """Return whether a process can be asked now: before it listens, SIGTERM just ends it.
+
+    So it is to, unless an earlier attempt left it something to make a model of.
+    """
+    return wanted is not Stop.KEEP or run.events.exists() or not run.has_checkpoints

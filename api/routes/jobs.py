@@ -1,13 +1,14 @@
-"""Submitting, listing, reading and cancelling jobs."""
+"""Submitting, listing, reading, cancelling, pausing and resuming jobs."""
 
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import StrictBool, ValidationError
 
 from api import openapi, problems
-from api.bodies import JsonBody
+from api.bodies import JsonBody, OptionalJsonBody
 from api.dependencies import JobId, PageParameters, Service
 from api.reading import RowReaders
 from api.schemas import Job, JobDetail, JobPage
@@ -20,6 +21,8 @@ from jobs.transaction import Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec
 from trainer_core.failpoints import failpoint
 from trainer_core.spec import TASKS, JobSpec, parse_spec
+from trainer_core.spec.base import SpecModel
+from trainer_core.spec.parsing import field_problems
 
 router = APIRouter(tags=["jobs"])
 
@@ -88,16 +91,69 @@ def get_job(service: Service, job_id: JobId) -> JobDetail:
         )
 
 
-@router.post("/jobs/{job_id}/cancel", responses=problems.responses(404, 409))
-def cancel_job(service: Service, job_id: JobId) -> Job:
-    """Cancel a job. A running one is first `cancelling`, until its worker has stopped it."""
+class Cancellation(SpecModel):
+    """How to cancel a job."""
+
+    keep: StrictBool = False
+    """Let a running job end after the step in hand, measure what it has and store its model."""
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    responses=problems.responses(400, 404, 409, 413, 415, 422),
+    openapi_extra=openapi.body(
+        {
+            "schema": Cancellation.model_json_schema(),
+            "examples": {"keep the model": {"value": {"keep": True}}},
+        },
+        is_required=False,
+    ),
+)
+def cancel_job(service: Service, job_id: JobId, body: OptionalJsonBody) -> Job:
+    """Cancel a job. A running one is first `cancelling`, until its worker has stopped it.
+
+    With `{"keep": true}` it stops after the step in hand, measures what it has learnt by then and
+    stores the model. If no step was taken, there is none. Cancelled again without `keep`, it ends
+    at once. A job that waits after some steps has no worker to make a model of them: 409.
+    """
+    keep = _cancellation(body).keep
     with service.database.transaction() as tx:
-        return _shown(tx, jobs.cancel(tx, job_id))
+        return _shown(tx, jobs.cancel(tx, job_id, keep=keep))
+
+
+@router.post("/jobs/{job_id}/pause", responses=problems.responses(404, 409))
+def pause_job(service: Service, job_id: JobId) -> Job:
+    """Pause a job. A running one is first `pausing`, until its worker has saved and let it go.
+
+    It gives its device free and keeps its checkpoint. A queued one is `paused` at once. Pausing a
+    paused job changes nothing; one that trains no more may end as if it had not been asked.
+    """
+    with service.database.transaction() as tx:
+        return _shown(tx, jobs.pause(tx, job_id))
+
+
+@router.post("/jobs/{job_id}/resume", responses=problems.responses(404, 409))
+def resume_job(service: Service, job_id: JobId) -> Job:
+    """Queue a paused job again, last of its priority; it goes on at the step that it had come to.
+
+    Resuming a queued or running job changes nothing. One that is still `pausing` can't be: 409.
+    """
+    with service.database.transaction() as tx:
+        return _shown(tx, jobs.resume(tx, job_id))
 
 
 def _create(service: Backends, spec: JobSpec) -> Job:
     with service.database.transaction() as tx:
         return _shown(tx, jobs.create(tx, spec, max_attempts=service.settings.max_attempts))
+
+
+def _cancellation(values: object) -> Cancellation:
+    if not isinstance(values, dict):
+        raise InvalidSpec([FieldProblem("", "the body is no JSON object", 'Send {"keep": true}.')])
+    try:
+        return Cancellation.model_validate(values)
+    except ValidationError as error:
+        raise InvalidSpec(field_problems(error, values, Cancellation)) from error
 
 
 def _shown(tx: Transaction, job: StoredJob) -> Job:

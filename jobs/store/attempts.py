@@ -27,6 +27,14 @@ class Steps:
     last: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A job that a worker holds, and what its owner wants of it."""
+
+    state: State
+    keep: bool  # whether a job that is cancelling is to leave a model
+
+
 def claim(tx: Transaction, *, worker: str, lease_seconds: float) -> Job | None:
     """Give the queued job whose turn it is to a worker, or return None.
 
@@ -61,21 +69,21 @@ def claim(tx: Transaction, *, worker: str, lease_seconds: float) -> Job | None:
     return job
 
 
-def renew(tx: Transaction, job_id: str, *, attempt: int, lease_seconds: float) -> State:
-    """Prolong a lease and return the job's state, by which the worker learns of requests.
+def renew(tx: Transaction, job_id: str, *, attempt: int, lease_seconds: float) -> Held:
+    """Prolong a lease and return what is asked of the job, by which the worker learns of it.
 
     Raises:
         LeaseLost: the attempt no longer holds the job.
     """
-    state = tx.connection.execute(
+    row = tx.connection.execute(
         update(jobs)
         .where(*_held(job_id, attempt))
         .values(lease_until=_in(lease_seconds))
-        .returning(jobs.c.state)
-    ).scalar_one_or_none()
-    if state is None:
+        .returning(jobs.c.state, jobs.c.keep)
+    ).one_or_none()
+    if row is None:
         raise LeaseLost(f"attempt {attempt} no longer holds {job_id}")
-    return State(state)
+    return Held(State(row.state), keep=row.keep)
 
 
 def note(tx: Transaction, job_id: str, *, attempt: int, values: Mapping[str, Any]) -> None:
@@ -104,6 +112,7 @@ def end(
     steps: Steps,
     values: Mapping[str, Any] | None = None,
     again_in_seconds: float = 0.0,
+    receipt: Mapping[str, Any] | None = None,
 ) -> Job:
     """End an attempt by moving its job on, and let the lease go.
 
@@ -116,6 +125,7 @@ def end(
         steps: between which steps it worked.
         values: further columns of the job to set, such as `error` or `best`.
         again_in_seconds: how long a job that is queued again has to wait; 0 keeps its old turn.
+        receipt: what was measured of the end of the process, where it was asked to stop.
 
     Raises:
         LeaseLost: the attempt no longer holds the job, or the move is not legal from its state.
@@ -143,7 +153,7 @@ def end(
         .values(finished_at=func.now(), reason=reason, first_step=steps.first, last_step=steps.last)
     )
     job = job_of(row._mapping)
-    say_state(tx, job, reason=reason)
+    say_state(tx, job, reason=reason, receipt=receipt)
     if target is State.QUEUED and not again_in_seconds:
         tx.bells.append(job_id)
     return job
@@ -168,7 +178,7 @@ def expired(tx: Transaction) -> list[Job]:
 
 
 def take_back(tx: Transaction, job: Job) -> Job:
-    """Move on a job whose lease has run out: cancelled if that was asked, else queued or failed."""
+    """Move on a job whose lease has run out: as its owner asked, else queued or failed."""
     steps = Steps(last=(job.progress or {}).get("step"))
     lost = WorkerLost(
         f"worker {job.worker} was not heard of for the length of its lease, "
@@ -179,12 +189,11 @@ def take_back(tx: Transaction, job: Job) -> Job:
     if job.state is State.CANCELLING:
         target = State.CANCELLED
     elif job.attempt < job.max_attempts:
-        target = State.QUEUED
+        target = State.PAUSED if job.state is State.PAUSING else State.QUEUED
     else:
         target, values = State.FAILED, {"error": lost.to_typed().to_dict()}
-    return end(
-        tx, job.id, target, attempt=job.attempt, reason="lease lost", steps=steps, values=values
-    )
+    reason = "lease lost; no model is kept" if job.keep else "lease lost"
+    return end(tx, job.id, target, attempt=job.attempt, reason=reason, steps=steps, values=values)
 
 
 def unanswered(tx: Transaction, *, older_than_seconds: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""Jobs as their owners see them: create, get, list, cancel, place in the queue."""
+"""Jobs as their owners see them: create, get, list, cancel, pause, resume, place in the queue."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -112,40 +112,125 @@ def queue_positions(tx: Transaction, found: Sequence[Job]) -> dict[str, int]:
     return positions
 
 
-def cancel(tx: Transaction, job_id: str, *, project: str = "default") -> Job:
+def cancel(tx: Transaction, job_id: str, *, keep: bool = False, project: str = "default") -> Job:
     """End a job that waits, or ask the worker of a running one to end it; again is no error.
+
+    Args:
+        tx: the transaction.
+        job_id: the job.
+        keep: let a running job first measure and store the model as it is by then. Asked for
+            again without it, it ends at once; never the other way round.
+        project: of the job.
 
     Raises:
         JobNotFound: no such job.
-        IllegalTransition: it has already ended another way.
+        IllegalTransition: it has already ended another way, or waits with something to keep.
     """
     job = get(tx, job_id, project=project, is_locked=True)
-    if job.state in (State.CANCELLING, State.CANCELLED):
+    is_sooner = job.state is State.CANCELLING and job.keep and not keep
+    if job.state in (State.CANCELLING, State.CANCELLED) and not is_sooner:
         return job
-    target = State.CANCELLING if job.state in LEASED else State.CANCELLED
-    if job.state not in sources_of(target):
+    is_held = job.state in LEASED
+    target = State.CANCELLING if is_held else State.CANCELLED
+    if not is_sooner:
+        _check_move(job, target, hint="Only queued, running and paused jobs can be cancelled.")
+    if keep and not is_held:
+        _check_nothing_to_keep(job)
+    reason = "cancelled by request"
+    if keep:
+        reason += ", keeping its model" if is_held else "; no step was taken, so no model is kept"
+    return _move(tx, job, target, reason=reason, keep=keep and is_held)
+
+
+def pause(tx: Transaction, job_id: str, *, project: str = "default") -> Job:
+    """Take a job out of the queue, or ask the worker of a running one to save and let it go.
+
+    Again is no error.
+
+    Raises:
+        JobNotFound: no such job.
+        IllegalTransition: it has ended, or is about to.
+    """
+    job = get(tx, job_id, project=project, is_locked=True)
+    if job.state in (State.PAUSING, State.PAUSED):
+        return job
+    target = State.PAUSING if job.state in LEASED else State.PAUSED
+    _check_move(job, target, hint="Only queued and running jobs can be paused.")
+    return _move(tx, job, target, reason="paused by request")
+
+
+def resume(tx: Transaction, job_id: str, *, project: str = "default") -> Job:
+    """Put a paused job at the end of the queue; one that waits or runs already is left as it is.
+
+    Raises:
+        JobNotFound: no such job.
+        IllegalTransition: it has ended or is about to, or has not let go yet.
+    """
+    job = get(tx, job_id, project=project, is_locked=True)
+    if job.state in (State.QUEUED, State.RUNNING):
+        return job
+    if job.state is State.PAUSING:
         raise IllegalTransition(
-            f"job {job_id} has already {job.state}.",
-            hint="Only queued, running and paused jobs can be cancelled.",
+            f"job {job_id} is still pausing: its worker saves what it has.",
+            hint="Resume it once it is paused.",
             detail={"state": job.state},
         )
+    _check_move(job, State.QUEUED, hint="Only paused jobs can be resumed.")
+    tx.bells.append(job_id)
+    return _move(tx, job, State.QUEUED, reason="resumed by request", queued_at=func.now())
+
+
+def _check_move(job: Job, target: State, *, hint: str) -> None:
+    if job.state not in sources_of(target):
+        already = "is" if job.state is State.CANCELLING else "has already"
+        raise IllegalTransition(
+            f"job {job.id} {already} {job.state}.", hint=hint, detail={"state": job.state}
+        )
+
+
+def _check_nothing_to_keep(job: Job) -> None:
+    """Refuse to lose the steps of a job that no worker holds, where they are to be kept."""
+    step = (job.progress or {}).get("step", 0)
+    if step:
+        raise IllegalTransition(
+            f"job {job.id} is {job.state} after {step} steps, and no worker is there to make a "
+            "model of them.",
+            hint="Let it run and cancel it then, or cancel it without `keep`.",
+            param="keep",
+            detail={"state": job.state, "step": step},
+        )
+
+
+def _move(tx: Transaction, job: Job, target: State, *, reason: str, **values: Any) -> Job:
+    """Move a job that is locked, by its owner's request."""
     finished = func.now() if target in FINAL else None
     row = tx.connection.execute(
         update(jobs)
-        .where(jobs.c.id == job_id)
-        .values(state=target, finished_at=finished, updated_at=func.now())
+        .where(jobs.c.id == job.id)
+        .values(state=target, finished_at=finished, updated_at=func.now(), **values)
         .returning(jobs)
     ).one()
     moved = job_of(row._mapping)
-    say_state(tx, moved, reason="cancelled by request")
+    say_state(tx, moved, reason=reason)
     return moved
 
 
-def say_state(tx: Transaction, job: Job, *, reason: str) -> None:
-    """Append the event that a job has moved to the state that it is in."""
-    data: dict[str, object] = {"state": job.state, "attempt": job.attempt, "reason": reason}
+def say_state(
+    tx: Transaction, job: Job, *, reason: str, receipt: Mapping[str, Any] | None = None
+) -> None:
+    """Append the event that a job has moved to the state that it is in.
+
+    Args:
+        tx: the transaction.
+        job: as it is now.
+        reason: why, in a few words.
+        receipt: what a worker measured of the end of the process that it was asked to stop.
+    """
+    data: dict[str, Any] = {"state": job.state, "attempt": job.attempt, "reason": reason}
     if job.error and job.state is State.FAILED:
         data["error"] = job.error
+    if receipt is not None:
+        data["receipt"] = dict(receipt)
     events.append(tx, job.id, [NewEvent(EventType.STATE, data)])
 
 

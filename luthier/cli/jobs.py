@@ -1,4 +1,4 @@
-"""`luthier ps`, `show`, `wait`, `cancel`, `download`: jobs one by one and in lists."""
+"""`luthier ps`, `show`, `wait`, `pause`, `resume`, `cancel`, `download`: jobs, one or many."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,7 +115,8 @@ def show(*, job_id: str, as_json: bool) -> None:
 def wait(*, job_ids: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
     """Wait silently until every job has ended; the exit code is their outcome.
 
-    It is 0 only if all have succeeded. The time-out is for all of them together.
+    It is 0 only if all have succeeded. The time-out is for all of them together. A paused job has
+    not ended.
     """
     import time
 
@@ -137,25 +138,56 @@ def wait(*, job_ids: tuple[str, ...], timeout: float | None, as_json: bool) -> N
 
 @click.command(
     cls=Command,
-    examples=["luthier cancel job_01k9…", "luthier cancel -y job_01k9… job_01ka…"],
+    examples=["luthier pause job_01k9…", "luthier pause job_01k9… job_01ka…"],
+    short_help="Pause jobs.",
+)
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@json_option
+def pause(*, job_ids: tuple[str, ...], as_json: bool) -> None:
+    """Pause jobs: one that runs saves a checkpoint and leaves its device."""
+    with open_client() as client:
+        _print_states([client.jobs.pause(job_id) for job_id in job_ids], as_json=as_json)
+    if not as_json:
+        suggest(f"luthier resume {' '.join(job_ids)}")
+
+
+@click.command(
+    cls=Command,
+    examples=["luthier resume job_01k9…", "luthier resume job_01k9… job_01ka…"],
+    short_help="Resume paused jobs.",
+)
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@json_option
+def resume(*, job_ids: tuple[str, ...], as_json: bool) -> None:
+    """Queue paused jobs again: they go on at the step that they had come to."""
+    with open_client() as client:
+        _print_states([client.jobs.resume(job_id) for job_id in job_ids], as_json=as_json)
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        "luthier cancel job_01k9…",
+        "luthier cancel --keep job_01k9…",
+        "luthier cancel -y job_01k9… job_01ka…",
+    ],
     short_help="Cancel jobs.",
 )
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--keep", is_flag=True, help="Measure and store what a running job has learnt first.")
 @yes_option
 @json_option
-def cancel(*, job_ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Cancel jobs: one that waits ends at once, one that runs within seconds."""
-    from luthier.client.values import to_json
+def cancel(*, job_ids: tuple[str, ...], keep: bool, yes: bool, as_json: bool) -> None:
+    """Cancel jobs: one that waits ends at once, one that runs within seconds.
 
+    With --keep a running job ends as if its training were over, and its model can be downloaded.
+    Cancelled again without, it ends at once.
+    """
     what = job_ids[0] if len(job_ids) == 1 else f"{len(job_ids)} jobs"
     confirm(f"Cancel {what}?", yes=yes)
     with open_client() as client:
-        jobs = [client.jobs.cancel(job_id) for job_id in job_ids]
-    if as_json:
-        print_json(to_json(jobs))
-        return
-    for job in jobs:
-        click.echo(f"{job.id} {job.state}")
+        jobs = [client.jobs.cancel(job_id, keep=keep) for job_id in job_ids]
+    _print_states(jobs, as_json=as_json)
 
 
 @click.command(
@@ -186,6 +218,16 @@ def download(*, job_id: str, to: Path | None, as_json: bool) -> None:
     total = sum(path.stat().st_size for path in paths)
     say(f"{count(len(paths), 'file')}, {size(total)}, every SHA-256 as it should be.")
     click.echo(folder)
+
+
+def _print_states(jobs: "list[Job]", *, as_json: bool) -> None:
+    from luthier.client.values import to_json
+
+    if as_json:
+        print_json(to_json(jobs))
+        return
+    for job in jobs:
+        click.echo(f"{job.id} {job.state}")
 
 
 def _row(job: "Job") -> tuple[object, ...]:

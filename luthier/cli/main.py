@@ -79,6 +79,8 @@ for _command in (
     watch.watch,
     watch.logs,
     jobs.wait,
+    jobs.pause,
+    jobs.resume,
     jobs.cancel,
     jobs.download,
     datasets.datasets,

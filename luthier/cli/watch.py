@@ -77,10 +77,13 @@ def follow_to_end(client: "Client", job: "Job") -> "Job":
     with _goes_on(job.id), display_for(job) as display:
         for event in client.jobs.events(job.id):
             display.show(event)
+            is_pause = event.type == "state" and event.data.get("state") == "paused"
+            if is_pause and client.jobs.get(job.id).state == "paused":  # and not long ago
+                suggest(f"luthier resume {job.id}")
     job = client.jobs.get(job.id)
     for line in outcome_lines(job):
         say(line)
-    if job.state == "succeeded":
+    if job.state == "succeeded" or job.artifacts:
         suggest(f"luthier download {job.id}")
     elif job.state == "failed":
         suggest(f"luthier logs {job.id}")

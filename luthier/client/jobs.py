@@ -1,4 +1,4 @@
-"""`client.jobs`: create, list, watch, wait for, cancel and download."""
+"""`client.jobs`: create, list, watch, wait for, cancel, pause, resume and download."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -65,9 +65,37 @@ class Jobs:
             label=wanted or None,
         )
 
-    def cancel(self, job_id: str) -> Job:
-        """Ask for a job's end and return it; cancelling one that is cancelled is no error."""
-        call = Call("POST", path_of("jobs", job_id, "cancel"), is_repeatable=True)
+    def cancel(self, job_id: str, *, keep: bool = False) -> Job:
+        """Ask for a job's end and return it; cancelling one that is cancelled is no error.
+
+        Args:
+            job_id: the job.
+            keep: let it measure and store what it has learnt first; `download` fetches that then.
+                Cancelled again without, it ends at once.
+
+        Raises:
+            Conflict: it has ended another way, or waits with steps of which nobody makes a model.
+        """
+        body = {"keep": True} if keep else None
+        call = Call("POST", path_of("jobs", job_id, "cancel"), json=body, is_repeatable=True)
+        return from_json(Job, self._transport.json(call))
+
+    def pause(self, job_id: str) -> Job:
+        """Ask for a job to save and leave its device, and return it; again is no error.
+
+        Raises:
+            Conflict: it has ended or is about to.
+        """
+        call = Call("POST", path_of("jobs", job_id, "pause"), is_repeatable=True)
+        return from_json(Job, self._transport.json(call))
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a paused job again and return it; one that waits or runs is left as it is.
+
+        Raises:
+            Conflict: it has ended or is about to, or is still pausing.
+        """
+        call = Call("POST", path_of("jobs", job_id, "resume"), is_repeatable=True)
         return from_json(Job, self._transport.json(call))
 
     def events(
@@ -95,7 +123,7 @@ class Jobs:
         timeout: float | None = None,
         outage_seconds: float = OUTAGE_SECONDS,
     ) -> Job:
-        """Return the job once it has ended, however it ended.
+        """Return the job once it has ended, however it ended; a paused one has not.
 
         Args:
             job_id: the job.

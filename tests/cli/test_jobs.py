@@ -86,6 +86,7 @@ def test_bad_rows_are_told_by_file_line_and_column(run: Run, spec: Path, tmp_pat
         ("ps", "--label", "team"),
         ("ps", "--limit", "0"),
         ("cancel", "job_1"),
+        ("pause",),
         ("models", "add", "x"),
         ("models", "add", "x", "--path", "/a", "--hub", "b/c"),
         ("tasks", "--example"),
@@ -212,6 +213,44 @@ def test_cancel_takes_several_jobs(run: Run, client: luthier.Client, rows: Path)
 
     assert result.exit_code == 0
     assert [job["state"] for job in json.loads(result.stdout)] == ["cancelled", "cancelled"]
+
+
+def test_pause_and_resume_take_several_jobs(run: Run, client: luthier.Client, rows: Path) -> None:
+    job_ids = [submit(client, rows).id for _ in range(2)]
+
+    paused = run("pause", *job_ids)
+    listed = run("ps", "--state", "paused", "--json")
+    resumed = run("resume", *job_ids, "--json")
+
+    assert (paused.exit_code, paused.stdout.split()[1::2]) == (0, ["paused", "paused"])
+    assert f"next: luthier resume {' '.join(job_ids)}" in paused.stderr
+    assert {job["id"] for job in json.loads(listed.stdout)} == set(job_ids)
+    assert [job["state"] for job in json.loads(resumed.stdout)] == ["queued", "queued"]
+
+
+def test_cancel_keep_asks_for_the_model(
+    run: Run, client: luthier.Client, rows: Path, backends: Backends
+) -> None:
+    submit(client, rows)
+    job = claim(backends)
+
+    result = run("cancel", "-y", "--keep", job.id)
+
+    assert (result.exit_code, result.stdout) == (0, f"{job.id} cancelling\n")
+    reason = list(client.jobs.history(job.id))[-1].data["reason"]
+    assert reason == "cancelled by request, keeping its model"
+
+
+def test_pausing_what_has_succeeded_ends_with_1(
+    run: Run, client: luthier.Client, rows: Path, backends: Backends
+) -> None:
+    job = submit(client, rows)
+    succeed(backends, claim(backends), {"config.json": b"{}"})
+
+    result = run("pause", job.id)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "has already succeeded" in result.stderr
 
 
 def test_cancel_without_a_terminal_needs_yes(run: Run, client: luthier.Client, rows: Path) -> None:

@@ -98,6 +98,30 @@ def test_watch_of_a_cancelled_job_ends_with_3(run: Run, client: luthier.Client, 
     assert run("watch", job.id).exit_code == 3
 
 
+def test_watch_of_a_paused_job_says_how_it_goes_on_and_goes_on_watching(
+    run: Run, client: luthier.Client, rows: Path
+) -> None:
+    job = submit(client, rows)
+    client.jobs.pause(job.id)
+
+    def end() -> None:
+        time.sleep(1)
+        client.jobs.cancel(job.id)
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    result = run("watch", job.id)
+    ending.join()
+
+    assert result.exit_code == 3
+    lines = result.stderr.splitlines()
+    assert lines[:3] == [
+        "queued (submitted)",
+        "paused (paused by request)",
+        f"next: luthier resume {job.id}",
+    ]
+
+
 def test_submit_and_follow_ends_with_the_outcome(
     run: Run, client: luthier.Client, rows: Path, backends: Backends
 ) -> None:

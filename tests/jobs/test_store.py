@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from jobs.states import FINAL, State
 from jobs.store import artifacts, attempts, datasets, events, jobs, models
-from jobs.store.attempts import Steps
+from jobs.store.attempts import Held, Steps
 from jobs.store.events import LeaseLost, NewEvent
 from trainer_core.errors import (
     DatasetInUse,
@@ -195,8 +195,8 @@ def test_cancel_of_a_running_job_asks_its_worker(database):
     with database.transaction() as tx:
         assert jobs.cancel(tx, job.id).state is State.CANCELLING
     with database.transaction() as tx:
-        state = attempts.renew(tx, job.id, attempt=job.attempt, lease_seconds=9)
-    assert state is State.CANCELLING
+        held = attempts.renew(tx, job.id, attempt=job.attempt, lease_seconds=9)
+    assert held == Held(State.CANCELLING, keep=False)
     with pytest.raises(LeaseLost):  # a success that comes too late does not undo the request
         end(database, job, State.SUCCEEDED)
     assert end(database, job, State.CANCELLED).state is State.CANCELLED

@@ -33,6 +33,7 @@ from trainer_core.run_directory import (
     StopRequest,
     file_sha256,
     read_json,
+    verified_manifest,
     write_json,
 )
 from trainer_core.spec import parse_spec
@@ -245,6 +246,22 @@ def test_processes_stop_as_one_and_die_with_their_supervisor(
     while any(Path(f"/proc/{child}/cmdline").exists() for child in children):
         assert time.monotonic() < deadline, "a process was left"
         time.sleep(0.05)
+
+
+def test_processes_that_are_asked_to_finish_make_one_model_of_the_steps_taken(
+    encoder: Path, tmp_path: Path, start: Start
+) -> None:
+    directory = _make(tmp_path / "run", encoder, processes=2, training={**TRAINING, "epochs": 2000})
+    process = start("--supervised")
+    order(process, directory)
+    wait_for_step(directory, step=3)
+    directory.request_stop(StopRequest("keep", is_saving=False, is_finishing=True))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(START_SECONDS) == 0
+    outcome = directory.read_outcome()
+    assert outcome is not None
+    assert (outcome.result, outcome.step >= 3) == (Result.SUCCEEDED, True)
+    assert verified_manifest(directory.model)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")

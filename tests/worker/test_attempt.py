@@ -167,6 +167,95 @@ def test_cancel_is_heard_while_the_model_is_being_stored(broken, trained):
     assert stored_files(broken, trained) == []
 
 
+@pytest.fixture
+def asked_late(broken, trained):
+    """Ask for something while a model is being stored, mend the storage, return the job's end."""
+
+    def ask(request):
+        carrying = threading.Thread(target=attempt_of(broken, trained).carry_out)
+        carrying.start()
+        time.sleep(1)
+        with broken.database.transaction() as tx:
+            request(tx, trained.id)
+        time.sleep(1.5)  # it is heard, or not, before there is a way to store anything
+        broken.storage.is_mended = True
+        carrying.join(timeout=30)
+        return job_of(broken, trained)
+
+    return ask
+
+
+def last_state(backends, job):
+    with backends.database.transaction() as tx:
+        found = events.read(tx, job.id, after=0, limit=100)
+    return [event.data for event in found if event.type == "state"][-1]
+
+
+def test_a_model_that_is_to_be_kept_is_stored_to_its_end(broken, trained, asked_late):
+    ended = asked_late(lambda tx, job_id: jobs.cancel(tx, job_id, keep=True))
+    assert ended.state is State.CANCELLED
+    assert ended.best == {"step": 5, "metrics": {"accuracy": 0.9}}
+    assert len(stored_files(broken, trained)) == 3
+    said = last_state(broken, trained)
+    assert said["reason"] == "cancelled by request; its model is kept"
+    assert said["receipt"]["process_gone"]
+
+
+def test_pause_is_heard_while_the_model_is_being_stored_and_loses_nothing(
+    broken, trained, asked_late
+):
+    assert asked_late(jobs.pause).state is State.PAUSED
+    assert stored_files(broken, trained) == []
+    with broken.database.transaction() as tx:
+        jobs.resume(tx, trained.id)
+    with broken.database.transaction() as tx:
+        again = attempts.claim(tx, worker="w2", lease_seconds=3.0)
+    attempt_of(broken, again).carry_out()
+    assert job_of(broken, again).state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("request_late", "left"),
+    [
+        (jobs.cancel, (State.CANCELLED, 0)),
+        (lambda tx, job_id: jobs.cancel(tx, job_id, keep=True), (State.CANCELLED, 3)),
+        (jobs.pause, (State.SUCCEEDED, 3)),
+    ],
+    ids=["cancel", "keep", "pause"],
+)
+def test_a_request_between_the_end_of_the_process_and_of_the_job_is_obeyed(
+    backends, trained, monkeypatch, request_late, left
+):
+    """What the supervisor could not hear of any more is found in the row."""
+    original = Attempt._end
+
+    def ask_and_end(self, *args):
+        monkeypatch.setattr(Attempt, "_end", original)
+        with backends.database.transaction() as tx:
+            request_late(tx, trained.id)
+        return original(self, *args)
+
+    monkeypatch.setattr(Attempt, "_end", ask_and_end)
+    attempt_of(backends, trained).carry_out()
+    files = stored_files(backends, trained)
+    assert (job_of(backends, trained).state, len(files)) == left
+    assert all(b"".join(backends.storage.read(f.key, start=0, end=f.size_bytes)) for f in files)
+    left_there = list(Path(backends.settings.home / "storage").rglob("*.safetensors"))
+    assert len(left_there) == bool(files)
+
+
+def test_an_error_worth_another_try_leaves_a_job_paused_that_was_to_pause(backends, claim):
+    job = claim()
+    with backends.database.transaction() as tx:
+        jobs.pause(tx, job.id)
+    runs_of(backends).parent.mkdir(parents=True, exist_ok=True)
+    runs_of(backends).write_text("a file where the runs should be")
+    attempt_of(backends, job).carry_out()
+    left = job_of(backends, job)
+    assert (left.state, left.error) == (State.PAUSED, None)
+    assert last_state(backends, job)["reason"] == "service_unavailable"
+
+
 def test_drain_is_heard_while_the_model_is_being_stored_and_loses_nothing(broken, trained):
     attempt_of(broken, trained, is_draining=lambda: True).carry_out()
     waiting = job_of(broken, trained)

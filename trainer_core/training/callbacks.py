@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from trainer_core.failpoints import failpoint
 from trainer_core.spec.parts import EarlyStopping
@@ -13,34 +14,50 @@ from trainer_core.training.stopping import Stopping
 class StoppingCallback(TrainerCallback):
     """Ends training after the step in hand when the run is asked to stop.
 
-    An evaluation that would be due is not begun; the resumed run makes up for it.
+    An evaluation that would be due is not begun; the resumed run makes up for it. A run that is to
+    finish will not be resumed: it evaluates what it has, so that the best model may be the last.
     """
 
     def __init__(self, stopping: Stopping) -> None:
         self._stopping = stopping
         self._has_ended = False
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self._stopping.look():
+            control.should_training_stop = True
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         failpoint("step.ended")
-        self._look(control)
+        self._look(args, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._look(control)
+        self._look(args, control)
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._stopping.check()
+        self._stopping.check(can_finish=state.global_step > 0)
 
-    def _look(self, control: TrainerControl) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self._stopping.look() and self._stopping.is_finishing:
+            control.should_training_stop = True
+            self._has_ended = True  # this was the evaluation
+
+    def _look(self, args: TrainingArguments, control: TrainerControl) -> None:
         if self._stopping.look():
             control.should_training_stop = True
-            control.should_evaluate = False
-            # The loop comes to the epoch's end too after a stop within it; one save is enough.
+            # The loop comes to the epoch's end too after a stop within it; once is enough.
+            is_finishing = self._stopping.is_finishing and not self._has_ended
+            is_evaluated = args.eval_strategy != IntervalStrategy.NO
+            control.should_evaluate = is_finishing and is_evaluated
             control.should_save = self._stopping.request.is_saving and not self._has_ended
             self._has_ended = True
 

@@ -85,18 +85,26 @@ class RunLoop(_Base):
         self.remove_callback(PrinterCallback)
 
     def fit(self, *, resume_from: Path | None) -> None:
-        """Train to the end, or raise StopAsked with a checkpoint saved if one was asked for."""
-        self._stopping.check()
+        """Train to the end, or raise StopAsked with a checkpoint saved if one was asked for.
+
+        A request to finish is the end, once a step was taken.
+        """
+        self._stopping.check(can_finish=resume_from is not None)
         # At step 0, as the Trainer names it; what it finds is in every checkpoint's history.
         self.args.eval_on_start = self._spec.evaluation.baseline is True and resume_from is None
         try:
             self.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         except StopAsked:  # while evaluating; the step before it is done
-            is_saving = self._stopping.request.is_saving and self.state.global_step > 0
-            if is_saving and not self._is_saved():
-                self._save_checkpoint(self.model, None)
+            self.save_if_asked()
             raise
-        self._stopping.check()
+        self._stopping.check(can_finish=self.state.global_step > 0)
+
+    def save_if_asked(self) -> None:
+        """Save the last step, unless it is saved, its weights are gone or nobody wants it."""
+        step = self.state.global_step
+        has_weights = step > 0 and self._weights_step in (None, step)
+        if self._stopping.request.is_saving and has_weights and not self._is_saved():
+            self._save_checkpoint(self.model, None)
 
     def load_best(self) -> int | None:
         """Load the weights of the best evaluation; return its step, None if none was saved."""
@@ -304,6 +312,7 @@ class RunLoop(_Base):
             case _:
                 return False
         is_due = step % every == 0 or step >= max(1, self.state.max_steps)
+        is_due |= self._stopping.look() and self._stopping.is_finishing
         return is_due and step > 0 and not self.metrics_at(step)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:

@@ -151,7 +151,11 @@ class Attempt:
             best_step=trainer.load_best(),
             end_tracking=partial(self._tracking.close, Result.SUCCEEDED),
         )
-        metrics = finish.measure()
+        try:
+            metrics = finish.measure()
+        except StopAsked:
+            trainer.save_if_asked()
+            raise
         finish.save(metrics)
         step, best_step = trainer.state.global_step, finish.best_step
         return Outcome(Result.SUCCEEDED, step=step, best_step=best_step, metrics=metrics)

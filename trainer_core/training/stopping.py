@@ -1,6 +1,7 @@
 """Being asked to stop: by SIGTERM or Ctrl-C, with the reason in `stop.json`, or by the clock.
 
-Reading, tokenizing and loading are dropped where they are; steps and saves are finished first.
+Reading, tokenizing and loading are dropped where they are; steps and saves are finished first. A
+request to finish ends the training alone, once there are steps to make a model of.
 """
 
 import signal
@@ -43,6 +44,11 @@ class Stopping:
         """What was asked for; a signal without a `stop.json` asks for a checkpoint."""
         return self._run.read_stop() or StopRequest("it has to end here", is_saving=True)
 
+    @property
+    def is_finishing(self) -> bool:
+        """Whether a model is to be made of the steps taken, in any process; all of them ask."""
+        return self._agree(self.request.is_finishing)
+
     @contextmanager
     def limited(self, seconds: float) -> Iterator[None]:
         """Ask to stop, with a checkpoint, if the block is not over after so many seconds."""
@@ -62,7 +68,7 @@ class Stopping:
     def ask(self) -> None:
         """Take note, and drop the work in hand if it may be dropped."""
         self.is_asked = True
-        if self._is_droppable:
+        if self._is_droppable and not self._is_to_finish():
             raise StopAsked
 
     def look(self) -> bool:
@@ -70,17 +76,25 @@ class Stopping:
         self.is_asked = self._agree(self.is_asked)
         return self.is_asked
 
-    def check(self) -> None:
-        """Raise StopAsked if someone asked, in any process, as `look` does."""
-        if self.look():
+    def check(self, *, can_finish: bool = False) -> None:
+        """Raise StopAsked if someone asked, in any process, as `look` does.
+
+        Args:
+            can_finish: steps were taken, so that a request to finish is no reason to drop anything.
+        """
+        if self.look() and not (can_finish and self.is_finishing):
             raise StopAsked
+
+    def _is_to_finish(self) -> bool:
+        """Whether what is begun leads to the model of an earlier attempt's steps."""
+        return self.request.is_finishing and self._run.has_checkpoints
 
     @contextmanager
     def droppable(self) -> Iterator[None]:
         """Let a request to stop raise StopAsked wherever the block is: nothing in it is kept."""
         self._is_droppable = True
         try:
-            if self.is_asked:
+            if self.is_asked and not self._is_to_finish():
                 raise StopAsked
             yield
         finally:
