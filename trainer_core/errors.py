@@ -18,7 +18,7 @@
     |-- Diverged                the loss became NaN or infinite
     |-- InvalidSetting          an environment variable or flag of the service is wrong
     |-- ServiceFault            our fault, or our infrastructure's
-        |-- WorkerLost, ProcessDied, ServerFailed, ServiceUnavailable, InternalError
+        |-- WorkerLost, ProcessDied, Stalled, ServerFailed, ServiceUnavailable, InternalError
 
 A message says what happened, with the values; what was expected; what to do.
 """
@@ -338,6 +338,12 @@ class WorkerLost(ServiceFault):
 
 class ProcessDied(ServiceFault):
     code = "process_died"
+
+
+class Stalled(ServiceFault):
+    """A training process lives and gets no further."""
+
+    code = "stalled"
 
 
 class ServerFailed(ServiceFault):

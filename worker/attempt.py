@@ -35,6 +35,7 @@ from worker.spare import Spare
 from worker.supervisor import Stopped, Supervisor
 
 _NUM_LAST_LINES = 20
+_NUM_STACK_LINES = 200
 _RETRY_GROWTH = 6
 
 _log = logging.getLogger(__name__)
@@ -127,12 +128,15 @@ class Attempt:
             run.outcome.unlink(missing_ok=True)
             process = self._process = self.spare.take()
             process.start(run.path, trackers=self.job.spec["tracking"])
-            stop = supervisor.watch(process, pump)
-            exit_code = process.kill()
+            with pump.log_capped():
+                stop = supervisor.watch(process, pump)
+                exit_code = process.kill()
             lease.check()
             lease.persist(pump.drain)
-        lines = tuple(pump.last_log_lines(_NUM_LAST_LINES))
-        return ending_of(self.job, run.read_outcome(), Exit(exit_code, lines, stop))
+        count = _NUM_STACK_LINES if stop is Stop.STALL else _NUM_LAST_LINES
+        lines = tuple(pump.last_log_lines(count))
+        end = Exit(exit_code, lines, stop, supervisor.stall_seconds)
+        return ending_of(self.job, run.read_outcome(), end)
 
     def _supervisor(self, lease: Lease) -> Supervisor:
         return Supervisor(

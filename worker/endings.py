@@ -9,9 +9,11 @@ from jobs.records import Job
 from jobs.states import State
 from trainer_core.errors import (
     DiskFull,
+    LuthierError,
     MaxRuntimeReached,
     ProcessDied,
     ServiceUnavailable,
+    Stalled,
     TypedError,
 )
 from trainer_core.run_directory import Outcome, Result
@@ -23,6 +25,7 @@ class Stop(StrEnum):
     CANCEL = "cancel"
     DRAIN = "drain"
     MAX_RUNTIME = "max_runtime"
+    STALL = "stall"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Exit:
     code: int  # minus the signal if one killed it
     last_lines: tuple[str, ...]  # of what it printed
     stop: Stop | None  # why it was made to end, if it was
+    stall_seconds: float  # the limit
 
 
 def ending_of(job: Job, outcome: Outcome | None, end: Exit) -> Ending:
@@ -64,11 +68,16 @@ def ending_of(job: Job, outcome: Outcome | None, end: Exit) -> Ending:
     if outcome is not None and outcome.result is Result.FAILED:
         assert outcome.error is not None, "an outcome says failed without an error"
         return failure_of(job, outcome.error)
-    if end.stop is Stop.MAX_RUNTIME:
-        return failure_of(job, _out_of_time(job).to_typed())
     if end.stop is Stop.DRAIN:
         return DRAINED
-    return failure_of(job, _death(job, end).to_typed())
+    return failure_of(job, _fault(job, end).to_typed())
+
+
+def _fault(job: Job, end: Exit) -> LuthierError:
+    """Return why a process ended that did not say so itself."""
+    if end.stop is Stop.MAX_RUNTIME:
+        return _out_of_time(job)
+    return _stall(job, end) if end.stop is Stop.STALL else _death(job, end)
 
 
 def failure_of(job: Job, error: TypedError) -> Ending:
@@ -93,6 +102,17 @@ def _out_of_time(job: Job) -> MaxRuntimeReached:
         f"the attempt reached its limit of {limit} seconds.",
         hint="Raise resources.max_runtime_seconds, or train for fewer steps.",
         param="resources.max_runtime_seconds",
+    )
+
+
+def _stall(job: Job, end: Exit) -> Stalled:
+    return Stalled(
+        f"the training process got no further for {end.stall_seconds:g} seconds, in attempt "
+        f"{job.attempt} of {job.max_attempts}.",
+        hint="The log has the stacks of all its threads. If a step may take so long, raise "
+        "resources.max_stall_seconds.",
+        param="resources.max_stall_seconds",
+        detail={"stall_seconds": end.stall_seconds, "last_lines": list(end.last_lines)},
     )
 
 

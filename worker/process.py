@@ -11,8 +11,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+
+COMMAND = (sys.executable, "-m", "trainer_core.training", "--supervised")
 
 _KEPT_VARIABLES = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
@@ -41,22 +44,26 @@ _TRACKER_VARIABLES = {
 }  # fmt: skip
 """What a job's experiment trackers get of it besides, over the pipe."""
 
+_MAX_STACKS = 32  # processes that are asked for their stacks
+_STACK_SECONDS = 0.1
+
 
 class TrainingProcess:
     """A child that trains one job and ends."""
 
-    def __init__(self, *, log: Path, num_threads: int) -> None:
+    def __init__(self, *, log: Path, num_threads: int, command: Sequence[str] = COMMAND) -> None:
         """Start the process.
 
         Args:
             log: file for what it prints before its job; afterwards it prints to the run's log.
             num_threads: CPU threads of its numeric libraries.
+            command: what to start.
         """
         self._is_group_killed = False
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "trainer_core.training", "--supervised"],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -92,6 +99,14 @@ class TrainingProcess:
         if self._child.poll() is None:
             self._child.send_signal(signal.SIGTERM)
 
+    def tell_stacks(self) -> None:
+        """Have it and its children print the stacks of all their threads, one after the other."""
+        for pid in _members(self.pid)[:_MAX_STACKS]:
+            if _catches(pid, signal.SIGUSR1):  # it would kill one that does not
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGUSR1)
+                time.sleep(_STACK_SECONDS)  # what two print at once can't be read
+
     def kill(self) -> int:
         """Kill the whole group and return the exit code. Safe to call at any time."""
         self._kill_group()
@@ -106,6 +121,27 @@ class TrainingProcess:
             self._is_group_killed = True
             with contextlib.suppress(ProcessLookupError):  # nobody is left
                 os.killpg(self.pid, signal.SIGKILL)
+
+
+def _members(group: int) -> list[int]:
+    """Return the processes of a group as far as the system tells, its leader first."""
+    found = [group]
+    for entry in Path("/proc").glob("[0-9]*"):  # there is none on macOS
+        with contextlib.suppress(OSError):
+            pid = int(entry.name)
+            if pid != group and os.getpgid(pid) == group:
+                found.append(pid)
+    return found
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    """Return whether a process has a handler for a signal; where nobody tells, it is taken so."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return not Path("/proc/self").exists()
+    masks = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(masks) and bool(int(masks[0], 16) >> (number - 1) & 1)
 
 
 def environment_of(trackers: Sequence[str]) -> dict[str, str]:

@@ -15,12 +15,11 @@ from sqlalchemy import event, text
 
 from jobs.states import State
 from jobs.storage import Storage
-from jobs.store import artifacts, attempts, datasets, events, jobs, models
+from jobs.store import artifacts, attempts, events, jobs
 from jobs.store.events import LeaseLost
 from jobs.tables import jobs as table
 from trainer_core.errors import ServiceUnavailable
 from trainer_core.run_directory import Outcome, Result, RunDirectory, seal, write_json
-from trainer_core.spec import parse_spec
 from worker.attempt import Attempt
 from worker.inputs import runs_of
 from worker.lease import Lease
@@ -30,42 +29,10 @@ from worker.spare import Spare
 
 pytestmark = pytest.mark.slow
 
-DATASET = "ds_0123456789ab"
-
 
 @pytest.fixture
 def settings(settings):
     return settings.model_copy(update={"lease_seconds": 3.0, "warm_spare": False})
-
-
-@pytest.fixture
-def submit(backends, tmp_path):
-    backends.storage.put(f"datasets/{DATASET}", [b"text,label\n" + b"x,a\ny,b\n" * 10])
-    with backends.database.transaction() as tx:
-        datasets.create(
-            tx,
-            {
-                "id": DATASET,
-                "name": "train.csv",
-                "has_header": True,
-                "key": f"datasets/{DATASET}",
-                "size_bytes": 1,
-                "sha256": "0" * 64,
-                "description": {},
-            },
-        )
-        models.create(tx, "tiny", path=str(tmp_path), hub=None, revision=None)
-    values = {
-        "task": "text-classification",
-        "model": "model:tiny",
-        "data": {"train": f"dataset:{DATASET}"},
-    }
-
-    def submit(**changes):
-        with backends.database.transaction() as tx:
-            return jobs.create(tx, parse_spec(values | changes), max_attempts=3)
-
-    return submit
 
 
 @pytest.fixture
