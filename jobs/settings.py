@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     """From asking a cancelled training process to stop to killing it."""
     drain_grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 60
     """From asking a training process to save and stop to killing it, when its worker stops."""
+    keep_failed_days: Annotated[float, Field(ge=0, le=3650)] = 7
+    """How long the newest checkpoint of a failed job stays on its worker, days. 0 keeps none."""
     stall_seconds: Annotated[float, Field(ge=1, le=10_000_000)] = 1800
     """A training process that gets no further for so long is ended, and its job tried again."""
     sweep_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10

@@ -83,7 +83,8 @@ class Attempt:
             finally:
                 self._kill()
         if ending is not None and ending.state in FINAL:
-            tidy(run, is_keeping_records=ending.state is not State.SUCCEEDED)
+            is_keeping = self.backends.settings.keep_failed_days > 0
+            tidy(run, state=ending.state, is_keeping_checkpoint=is_keeping)
         return self._is_fit and ending is not None
 
     def _kill(self) -> None:

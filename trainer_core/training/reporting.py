@@ -149,10 +149,15 @@ def without_timings(metrics: Mapping[str, float]) -> dict[str, float]:
 def check_finite(loss: float, *, what: str, step: int) -> None:
     """Raise Diverged for a loss that is no number."""
     if not math.isfinite(loss):
-        raise Diverged(
-            f"{what} became {loss} by step {step}; expected a finite number.",
-            hint="Lower training.learning_rate, raise training.warmup_ratio, or set "
-            "training.precision to 'fp32'.",
-            param="/training/learning_rate",
-            detail={"step": step},
-        )
+        raise diverged(f"{what} became {loss} by step {step}", step=step)
+
+
+def diverged(what: str, *, step: int) -> Diverged:
+    """Return the error that a run has lost its numbers; a few words say which."""
+    return Diverged(
+        f"{what}; expected a finite number.",
+        hint="Lower training.learning_rate, raise training.warmup_ratio, or set "
+        "training.precision to 'fp32'.",
+        param="/training/learning_rate",
+        detail={"step": step},
+    )
