@@ -1,6 +1,7 @@
 """One attempt at a job, from the claim to the state in which it leaves the job."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from jobs.states import FINAL, State
 from jobs.store import artifacts, attempts, events, jobs
 from jobs.store.attempts import Steps
 from jobs.store.events import LeaseLost, NewEvent
-from trainer_core.errors import InternalError, LuthierError
+from trainer_core.errors import DiskFull, InternalError, LuthierError
 from trainer_core.events import EventType, Phase
 from trainer_core.run_directory import Result, RunDirectory, verified_manifest
 from worker.endings import (
@@ -28,7 +29,7 @@ from worker.endings import (
 )
 from worker.inputs import Needs, directory_of, prepare, read_needs
 from worker.lease import Lease
-from worker.outputs import forget_files, store_model, tidy
+from worker.outputs import forget_files, make_room, store_model, tidy
 from worker.process import TrainingProcess
 from worker.pump import Pump
 from worker.spare import Spare
@@ -85,6 +86,8 @@ class Attempt:
         if ending is not None and ending.state in FINAL:
             is_keeping = self.backends.settings.keep_failed_days > 0
             tidy(run, state=ending.state, is_keeping_checkpoint=is_keeping)
+        if ending is not None and ending.error and ending.error.code == DiskFull.code:
+            make_room(self.backends)
         return self._is_fit and ending is not None
 
     def _kill(self) -> None:
@@ -136,7 +139,8 @@ class Attempt:
             lease.persist(pump.drain)
         count = _NUM_STACK_LINES if stop is Stop.STALL else _NUM_LAST_LINES
         lines = tuple(pump.last_log_lines(count))
-        end = Exit(exit_code, lines, stop, supervisor.stall_seconds)
+        free = shutil.disk_usage(run.path).free
+        end = Exit(exit_code, lines, stop, supervisor.stall_seconds, free)
         return ending_of(self.job, run.read_outcome(), end)
 
     def _supervisor(self, lease: Lease) -> Supervisor:

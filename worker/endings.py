@@ -18,6 +18,8 @@ from trainer_core.errors import (
 )
 from trainer_core.run_directory import Outcome, Result
 
+_NO_ROOM_BYTES = 64 << 10  # an outcome would have needed some of it
+
 
 class Stop(StrEnum):
     """Why a worker ends what would have gone on."""
@@ -51,6 +53,7 @@ class Exit:
     last_lines: tuple[str, ...]  # of what it printed
     stop: Stop | None  # why it was made to end, if it was
     stall_seconds: float  # the limit
+    free_bytes: int  # on its disk, once it had ended
 
 
 def ending_of(job: Job, outcome: Outcome | None, end: Exit) -> Ending:
@@ -77,7 +80,9 @@ def _fault(job: Job, end: Exit) -> LuthierError:
     """Return why a process ended that did not say so itself."""
     if end.stop is Stop.MAX_RUNTIME:
         return _out_of_time(job)
-    return _stall(job, end) if end.stop is Stop.STALL else _death(job, end)
+    if end.stop is Stop.STALL:
+        return _stall(job, end)
+    return _no_room(end) if end.free_bytes < _NO_ROOM_BYTES else _death(job, end)
 
 
 def failure_of(job: Job, error: TypedError) -> Ending:
@@ -102,6 +107,15 @@ def _out_of_time(job: Job) -> MaxRuntimeReached:
         f"the attempt reached its limit of {limit} seconds.",
         hint="Raise resources.max_runtime_seconds, or train for fewer steps.",
         param="resources.max_runtime_seconds",
+    )
+
+
+def _no_room(end: Exit) -> DiskFull:
+    """Return why a process could not even say how it went."""
+    return DiskFull(
+        f"the worker's disk is full: {end.free_bytes} bytes are free.",
+        hint="Free space there.",
+        detail={"exit_code": end.code, "last_lines": list(end.last_lines)},
     )
 
 

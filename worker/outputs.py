@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError
+
 from jobs.backends import Backends
 from jobs.records import Job
 from jobs.states import FINAL, State
@@ -100,6 +102,18 @@ def tidy(run: RunDirectory, *, state: State, is_keeping_checkpoint: bool) -> Non
 
 def tidy_finished(backends: Backends) -> None:
     """Tidy after jobs that ended without this machine, or so long ago that nothing need be kept."""
+    _tidy_ended(backends, kept_for=timedelta(days=backends.settings.keep_failed_days))
+
+
+def make_room(backends: Backends) -> None:
+    """Give up the checkpoints of failed jobs: another job needs the disk."""
+    try:
+        _tidy_ended(backends, kept_for=timedelta(0))
+    except DBAPIError as error:  # another time
+        _log.warning("could not make room: %s", error)
+
+
+def _tidy_ended(backends: Backends, *, kept_for: timedelta) -> None:
     for folder in runs_of(backends).glob("job_*"):
         if not _heavy_parts(folder):
             continue
@@ -109,11 +123,9 @@ def tidy_finished(backends: Backends) -> None:
         except JobNotFound:
             continue  # of another database: not ours to remove
         if job.state in FINAL:
-            kept_for = timedelta(days=backends.settings.keep_failed_days)
             is_fresh = job.finished_at is None or datetime.now(UTC) - job.finished_at < kept_for
-            tidy(
-                RunDirectory(folder / "attempt-0"), state=job.state, is_keeping_checkpoint=is_fresh
-            )
+            run = RunDirectory(folder / "attempt-0")
+            tidy(run, state=job.state, is_keeping_checkpoint=is_fresh)
 
 
 def _heavy_parts(folder: Path) -> list[Path]:
