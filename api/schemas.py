@@ -11,6 +11,7 @@ from jobs.records import Dataset as StoredDataset
 from jobs.records import Job as StoredJob
 from jobs.records import StoredEvent
 from jobs.states import State
+from jobs.store.estimates import Place
 from trainer_core.events import EventType
 
 Timestamp = Annotated[datetime, AfterValidator(lambda value: value.astimezone(UTC))]
@@ -111,6 +112,9 @@ class Job(Schema):
     """What a running job is busy with."""
     queue_position: int | None
     """From 1, while it is queued."""
+    start_estimate_seconds: float | None
+    """Seconds until a queued job starts, by what running jobs say and recent ones took; null where
+    that can't be told: nothing runs, or nothing has ended yet."""
     attempt: int
     """Number of the latest attempt; 0 before the first."""
     max_attempts: int
@@ -131,9 +135,9 @@ class Job(Schema):
     updated_at: Timestamp
 
     @classmethod
-    def of(cls, job: StoredJob, *, queue_position: int | None) -> "Job":
+    def of(cls, job: StoredJob, *, place: Place) -> "Job":
         """Return a stored job as its owner sees it."""
-        return cls.model_validate(_visible(job, queue_position))
+        return cls.model_validate(_visible(job, place))
 
 
 class Attempt(Schema):
@@ -168,18 +172,22 @@ class JobDetail(Job):
         cls,
         job: StoredJob,
         *,
-        queue_position: int | None,
+        place: Place,
         attempts: list[StoredAttempt],
         artifacts: list[StoredArtifact],
     ) -> "JobDetail":
         """Return a stored job with all that belongs to it."""
-        values = _visible(job, queue_position) | {"attempts": attempts, "artifacts": artifacts}
+        values = _visible(job, place) | {"attempts": attempts, "artifacts": artifacts}
         return cls.model_validate(values)
 
 
-def _visible(job: StoredJob, queue_position: int | None) -> Json:
-    values = {name: getattr(job, name) for name in Job.model_fields if name != "queue_position"}
-    return values | {"queue_position": queue_position}
+def _visible(job: StoredJob, place: Place) -> Json:
+    of_place = {
+        "queue_position": place.position,
+        "start_estimate_seconds": place.start_estimate_seconds,
+    }
+    names = Job.model_fields.keys() - of_place.keys()
+    return {name: getattr(job, name) for name in names} | of_place
 
 
 class JobPage(Schema):

@@ -77,6 +77,10 @@ class Settings(BaseSettings):
     keep_grace_seconds: Annotated[float, Field(ge=0, le=86_400)] = 1800
     """From asking a training process to measure and save its model, when its job is cancelled with
     `keep`, to killing it; then no model is kept."""
+    keep_failed_days: Annotated[float, Field(ge=0, le=3650)] = 7
+    """How long the newest checkpoint of a failed job stays on its worker, days. 0 keeps none."""
+    stall_seconds: Annotated[float, Field(ge=1, le=10_000_000)] = 1800
+    """A training process that gets no further for so long is ended, and its job tried again."""
     sweep_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10
     """How often lost bells and lost leases are looked for."""
     heartbeat_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 15

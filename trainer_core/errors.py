@@ -18,8 +18,8 @@
     |-- Diverged                the loss became NaN or infinite
     |-- InvalidSetting          an environment variable or flag of the service is wrong
     |-- ServiceFault            our fault, or our infrastructure's
-        |-- WorkerLost, ProcessDied, NoUsableCheckpoint, ServerFailed, ServiceUnavailable
-        |-- InternalError
+        |-- WorkerLost, ProcessDied, NoUsableCheckpoint, Stalled, ServerFailed
+        |-- ServiceUnavailable, InternalError
 
 A message says what happened, with the values; what was expected; what to do.
 """
@@ -342,8 +342,16 @@ class ProcessDied(ServiceFault):
 
 
 class NoUsableCheckpoint(ServiceFault):
+    """There are checkpoints, and none is whole."""
+
     code = "no_usable_checkpoint"
     retryable = False
+
+
+class Stalled(ServiceFault):
+    """A training process lives and gets no further."""
+
+    code = "stalled"
 
 
 class ServerFailed(ServiceFault):

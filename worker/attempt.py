@@ -1,6 +1,7 @@
 """One attempt at a job, from the claim to the state in which it leaves the job."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +15,7 @@ from jobs.states import FINAL, State
 from jobs.store import artifacts, attempts, events, jobs
 from jobs.store.attempts import Held, Steps
 from jobs.store.events import LeaseLost, NewEvent
-from trainer_core.errors import InternalError, LuthierError
+from trainer_core.errors import DiskFull, InternalError, LuthierError
 from trainer_core.events import EventType, Phase
 from trainer_core.failpoints import failpoint
 from trainer_core.run_directory import Result, RunDirectory, verified_manifest
@@ -22,6 +23,7 @@ from worker.endings import (
     BY_STOP,
     Ending,
     Exit,
+    Stop,
     as_asked,
     ending_of,
     failure_of,
@@ -29,7 +31,7 @@ from worker.endings import (
 )
 from worker.inputs import Needs, directory_of, prepare, read_needs
 from worker.lease import Lease
-from worker.outputs import forget_files, store_model, tidy
+from worker.outputs import forget_files, make_room, store_model, tidy
 from worker.process import TrainingProcess
 from worker.pump import Pump
 from worker.receipts import NO_PROCESS, Receipt, newest_checkpoint
@@ -37,6 +39,7 @@ from worker.spare import Spare
 from worker.supervisor import Stopped, Supervisor
 
 _NUM_LAST_LINES = 20
+_NUM_STACK_LINES = 200
 _RETRY_GROWTH = 6
 
 _log = logging.getLogger(__name__)
@@ -86,7 +89,10 @@ class Attempt:
                 self._kill()
         failpoint("worker.ended")
         if ending is not None and ending.state in FINAL:
-            tidy(run, is_keeping_records=ending.state is not State.SUCCEEDED)
+            is_keeping = self.backends.settings.keep_failed_days > 0
+            tidy(run, state=ending.state, is_keeping_checkpoint=is_keeping)
+        if ending is not None and ending.error and ending.error.code == DiskFull.code:
+            make_room(self.backends)
         return self._is_fit and ending is not None
 
     def _kill(self) -> None:
@@ -134,16 +140,23 @@ class Attempt:
             run.outcome.unlink(missing_ok=True)
             process = self._process = self.spare.take()
             process.start(run.path, trackers=self.job.spec["tracking"])
-            stop = supervisor.watch(process, pump)
-            exit_code = process.kill()
+            with pump.log_capped():
+                stop = supervisor.watch(process, pump)
+                exit_code = process.kill()
             failpoint("worker.trained")
             if supervisor.asked:
                 self._receipt = supervisor.asked.receipt(exit_code)
             lease.check()
             lease.persist(pump.drain)
-        lines = tuple(pump.last_log_lines(_NUM_LAST_LINES))
-        has_stepped = pump.last_step is not None or run.has_checkpoints
-        end = Exit(exit_code, lines, stop, has_stepped=has_stepped)
+        count = _NUM_STACK_LINES if stop is Stop.STALL else _NUM_LAST_LINES
+        end = Exit(
+            exit_code,
+            tuple(pump.last_log_lines(count)),
+            stop,
+            has_stepped=pump.last_step is not None or run.has_checkpoints,
+            stall_seconds=supervisor.stall_seconds,
+            free_bytes=shutil.disk_usage(run.path).free,
+        )
         return ending_of(self.job, run.read_outcome(), end)
 
     def _supervisor(self, lease: Lease) -> Supervisor:

@@ -10,12 +10,16 @@ from jobs.states import State
 from jobs.store.attempts import Held
 from trainer_core.errors import (
     DiskFull,
+    LuthierError,
     MaxRuntimeReached,
     ProcessDied,
     ServiceUnavailable,
+    Stalled,
     TypedError,
 )
 from trainer_core.run_directory import Outcome, Result
+
+_NO_ROOM_BYTES = 64 << 10  # an outcome would have needed some of it
 
 
 class Stop(StrEnum):
@@ -26,6 +30,7 @@ class Stop(StrEnum):
     PAUSE = "pause"
     DRAIN = "drain"
     MAX_RUNTIME = "max_runtime"
+    STALL = "stall"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,9 @@ class Exit:
     code: int  # minus the signal if one killed it
     last_lines: tuple[str, ...]  # of what it printed
     stop: Stop | None  # why it was to end, if it was
-    has_stepped: bool = False  # in this attempt or before
+    has_stepped: bool  # in this attempt or before
+    stall_seconds: float  # the limit
+    free_bytes: int  # on its disk, once it had ended
 
 
 def ending_of(job: Job, outcome: Outcome | None, end: Exit) -> Ending:
@@ -79,11 +86,20 @@ def ending_of(job: Job, outcome: Outcome | None, end: Exit) -> Ending:
     if outcome is not None and outcome.result is Result.FAILED:
         assert outcome.error is not None, "an outcome says failed without an error"
         return failure_of(job, outcome.error)
-    if end.stop is Stop.MAX_RUNTIME:
-        return failure_of(job, _out_of_time(job).to_typed())
+    if end.stop in (Stop.MAX_RUNTIME, Stop.STALL):
+        return failure_of(job, _fault(job, end).to_typed())
     if end.stop is not None or outcome is not None:
         return BY_STOP[end.stop] if end.stop else _SIGNALLED
-    return failure_of(job, _death(job, end).to_typed())
+    return failure_of(job, _fault(job, end).to_typed())
+
+
+def _fault(job: Job, end: Exit) -> LuthierError:
+    """Return why a process ended that did not say so itself."""
+    if end.stop is Stop.MAX_RUNTIME:
+        return _out_of_time(job)
+    if end.stop is Stop.STALL:
+        return _stall(job, end)
+    return _no_room(end) if end.free_bytes < _NO_ROOM_BYTES else _death(job, end)
 
 
 def as_asked(ending: Ending, held: Held) -> Ending:
@@ -142,6 +158,26 @@ def _out_of_time(job: Job) -> MaxRuntimeReached:
         f"the attempt reached its limit of {limit} seconds.",
         hint="Raise resources.max_runtime_seconds, or train for fewer steps.",
         param="resources.max_runtime_seconds",
+    )
+
+
+def _no_room(end: Exit) -> DiskFull:
+    """Return why a process could not even say how it went."""
+    return DiskFull(
+        f"the worker's disk is full: {end.free_bytes} bytes are free.",
+        hint="Free space there.",
+        detail={"exit_code": end.code, "last_lines": list(end.last_lines)},
+    )
+
+
+def _stall(job: Job, end: Exit) -> Stalled:
+    return Stalled(
+        f"the training process got no further for {end.stall_seconds:g} seconds, in attempt "
+        f"{job.attempt} of {job.max_attempts}.",
+        hint="The log has the stacks of all its threads. If a step may take so long, raise "
+        "resources.max_stall_seconds.",
+        param="resources.max_stall_seconds",
+        detail={"stall_seconds": end.stall_seconds, "last_lines": list(end.last_lines)},
     )
 
 

@@ -11,7 +11,7 @@ from jobs.records import Artifact, Dataset, Job
 from jobs.store import artifacts, models
 from jobs.submission import datasets_of, files_of
 from trainer_core.errors import UnusableModel
-from trainer_core.run_directory import CacheFolder, Inputs, RunDirectory, write_json
+from trainer_core.run_directory import CacheFolder, Inputs, RunDirectory, read_json, write_json
 from trainer_core.spec import Reference, Scheme, parse_model_reference, parse_spec
 from worker.hub import fetch
 
@@ -142,9 +142,17 @@ def _model_folder(
         return needs.folder
     if needs.hub is not None:
         cache = backends.settings.home / "hub"
-        return fetch(needs.hub.name, revision=needs.hub.revision, cache=cache, check=check)
+        revision = _commit_before(run) or needs.hub.revision
+        return fetch(needs.hub.name, revision=revision, cache=cache, check=check)
     folder = run.path / "inputs" / "model"
     for file in needs.artifacts:
         check()
         backends.storage.fetch(file.key, folder / file.path)
     return folder
+
+
+def _commit_before(run: RunDirectory) -> str | None:
+    """Return the commit of the base model that earlier attempts had: a branch may have moved."""
+    earlier = sorted(run.path.parent.glob("attempt-*/inputs.json"))
+    commits = [read_json(path).get("model_revision") for path in earlier]
+    return next((commit for commit in commits if commit), None)

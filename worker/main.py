@@ -46,10 +46,7 @@ class Slot:
         """Connect and warm up, in the child: connections do not survive a fork."""
         self._backends = connect(self._settings)
         self._spare.refill()
-        try:
-            tidy_finished(self._backends)
-        except DBAPIError as error:  # another time
-            _log.warning("could not tidy: %s", error)
+        self._tidy(self._backends)
 
     def close(self) -> None:
         """End the spare."""
@@ -85,7 +82,14 @@ class Slot:
                 break  # something here is broken: leave the next job to others, or to later
         if not self.is_draining():
             self._spare.refill()
+            self._tidy(self._backends)
         return count
+
+    def _tidy(self, backends: Backends) -> None:
+        try:
+            tidy_finished(backends)
+        except DBAPIError as error:  # another time
+            _log.warning("could not tidy: %s", error)
 
 
 def run(settings: Settings) -> int:

@@ -4,7 +4,11 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+
+from sqlalchemy.exc import DBAPIError
 
 from jobs.backends import Backends
 from jobs.records import Job
@@ -73,28 +77,65 @@ def forget_files(backends: Backends, keys: Sequence[str]) -> None:
         _log.warning("files are left in the storage: %s", error, extra={"action": "files_left"})
 
 
-def tidy(run: RunDirectory, *, is_keeping_records: bool) -> None:
-    """Free the disk once a job has ended; the log and the small files of a failure stay."""
+def tidy(run: RunDirectory, *, state: State, is_keeping_checkpoint: bool) -> None:
+    """Free the disk once a job has ended; of a failure the log and the small files stay.
+
+    Args:
+        run: its latest attempt.
+        state: how the job ended.
+        is_keeping_checkpoint: keep the newest checkpoint of a failure, too.
+    """
     folder = run.path.parent
-    if not is_keeping_records:
+    if state is State.SUCCEEDED:
         shutil.rmtree(folder, ignore_errors=True)
         return
-    for attempt in folder.glob("attempt-*"):
-        for name in _HEAVY:
-            shutil.rmtree(attempt / name, ignore_errors=True)
+    is_kept = is_keeping_checkpoint and state is State.FAILED
+    kept = _newest_checkpoint(folder) if is_kept else None
+    for heavy in _heavy_parts(folder):
+        if kept is None or heavy != kept.parent:
+            shutil.rmtree(heavy, ignore_errors=True)
+            continue
+        for checkpoint in heavy.iterdir():
+            if checkpoint != kept:
+                shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def tidy_finished(backends: Backends) -> None:
-    """Tidy after jobs that ended without this machine: lost, drained and cancelled, moved."""
+    """Tidy after jobs that ended without this machine, or so long ago that nothing need be kept."""
+    _tidy_ended(backends, kept_for=timedelta(days=backends.settings.keep_failed_days))
+
+
+def make_room(backends: Backends) -> None:
+    """Give up the checkpoints of failed jobs: another job needs the disk."""
+    try:
+        _tidy_ended(backends, kept_for=timedelta(0))
+    except DBAPIError as error:  # another time
+        _log.warning("could not make room: %s", error)
+
+
+def _tidy_ended(backends: Backends, *, kept_for: timedelta) -> None:
     for folder in runs_of(backends).glob("job_*"):
+        if not _heavy_parts(folder):
+            continue
         try:
             with backends.database.transaction() as tx:
-                state = jobs.get_any(tx, folder.name).state
+                job = jobs.get_any(tx, folder.name)
         except JobNotFound:
             continue  # of another database: not ours to remove
-        if state in FINAL:
+        if job.state in FINAL:
+            is_fresh = job.finished_at is None or datetime.now(UTC) - job.finished_at < kept_for
             run = RunDirectory(folder / "attempt-0")
-            tidy(run, is_keeping_records=state is not State.SUCCEEDED)
+            tidy(run, state=job.state, is_keeping_checkpoint=is_fresh)
+
+
+def _heavy_parts(folder: Path) -> list[Path]:
+    return [path for name in _HEAVY for path in folder.glob(f"attempt-*/{name}")]
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint of a job; what has a manifest was whole when it came."""
+    found = [path.parent for path in folder.glob(f"attempt-*/checkpoints/checkpoint-*/{MANIFEST}")]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def _put(

@@ -22,6 +22,8 @@ from worker.group import Member, kill, left_of, members_of
 
 _LOOK_SECONDS = 0.02
 
+COMMAND = (sys.executable, "-m", "trainer_core.training", "--supervised")
+
 _KEPT_VARIABLES = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
     "VIRTUAL_ENV", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
@@ -49,17 +51,28 @@ _TRACKER_VARIABLES = {
 }  # fmt: skip
 """What a job's experiment trackers get of it besides, over the pipe."""
 
+_MAX_STACKS = 32  # processes that are asked for their stacks
+_STACK_SECONDS = 0.1
+
 
 class TrainingProcess:
     """A child that trains one job and ends."""
 
-    def __init__(self, *, log: Path, num_threads: int, fork_server: Path | None) -> None:
+    def __init__(
+        self,
+        *,
+        log: Path,
+        num_threads: int,
+        fork_server: Path | None = None,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
         """Start the process; OSError if the system, or the fork server, does not.
 
         Args:
             log: file for what it prints before its job; afterwards it prints to the run's log.
             num_threads: CPU threads of its numeric libraries.
-            fork_server: the socket of the server that forks it; None to execute it.
+            fork_server: the socket of the server that forks it; None to execute the command.
+            command: what to start.
         """
         self._is_group_killed = False
         self._killed: list[Member] = []
@@ -67,7 +80,7 @@ class TrainingProcess:
         environment = _environment(num_threads)
         with log.open("ab") as output:
             self._child = (
-                _executed(output, environment)
+                _executed(command, output, environment)
                 if fork_server is None
                 else ForkedChild(fork_server, output=output, environment=environment)
             )
@@ -104,6 +117,14 @@ class TrainingProcess:
         """Return the process and all that belong to it, as they are now."""
         return members_of(self.pid)
 
+    def tell_stacks(self) -> None:
+        """Have it and its children print the stacks of all their threads, one after the other."""
+        for member in self.members()[:_MAX_STACKS]:
+            if _catches(member.pid, signal.SIGUSR1):  # it would kill one that does not
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(member.pid, signal.SIGUSR1)
+                time.sleep(_STACK_SECONDS)  # what two print at once can't be read
+
     def kill(self) -> int:
         """Kill all that belong to it and return the exit code. Safe to call at any time."""
         self._kill_group()
@@ -138,16 +159,26 @@ class TrainingProcess:
 
 
 def _executed(
-    output: BinaryIO, environment: Mapping[str, str]
+    command: Sequence[str], output: BinaryIO, environment: Mapping[str, str]
 ) -> "subprocess.Popen[bytes] | ForkedChild":
     return subprocess.Popen(
-        [sys.executable, "-m", "trainer_core.training", "--supervised"],
+        command,
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,
         env=environment,
         start_new_session=True,
     )
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    """Return whether a process has a handler for a signal; where nobody tells, it is taken so."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return not Path("/proc/self").exists()
+    masks = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(masks) and bool(int(masks[0], 16) >> (number - 1) & 1)
 
 
 def environment_of(trackers: Sequence[str]) -> dict[str, str]:

@@ -1,10 +1,9 @@
 """Carries what a training process writes to the database and to those who watch."""
 
 import logging
-import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from jobs.records import Job
@@ -13,34 +12,11 @@ from jobs.store.events import NewEvent
 from jobs.transaction import Database
 from trainer_core.events import EventType, decode_line
 from trainer_core.run_directory import RunDirectory, read_json
+from worker.logs import LogTail, Tail, printable
 
 MAX_LOG_LINES = 5_000  # an attempt
-MAX_LOG_LINE_CHARACTERS = 2_000
-_READ_BYTES = 1 << 20  # at most so much of a file a turn
 
 _log = logging.getLogger(__name__)
-_TERMINAL_CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
-
-
-@dataclass(slots=True)
-class _Tail:
-    """Reads the whole lines that have been added to a file."""
-
-    path: Path
-    offset: int = 0
-
-    def read(self, *, is_last: bool) -> list[bytes]:
-        """Return the new lines; the unfinished one only if nothing more will come."""
-        if not self.path.exists():
-            return []
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            block = file.read(_READ_BYTES)
-        end = block.rfind(b"\n") + 1
-        if not end and (is_last or len(block) == _READ_BYTES):
-            end = len(block)  # a line without an end, or one too long to wait for
-        self.offset += end
-        return block[:end].removesuffix(b"\n").split(b"\n") if end else []
 
 
 @dataclass(slots=True)
@@ -59,12 +35,12 @@ class Pump:
     _metrics: dict[str, Any] = field(default_factory=dict)
     _num_log_lines: int = 0
     _is_resolved: bool = False
-    _events: _Tail = field(init=False)
-    _log: _Tail = field(init=False)
+    _events: Tail = field(init=False)
+    _log: LogTail = field(init=False)
 
     def __post_init__(self) -> None:
-        self._events = _Tail(self.run.events)
-        self._log = _Tail(self.run.log)
+        self._events = Tail(self.run.events)
+        self._log = LogTail(self.run.log)
         self._metrics = dict(self.job.metrics)
 
     def turn(self, *, is_last: bool = False) -> int:
@@ -100,17 +76,16 @@ class Pump:
         with self.database.transaction() as tx:
             events.append(tx, self.job.id, [NewEvent(kind, data)], attempt=self.job.attempt)
 
+    def log_capped(self) -> AbstractContextManager[None]:
+        """Return a context in which the log on disk grows no further than it may."""
+        return self._log.capped()
+
     def last_log_lines(self, count: int) -> list[str]:
         """Return the end of the log, for an error that has no other words."""
-        if not self.run.log.exists():
-            return []
-        with self.run.log.open("rb") as file:
-            file.seek(max(0, self.run.log.stat().st_size - _READ_BYTES // 8))
-            return [_printable(line) for line in file.read().splitlines()[-count:]]
+        return self._log.last_lines(count)
 
     def _new_events(self, *, is_last: bool) -> list[NewEvent]:
-        new = [self._log_event(line) for line in self._log.read(is_last=is_last)]
-        kept = [event for event in new if event is not None]
+        kept = self._new_log_events(is_last=is_last)
         for raw in self._events.read(is_last=is_last):
             try:
                 line = decode_line(raw.decode("utf-8"))
@@ -120,8 +95,15 @@ class Pump:
             kept.append(NewEvent(line.type, line.data, line.at))
         return kept
 
+    def _new_log_events(self, *, is_last: bool) -> list[NewEvent]:
+        if self._num_log_lines > MAX_LOG_LINES:
+            self._log.skip()
+            return []
+        new = [self._log_event(line) for line in self._log.read(is_last=is_last)]
+        return [event for event in new if event is not None]
+
     def _log_event(self, raw: bytes) -> NewEvent | None:
-        text = _printable(raw)
+        text = printable(raw)
         if not text.strip():
             return None
         self._num_log_lines += 1
@@ -159,9 +141,3 @@ class Pump:
         if not self._is_resolved and self.run.resolved.exists():
             values["resolved"] = read_json(self.run.resolved)
         return values
-
-
-def _printable(line: bytes) -> str:
-    """Return a log line as text: no terminal codes, of progress bars the last state only."""
-    text = _TERMINAL_CODES.sub("", line.decode("utf-8", errors="replace"))
-    return text.rstrip("\r").rpartition("\r")[2][:MAX_LOG_LINE_CHARACTERS]

@@ -16,7 +16,7 @@ from jobs import submission
 from jobs.backends import Backends
 from jobs.records import Job as StoredJob
 from jobs.states import State
-from jobs.store import artifacts, attempts, jobs
+from jobs.store import artifacts, attempts, estimates, jobs
 from jobs.transaction import Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec
 from trainer_core.failpoints import failpoint
@@ -71,9 +71,9 @@ def list_jobs(service: Service, parameters: Annotated[JobParameters, Query()]) -
     limit = parameters.limit
     with service.database.transaction() as tx:
         found = jobs.page(tx, wanted, after=parameters.after, limit=limit + 1)
-        positions = jobs.queue_positions(tx, found[:limit])
+        places = estimates.places(tx, found[:limit])
     return JobPage(
-        data=[Job.of(job, queue_position=positions.get(job.id)) for job in found[:limit]],
+        data=[Job.of(job, place=places[job.id]) for job in found[:limit]],
         has_more=len(found) > limit,
     )
 
@@ -85,7 +85,7 @@ def get_job(service: Service, job_id: JobId) -> JobDetail:
         job = jobs.get(tx, job_id)
         return JobDetail.whole(
             job,
-            queue_position=jobs.queue_positions(tx, [job]).get(job.id),
+            place=estimates.places(tx, [job])[job.id],
             attempts=attempts.of_job(tx, job_id),
             artifacts=artifacts.of_job(tx, job_id),
         )
@@ -157,7 +157,7 @@ def _cancellation(values: object) -> Cancellation:
 
 
 def _shown(tx: Transaction, job: StoredJob) -> Job:
-    return Job.of(job, queue_position=jobs.queue_positions(tx, [job]).get(job.id))
+    return Job.of(job, place=estimates.places(tx, [job])[job.id])
 
 
 def _known_task(task: str | None) -> str | None:

@@ -3,6 +3,7 @@
 jobs        create, get, list, queue position
 attempts    claim, renew, finish, requeue: what a worker or the sweeper does to a job
 events      number, keep and read events
+estimates   when queued jobs may start
 artifacts   the files that a job made
 datasets    uploads
 models      registered base models

@@ -43,9 +43,14 @@ class PlainLines:
 
     def __init__(self) -> None:
         self._share = -1
+        self._phase: str | None = None
 
     def show(self, event: "Event") -> None:
         data = event.data
+        if event.type == "phase":  # a long one is told again and again, with its share
+            if data.get("phase") == self._phase:
+                return
+            self._phase = data.get("phase")
         if event.type == "progress":
             share = data["step"] * _SHARES // max(1, data["max_steps"])
             if share == self._share:

@@ -20,6 +20,7 @@ from luthier.cli.outcomes import code_of_jobs, end
 from luthier.cli.output import (
     age,
     count,
+    duration,
     moment,
     number,
     pairs,
@@ -246,6 +247,8 @@ def _fields(job: "Job") -> Iterator[tuple[str, object]]:
     yield "state", job.state
     yield "phase", job.phase
     yield "queue position", job.queue_position
+    if job.start_estimate_seconds is not None:
+        yield "starts in about", duration(job.start_estimate_seconds)
     yield "task", job.task
     yield "model", job.model
     yield "labels", ", ".join(f"{key}={value}" for key, value in job.labels.items())

@@ -86,6 +86,7 @@ class Job:
     name: str | None = None
     phase: str | None = None
     queue_position: int | None = None  # from 1, while queued
+    start_estimate_seconds: float | None = None  # while queued, where it can be told
     attempt: int = 0
     max_attempts: int = 1
     priority: int = 0

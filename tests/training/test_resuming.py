@@ -110,6 +110,32 @@ def test_another_revision_of_the_base_model_begins_anew(encoder: Path, tmp_path:
     assert hashes[0] == hashes[1]
 
 
+def test_a_base_model_whose_files_have_changed_begins_anew(tmp_path: Path) -> None:
+    model = save_encoder(tmp_path / "model")
+    directory = _stopped(tmp_path / "run", model)
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-4:] = b"\0\0\0\0"  # of the same length, under the same name
+    (model / "model.safetensors").write_bytes(weights)
+    outcome = carry_out(directory)
+    assert (outcome.result, outcome.step) == (Result.SUCCEEDED, 10)
+    (warning,) = [line.data for line in events_of(directory, "warning")]
+    assert warning["code"] == "checkpoint_unusable"
+    assert "its files have changed" in warning["message"]
+
+
+def test_a_checkpoint_of_a_version_that_told_less_is_gone_on_from(
+    encoder: Path, tmp_path: Path
+) -> None:
+    directory = _stopped(tmp_path / "run", encoder)
+    checkpoint = directory.checkpoints / "checkpoint-3"
+    lineage = read_json(checkpoint / LINEAGE)
+    del lineage["base_model_fingerprint"]
+    write_json(checkpoint / LINEAGE, lineage)
+    seal(checkpoint)
+    assert carry_out(directory).result is Result.SUCCEEDED
+    assert events_of(directory, "warning") == []
+
+
 def test_what_this_device_can_not_do_is_decided_anew(encoder: Path, tmp_path: Path) -> None:
     spec = parse_spec(read_json(_make(tmp_path / "run", encoder).spec))
     choices = [

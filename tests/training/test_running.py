@@ -1,9 +1,11 @@
+import math
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.training.tiny import (
@@ -32,6 +34,7 @@ from trainer_core.training.callbacks import num_without_gain
 from trainer_core.training.checkpoints import steps_saved
 from trainer_core.training.run import run
 from trainer_core.training.stopping import Stopping
+from trainer_core.training.trainer import RunTrainer
 
 pytestmark = pytest.mark.slow
 
@@ -250,8 +253,49 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_last_good_checkpoint(
     assert outcome.error.param == "/training/learning_rate"
     assert outcome.step <= 10
     assert not directory.model.exists()
-    for step in steps_saved(directory.checkpoints):
+    saved = steps_saved(directory.checkpoints)
+    for step in saved:
         assert verified_manifest(directory.checkpoints / f"checkpoint-{step}") is not None
+    expected = f"checkpoints/checkpoint-{saved[-1]}" if saved else None
+    assert outcome.error.detail["checkpoint"] == expected
+
+
+class Spoil:
+    """A watcher that makes a weight NaN once a step's loss, still a number, was told."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+        self.weight: torch.nn.Parameter | None = None
+
+    def report(self, event: Event) -> None:
+        match event:
+            case MetricsMeasured(split="train", step=self._step):
+                assert self.weight is not None
+                with torch.no_grad():
+                    self.weight[0] = math.nan
+
+
+def test_weights_that_are_no_numbers_are_never_saved(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Saves after 5 and 10 steps, and no evaluation is there to notice.
+    parts = {"evaluation": {"strategy": "no"}, "checkpoints": {"strategy": "epoch"}}
+    training = {**TWO_EPOCHS, "log_steps": 1}
+    directory = _make(tmp_path / "run", encoder, training=training, **parts)
+    spoil = Spoil(10)
+    begin = RunTrainer.fit
+
+    def fit(self: Any, *, resume_from: Path | None) -> None:
+        spoil.weight = next(w for w in self.model.parameters() if w.requires_grad)
+        begin(self, resume_from=resume_from)
+
+    monkeypatch.setattr(RunTrainer, "fit", fit)
+    outcome = run(directory, stopping=Stopping(directory), watchers=[spoil])
+    assert outcome.error is not None
+    assert outcome.error.code == "diverged"
+    assert outcome.error.detail == {"step": 10, "checkpoint": "checkpoints/checkpoint-5"}
+    assert steps_saved(directory.checkpoints) == [5]
+    assert not directory.model.exists()
 
 
 def test_an_unexpected_error_is_typed_and_its_traceback_kept_in_the_log(

@@ -16,9 +16,12 @@ import httpx
 import pytest
 
 from jobs.settings import PREFIX, Settings, load_settings
+from jobs.store import datasets, jobs, models
 from tests.api.conftest import serve
 from tests.conftest import Servers, fresh_database
+from trainer_core.spec import parse_spec
 
+DATASET = "ds_0123456789ab"
 JOB_SECONDS = 240  # importing torch takes most of it, on a slow machine
 
 
@@ -131,6 +134,36 @@ class Road:
                 if runs in Path(f"/proc/{pid}/fd/1").readlink().parents:
                     return pid
         pytest.fail(f"no process trains {job_id}")
+
+
+@pytest.fixture
+def submit(backends, tmp_path):
+    backends.storage.put(f"datasets/{DATASET}", [b"text,label\n" + b"x,a\ny,b\n" * 10])
+    with backends.database.transaction() as tx:
+        datasets.create(
+            tx,
+            {
+                "id": DATASET,
+                "name": "train.csv",
+                "has_header": True,
+                "key": f"datasets/{DATASET}",
+                "size_bytes": 1,
+                "sha256": "0" * 64,
+                "description": {},
+            },
+        )
+        models.create(tx, "tiny", path=str(tmp_path), hub=None, revision=None)
+    values = {
+        "task": "text-classification",
+        "model": "model:tiny",
+        "data": {"train": f"dataset:{DATASET}"},
+    }
+
+    def submit(**changes):
+        with backends.database.transaction() as tx:
+            return jobs.create(tx, parse_spec(values | changes), max_attempts=3)
+
+    return submit
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from an earlier attempt: nothing of an attempt's own code is replaced.
 """
 
 import errno
-import shutil
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,18 @@ from sqlalchemy import event, text
 
 from jobs.states import State
 from jobs.storage import Storage
-from jobs.store import artifacts, attempts, datasets, events, jobs, models
+from jobs.store import artifacts, attempts, events, jobs
 from jobs.store.events import LeaseLost
 from jobs.tables import jobs as table
 from trainer_core.errors import ServiceUnavailable
-from trainer_core.run_directory import Outcome, Result, RunDirectory, seal, write_json
-from trainer_core.spec import parse_spec
+from trainer_core.run_directory import (
+    Outcome,
+    Result,
+    RunDirectory,
+    seal,
+    verified_manifest,
+    write_json,
+)
 from worker.attempt import Attempt
 from worker.inputs import runs_of
 from worker.lease import Lease
@@ -30,42 +36,10 @@ from worker.spare import Spare
 
 pytestmark = pytest.mark.slow
 
-DATASET = "ds_0123456789ab"
-
 
 @pytest.fixture
 def settings(settings):
     return settings.model_copy(update={"lease_seconds": 3.0, "warm_spare": False})
-
-
-@pytest.fixture
-def submit(backends, tmp_path):
-    backends.storage.put(f"datasets/{DATASET}", [b"text,label\n" + b"x,a\ny,b\n" * 10])
-    with backends.database.transaction() as tx:
-        datasets.create(
-            tx,
-            {
-                "id": DATASET,
-                "name": "train.csv",
-                "has_header": True,
-                "key": f"datasets/{DATASET}",
-                "size_bytes": 1,
-                "sha256": "0" * 64,
-                "description": {},
-            },
-        )
-        models.create(tx, "tiny", path=str(tmp_path), hub=None, revision=None)
-    values = {
-        "task": "text-classification",
-        "model": "model:tiny",
-        "data": {"train": f"dataset:{DATASET}"},
-    }
-
-    def submit(**changes):
-        with backends.database.transaction() as tx:
-            return jobs.create(tx, parse_spec(values | changes), max_attempts=3)
-
-    return submit
 
 
 @pytest.fixture
@@ -422,7 +396,50 @@ def test_runs_that_ended_elsewhere_are_tidied_and_others_left(backends, submit):
     assert unknown.exists()
 
 
+def checkpoint_of(backends, job, *, attempt, step):
+    """A sealed checkpoint on disk, and a model beside it."""
+    run = RunDirectory(runs_of(backends) / job.id / f"attempt-{attempt}")
+    path = run.checkpoints / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"x")
+    seal(path)
+    run.model.mkdir(exist_ok=True)
+    run.log.write_text("the log")
+    return path
+
+
+def set_state(backends, job, state, *, days_ago=0.0):
+    values = {"state": state, "finished_at": datetime.now(UTC) - timedelta(days=days_ago)}
+    with backends.database.transaction() as tx:
+        tx.connection.execute(table.update().where(table.c.id == job.id).values(**values))
+
+
+def test_failed_job_keeps_its_newest_whole_checkpoint_for_some_days(backends, submit):
+    job = submit()
+    older, newer = (checkpoint_of(backends, job, attempt=2, step=step) for step in (9, 10))
+    cut = newer.with_name("checkpoint-11")  # without a manifest
+    cut.mkdir()
+    set_state(backends, job, State.FAILED, days_ago=6.9)
+    tidy_finished(backends)
+    assert [path.name for path in newer.parent.iterdir()] == [newer.name]
+    assert verified_manifest(newer) is not None
+    assert not older.exists()
+    assert not RunDirectory(newer.parents[1]).model.exists()
+    set_state(backends, job, State.FAILED, days_ago=7.1)
+    tidy_finished(backends)
+    assert not newer.parent.exists()
+    assert RunDirectory(newer.parents[1]).log.read_text() == "the log"
+
+
+def test_cancelled_job_keeps_no_checkpoint(backends, submit):
+    job = submit()
+    checkpoint = checkpoint_of(backends, job, attempt=1, step=5)
+    set_state(backends, job, State.CANCELLED)
+    tidy_finished(backends)
+    assert not checkpoint.exists()
+
+
 def test_tidying_a_run_that_was_never_made_is_no_error(tmp_path):
-    tidy(RunDirectory(tmp_path / "nothing" / "attempt-1"), is_keeping_records=True)
-    shutil.rmtree(tmp_path / "nothing", ignore_errors=True)
-    tidy(RunDirectory(tmp_path / "nothing" / "attempt-1"), is_keeping_records=False)
+    for state in (State.FAILED, State.SUCCEEDED):
+        run = RunDirectory(tmp_path / "nothing" / "attempt-1")
+        tidy(run, state=state, is_keeping_checkpoint=True)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from trainer_core.run_directory import RunDirectory
+from trainer_core.run_directory import RunDirectory, write_json
+from trainer_core.spec import Reference, Scheme
 from worker import inputs
 
 
@@ -39,3 +40,23 @@ def test_an_attempt_goes_on_with_what_evaluations_found_before(tmp_path: Path) -
     inputs._take_over(run, before=2)
     assert run.checkpoints.is_dir()
     assert (run.evaluations / "eval-5.json").read_text() == "{}"
+
+
+def test_a_branch_of_the_hub_that_moves_between_attempts_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = iter(["a" * 40, "b" * 40])
+
+    def fetch(_name: str, *, revision: str | None, cache: Path, check: Any) -> Path:
+        return cache / (revision or next(commits))  # of the main branch, which moves
+
+    monkeypatch.setattr(inputs, "fetch", fetch)  # the outside network
+    needs = inputs.Needs({}, hub=Reference(Scheme.HUB, "owner/name", None))
+    backends: Any = SimpleNamespace(settings=SimpleNamespace(home=tmp_path))
+    found = []
+    for number in (1, 2):
+        run = RunDirectory(tmp_path / f"attempt-{number}")
+        run.path.mkdir()
+        found.append(inputs._model_folder(backends, needs, run, lambda: None).name)
+        write_json(run.inputs, {"model_revision": found[-1]})
+    assert found == ["a" * 40, "a" * 40]

@@ -343,8 +343,13 @@ class ResourcesSpec(SpecModel):
     parallel: ParallelSpec = ParallelSpec()
     """How several devices share the work. Default: a whole copy of the model on each."""
     max_runtime_seconds: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Seconds of wall time that an attempt may take, 1 or more. Then a checkpoint is saved and the
-    run fails with `max_runtime_reached`. Default null: no limit."""
+    """Seconds of wall time that an attempt may take, 1 or more; each attempt has them anew. Then a
+    checkpoint is saved and the run fails with `max_runtime_reached`. Default null: no limit."""
+    max_stall_seconds: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Seconds that a training process may live without a sign of getting further, 1 or more: a
+    step, a batch of an evaluation, a thousand rows tokenized. Then its stacks are printed to the
+    log, it is ended, and the job is tried again (`stalled`). Raise it for steps, or a compilation,
+    that take longer. Default null: the worker's `LUTHIER_STALL_SECONDS`."""
     on_oom: Literal["fail", "shrink"] = "fail"
     """After running out of memory: fail with advice, or try once more with half the micro-batch
     and twice the accumulation, which gives the same result. Default fail."""

@@ -17,7 +17,7 @@ from trainer_core.errors import LuthierError
 from trainer_core.run_directory import Outcome, Result, RunDirectory
 from trainer_core.training.launching import Launch, end_by
 from trainer_core.training.stopping import Stopping
-from trainer_core.training.supervision import begin, wait_for_order, watch_supervisor
+from trainer_core.training.supervision import begin, tell_stacks, wait_for_order, watch_supervisor
 
 EXIT_CODES = {Result.SUCCEEDED: 0, Result.STOPPED: 75, Result.FAILED: 1}
 
@@ -134,4 +134,5 @@ def _told(outcome: Outcome) -> int:
 
 
 if __name__ == "__main__":
+    tell_stacks()
     end_by(main(sys.argv[1:]))

@@ -1,9 +1,11 @@
-"""How long each phase of a run takes."""
+"""How long each phase of a run takes, and how far a long one has come."""
 
 import time
 from dataclasses import dataclass, field
 
 from trainer_core.events import Phase, PhaseEntered, Reporter
+
+_SECONDS_BETWEEN_SIGNS = 20.0
 
 
 @dataclass(slots=True)
@@ -25,3 +27,21 @@ class PhaseClock:
             took = time.monotonic() - since
             self.seconds[phase] = round(self.seconds.get(phase, 0.0) + took, 3)
             self._entered = None
+
+
+@dataclass(slots=True)
+class PhaseProgress:
+    """Tells now and then how far a phase has come: a run that says nothing is taken for stalled."""
+
+    reporter: Reporter
+    phase: Phase
+    total: int  # of whatever is counted
+    _told: float = field(default_factory=time.monotonic)
+
+    def tell(self, num_done: int) -> None:
+        """Report the share that is done, unless that was done a moment ago."""
+        if time.monotonic() - self._told < _SECONDS_BETWEEN_SIGNS:
+            return
+        self._told = time.monotonic()
+        share = min(1.0, num_done / max(1, self.total))
+        self.reporter.report(PhaseEntered(self.phase, fraction=share))

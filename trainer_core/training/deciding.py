@@ -18,6 +18,7 @@ from trainer_core.training.packing import has_flash_attention
 from trainer_core.training.preparing import Given
 from trainer_core.training.quantizing import choose_quantizing
 from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
+from trainer_core.training.room import check_room, estimate_need
 from trainer_core.training.scratch import begin_anew
 from trainer_core.training.sentence_folders import SentenceForm, read_form
 
@@ -47,6 +48,8 @@ def decide(
     check_arguments(resolution.spec, device=given.device)
     if warning := check_limits(resolution.spec, base):
         reporter.report(Warned("max_length_large", warning, "Set it to 'auto'."))
+    need = estimate_need(resolution.spec, base, num_train_rows=given.found.num_rows["train"])
+    check_room(need, folder=directory.path)
     base = replace(base, quantizing=choose_quantizing(resolution.spec, given.device))
     _tell(resolution, directory=directory, reporter=reporter)
     lineage = describe_run(origin, resolution=resolution, found=given.found, device=given.device)

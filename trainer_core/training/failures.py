@@ -10,6 +10,7 @@ from trainer_core.errors import (
     LuthierError,
     OutOfMemory,
     ProcessDied,
+    ServiceUnavailable,
     TypedError,
 )
 from trainer_core.spec import JobSpec
@@ -46,6 +47,12 @@ def _luthier_error(error: BaseException, *, spec: JobSpec | None, folder: Path) 
                 f"the disk that holds {folder.name} is full: {_shortened(link)}",
                 hint="Free some space and submit the job again; checkpoints.keep says how many "
                 "checkpoints stay.",
+            )
+        if isinstance(link, OSError) and link.errno == errno.EIO:
+            # The kernel may say that all is well if asked again, so what was written is not kept.
+            return ServiceUnavailable(
+                f"the disk that holds {folder.name} failed: {_shortened(link)}",
+                hint="Look at the worker's disk; an earlier checkpoint is gone on from.",
             )
         if _is_lost(link):
             return ProcessDied(f"another process of this run ended: {_shortened(link)}")

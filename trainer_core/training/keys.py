@@ -32,6 +32,8 @@ _NOT_OF_ROWS = {
 }
 _PACKAGES = ("luthier", "transformers", "tokenizers", "jinja2", "numpy", "pydantic", "pyarrow")
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ot"}
+_NUM_SAMPLES = 64  # of a file of weights, the first and the last bytes among them
+_SAMPLE_BYTES = 1 << 16
 
 
 def rows_key(spec: JobSpec, files: Mapping[str, InputFile]) -> str:
@@ -56,6 +58,30 @@ def tokens_key(
         "columns": {name: str(dtype) for name, dtype in columns.items()},
     }
     return _key("tokens", values)
+
+
+def model_fingerprint(folder: Path) -> str:
+    """Return a hash that tells a base model from one that has taken its place.
+
+    Of weights only samples are read: another training changes all of them, and hashing many
+    gigabytes would take longer than a small job.
+    """
+    weights = {
+        path.relative_to(folder).as_posix(): _sampled_sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix in _WEIGHTS
+    }
+    return _key("model", {"weights": weights, "others": _hashes_but_weights(folder)})
+
+
+def _sampled_sha256(path: Path) -> str:
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(_NUM_SAMPLES):
+            file.seek(max(0, size - _SAMPLE_BYTES) * number // (_NUM_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def _of_rows(spec: JobSpec, files: Mapping[str, InputFile], *, without: set[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, file_sha256
 from trainer_core.spec import JobSpec, Resolution
 from trainer_core.training.devices import Device
+from trainer_core.training.keys import model_fingerprint
 from trainer_core.training.processes import num_processes
 from trainer_core.training.versions import versions_of
 
@@ -25,7 +26,7 @@ _WITHOUT_EFFECT: Any = {  # on the result
     "labels": True,
     "tracking": True,
     "output": True,
-    "resources": {"max_runtime_seconds", "priority"},
+    "resources": {"max_runtime_seconds", "max_stall_seconds", "priority"},
 }
 
 
@@ -62,6 +63,7 @@ def describe_origin(given: JobSpec, *, inputs: Inputs, hashes: Mapping[str, str]
         "data_sha256": dict(hashes),
         "base_model": given.model,
         "base_model_revision": inputs.model_revision,
+        "base_model_fingerprint": model_fingerprint(inputs.model),
     }
 
 

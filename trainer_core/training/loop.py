@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
@@ -23,6 +24,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, seed_work
 from trainer_core.events import CheckpointSaved, Phase, PhaseEntered, Reporter, Warned
 from trainer_core.run_directory import RunDirectory, verified_manifest, write_json
 from trainer_core.spec import JobSpec
+from trainer_core.training import processes
 from trainer_core.training.arguments import is_greater_better
 from trainer_core.training.batching import DrawnRows, LongestFirstSampler, RowOrder
 from trainer_core.training.callbacks import (
@@ -34,7 +36,12 @@ from trainer_core.training.checkpoints import LINEAGE, checkpoint_path, rotate
 from trainer_core.training.evaluations import keep_details
 from trainer_core.training.processes import whole_or_absent_for_all
 from trainer_core.training.recipe import Measured, Recipe
-from trainer_core.training.reporting import ReportingCallback, check_finite, without_timings
+from trainer_core.training.reporting import (
+    ReportingCallback,
+    check_finite,
+    diverged,
+    without_timings,
+)
 from trainer_core.training.steps import Cutting, MicroBatch, StepLoader, StepSampler, pass_tokens
 from trainer_core.training.stopping import StopAsked, Stopping
 
@@ -98,6 +105,7 @@ class RunLoop(_Base):
             self.save_if_asked()
             raise
         self._stopping.check(can_finish=self.state.global_step > 0)
+        self._check_weights(self.state.global_step)
 
     def save_if_asked(self) -> None:
         """Save the last step, unless it is saved, its weights are gone or nobody wants it."""
@@ -251,6 +259,7 @@ class RunLoop(_Base):
         # pickle of its arguments.
         step = self.state.global_step
         check_finite(float(self._tr_loss), what="the training loss", step=step)
+        self._check_weights(step)
         path = checkpoint_path(self._folder, step=step)
         is_best = self.state.best_global_step == step
         with whole_or_absent_for_all(path) as partial_path:
@@ -274,6 +283,14 @@ class RunLoop(_Base):
                 metrics=self.metrics_at(step),
             )
         )
+
+    def _check_weights(self, step: int) -> None:
+        """Raise Diverged for weights that are no numbers: the loss shows it a step later."""
+        model: Any = self.model
+        broken = next((n for n, w in model.named_parameters() if not _is_finite(w)), None)
+        if processes.is_any(here=broken is not None):
+            what = f"the weight {broken}" if broken else "a weight of another process"
+            raise diverged(f"{what} is NaN or infinite after step {step}", step=step)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         # The stock one knows the best checkpoint by its path at the time, and does not verify it.
@@ -321,6 +338,15 @@ class RunLoop(_Base):
             self.control.should_training_stop or self.state.global_step >= self.state.max_steps
         ):
             super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def _is_finite(weight: Any) -> bool:
+    """Return whether a weight that learns, or this process's share of it, is all numbers."""
+    if not weight.requires_grad:
+        return True
+    share = weight.detach()
+    share = share.to_local() if isinstance(share, DTensor) else share
+    return bool(share.isfinite().all())
 
 
 def _share_out(model: Any) -> None:

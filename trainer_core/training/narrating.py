@@ -19,8 +19,13 @@ class LineReporter:
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
+        self._phase = ""
 
     def report(self, event: Event) -> None:
+        if isinstance(event, PhaseEntered):  # a long one is told again and again, with its share
+            if event.phase == self._phase:
+                return
+            self._phase = event.phase
         if line := describe(event):
             self._file.write(f"{line}\n")
             self._file.flush()

@@ -9,7 +9,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer_core.errors import Diverged
-from trainer_core.events import MetricsMeasured, Progressed, Reporter
+from trainer_core.events import MetricsMeasured, Phase, Progressed, Reporter
+from trainer_core.training.clock import PhaseProgress
 
 _SECONDS_BETWEEN_REPORTS = 0.5
 _TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
@@ -28,6 +29,8 @@ class ReportingCallback(TrainerCallback):
         self._began = (0.0, 0)  # clock in seconds, and step, when this process began to train
         self._reported = (-math.inf, -1)  # the same of the latest report
         self.metrics: dict[str, dict[str, float]] = {}  # latest, by split
+        self._evaluation: PhaseProgress | None = None  # of the evaluation in hand
+        self._num_batches = 0  # of it that are measured
 
     def add_loss(self, loss: torch.Tensor) -> None:
         """Take a micro-batch's share of the step's loss; it is read only when it is reported."""
@@ -74,6 +77,21 @@ class ReportingCallback(TrainerCallback):
                 float(logs["train_loss"]), what="the training loss", step=state.global_step
             )
 
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **_: Any,
+    ) -> None:
+        if self._evaluation is None:
+            self._num_batches = 0
+            total = len(eval_dataloader)
+            self._evaluation = PhaseProgress(self._reporter, Phase.EVALUATING, total)
+        self._num_batches += 1
+        self._evaluation.tell(self._num_batches)
+
     def on_evaluate(
         self,
         args: TrainingArguments,
@@ -82,6 +100,7 @@ class ReportingCallback(TrainerCallback):
         metrics: Mapping[str, float] | None = None,
         **_: Any,
     ) -> None:
+        self._evaluation = None
         for split in ("eval", "test"):
             found = {
                 name.removeprefix(f"{split}_"): float(value)
@@ -130,10 +149,15 @@ def without_timings(metrics: Mapping[str, float]) -> dict[str, float]:
 def check_finite(loss: float, *, what: str, step: int) -> None:
     """Raise Diverged for a loss that is no number."""
     if not math.isfinite(loss):
-        raise Diverged(
-            f"{what} became {loss} by step {step}; expected a finite number.",
-            hint="Lower training.learning_rate, raise training.warmup_ratio, or set "
-            "training.precision to 'fp32'.",
-            param="/training/learning_rate",
-            detail={"step": step},
-        )
+        raise diverged(f"{what} became {loss} by step {step}", step=step)
+
+
+def diverged(what: str, *, step: int) -> Diverged:
+    """Return the error that a run has lost its numbers; a few words say which."""
+    return Diverged(
+        f"{what}; expected a finite number.",
+        hint="Lower training.learning_rate, raise training.warmup_ratio, or set "
+        "training.precision to 'fp32'.",
+        param="/training/learning_rate",
+        detail={"step": step},
+    )

@@ -14,7 +14,11 @@ from trainer_core.training.devices import Device
 from trainer_core.training.directories import discard
 from trainer_core.training.lineage import differences
 
-_ORIGIN = {"spec_sha256": "spec", "base_model_revision": "revision of the base model"}
+_ORIGIN = {
+    "spec_sha256": "spec",
+    "base_model_revision": "revision of the base model",
+    "base_model_fingerprint": "base model: its files have changed",
+}
 _OF_THE_DEVICE = "/resources/gpus"  # where to train, not what
 
 
@@ -50,7 +54,7 @@ def resumable(folder: Path, *, origin: Mapping[str, Any], reporter: Reporter) ->
             hint="Submit a new job for the new rows.",
         )
     for name, what in _ORIGIN.items():
-        if before.get(name) != origin[name]:
+        if before.get(name, origin[name]) != origin[name]:  # an older version told less
             message = (
                 f"{path.name} is of another {what}; training begins at the first step, and "
                 "the checkpoints that there are are removed."

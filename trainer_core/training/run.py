@@ -5,10 +5,11 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from trainer_core.errors import MaxRuntimeReached
+from trainer_core.errors import Diverged, MaxRuntimeReached
 from trainer_core.events import (
     JsonlReporter,
     Phase,
@@ -177,7 +178,10 @@ class Attempt:
         with self._directory.log.open("a", encoding="utf-8") as log:
             traceback.print_exception(error, file=log)
         typed = typed_error(error, spec=self._spec, folder=self._directory.path)
-        return self._unfinished(Outcome(Result.FAILED, error=typed))
+        outcome = self._unfinished(Outcome(Result.FAILED, error=typed))
+        # What is saved was looked at, so that it is good.
+        named = replace(typed, detail={**typed.detail, "checkpoint": outcome.checkpoint})
+        return replace(outcome, error=named if typed.code == Diverged.code else typed)
 
     def _prepare(self) -> Given:
         self._clock.enter(Phase.PREPARING)

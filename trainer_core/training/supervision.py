@@ -7,6 +7,7 @@
 A process takes one job, so that its memory, and its crashes, end with it.
 """
 
+import faulthandler
 import json
 import os
 import signal
@@ -25,6 +26,16 @@ class Order:
 
     run_dir: Path
     environment: Mapping[str, str]  # variables that this job alone needs, such as a tracker's key
+
+
+def tell_stacks() -> None:
+    """Print the stacks of all threads on SIGUSR1, and on a crash in native code.
+
+    Not by Python's own handlers: those wait for the main thread, which may be what hangs. A data
+    loader's workers take this over.
+    """
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
 def wait_for_order() -> Order | None:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from trainer_core.errors import TooFewRows
-from trainer_core.events import Logged, Warned
+from trainer_core.events import Logged, Phase, Warned
 from trainer_core.rows.checking import all_rows
 from trainer_core.training import processes
 from trainer_core.training.caching import Entry
+from trainer_core.training.clock import PhaseProgress
 from trainer_core.training.columns import StoredColumn
 from trainer_core.training.keys import tokens_key
 from trainer_core.training.recipe import Setup
@@ -155,6 +156,7 @@ def _write(
     counts: dict[str, Counter[str]] = {split: Counter() for split in splits}
     waiting: dict[str, list[Any]] = {split: [] for split in splits}
     stored = _narrower(setup)
+    progress = PhaseProgress(setup.reporter, Phase.TOKENIZING, sum(setup.found.num_rows.values()))
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(
@@ -168,10 +170,11 @@ def _write(
                 writers[split].add(row)
             waiting[split] = []
 
-        for split, row in all_rows(setup.found, setup.files):
+        for number, (split, row) in enumerate(all_rows(setup.found, setup.files)):
             waiting[split].append(row)
             if len(waiting[split]) == ROWS_PER_BATCH:
                 encode_waiting(split)
+                progress.tell(number)
         for split in splits:
             if waiting[split]:
                 encode_waiting(split)

@@ -1,0 +1,119 @@
+"""When queued jobs may start, as far as anyone can tell."""
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from sqlalchemy import Float, and_, case, cast, extract, func, select
+
+from jobs.records import Job
+from jobs.states import FINAL, LEASED
+from jobs.store.jobs import queue_positions
+from jobs.tables import attempts, jobs
+from jobs.transaction import Transaction
+
+_NUM_RECENT = 50  # ended jobs by which the next ones are judged
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job is in the queue; of one that is not queued, nothing is known."""
+
+    position: int | None = None  # from 1
+    start_estimate_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """What the slots of all workers are busy with, and how long a job takes; seconds."""
+
+    left: tuple[float | None, ...]  # of each running job; None for not known
+    usual: float | None  # of a whole job; None where none has ended yet
+
+    def wait(self, position: int) -> float | None:
+        """Return after how long the job at a place in the queue starts; None for not known.
+
+        A job waits, so each slot is taken for busy; where none is, no worker may be there.
+        """
+        known = [left for left in self.left if left is not None]
+        if not known or len(known) < len(self.left) or (position > 1 and self.usual is None):
+            return None
+        heapq.heapify(known)
+        for _ in range(position - 1):
+            heapq.heapreplace(known, known[0] + (self.usual or 0.0))
+        return known[0]
+
+
+def places(tx: Transaction, found: Sequence[Job]) -> dict[str, Place]:
+    """Return the place of each of these jobs."""
+    positions = queue_positions(tx, found)
+    estimates = start_estimates(tx, positions)
+    return {job.id: Place(positions.get(job.id), estimates.get(job.id)) for job in found}
+
+
+def start_estimates(tx: Transaction, positions: Mapping[str, int]) -> dict[str, float]:
+    """Return in how many seconds queued jobs start, of those of which it can be told.
+
+    Args:
+        tx: the transaction.
+        positions: place in the queue, from 1, by job id.
+    """
+    if not positions:
+        return {}
+    slots = _slots(tx)
+    pauses = _pauses(tx, positions)
+    waits = {job_id: slots.wait(position) for job_id, position in positions.items()}
+    return {
+        job_id: max(wait, pauses.get(job_id, 0.0))
+        for job_id, wait in waits.items()
+        if wait is not None
+    }
+
+
+def _slots(tx: Transaction) -> Slots:
+    now = func.now()
+    eta = cast(jobs.c.progress["eta_seconds"].astext, Float)
+    since_told = _seconds(now - jobs.c.updated_at)
+    running = tx.connection.execute(
+        select(
+            case((jobs.c.phase == "training", func.greatest(eta - since_told, 0.0))),
+            _seconds(now - attempts.c.started_at),
+        )
+        .join(
+            attempts,
+            and_(attempts.c.job_id == jobs.c.id, attempts.c.number == jobs.c.attempt),
+        )
+        .where(jobs.c.state.in_(LEASED))
+    ).all()
+    recent = tx.connection.execute(
+        select(_seconds(jobs.c.finished_at - jobs.c.started_at))
+        .where(jobs.c.state.in_(FINAL), jobs.c.started_at.is_not(None))
+        .order_by(jobs.c.id.desc())
+        .limit(_NUM_RECENT)
+    ).scalars()
+    durations = [duration for duration in recent if duration is not None]
+    usual = median(durations) if durations else None
+    return Slots(tuple(_left(eta, taken, usual) for eta, taken in running), usual)
+
+
+def _left(eta: float | None, taken: float, usual: float | None) -> float | None:
+    """Return how long a running job still takes: as it says itself, else as others did."""
+    if eta is not None:
+        return eta
+    return None if usual is None else max(0.0, usual - taken)
+
+
+def _pauses(tx: Transaction, positions: Mapping[str, int]) -> dict[str, float]:
+    """Return how long jobs that are to be tried again have to wait for that."""
+    rows = tx.connection.execute(
+        select(jobs.c.id, _seconds(jobs.c.queued_at - func.now())).where(
+            jobs.c.id.in_(list(positions))
+        )
+    )
+    return {job_id: seconds for job_id, seconds in rows if seconds > 0}
+
+
+def _seconds(interval: Any) -> Any:
+    return cast(extract("epoch", interval), Float)
