@@ -15,7 +15,7 @@ from jobs.store.attempts import Steps
 from jobs.store.events import LeaseLost, NewEvent
 from trainer_core.errors import InternalError, LuthierError
 from trainer_core.events import EventType, Phase
-from trainer_core.run_directory import Result, RunDirectory, verified_manifest
+from trainer_core.run_directory import Result, RunDirectory, read_json, verified_manifest
 from worker.endings import (
     CANCELLED,
     DRAINED,
@@ -28,6 +28,7 @@ from worker.endings import (
 )
 from worker.inputs import Needs, directory_of, prepare, read_needs
 from worker.lease import Lease
+from worker.memory import MemoryWatch
 from worker.outputs import forget_files, store_model, tidy
 from worker.process import TrainingProcess
 from worker.pump import Pump
@@ -36,6 +37,7 @@ from worker.supervisor import Stopped, Supervisor
 
 _NUM_LAST_LINES = 20
 _RETRY_GROWTH = 6
+_PHASES_OF_TRAINING = (Phase.TRAINING, Phase.EVALUATING, Phase.SAVING)
 
 _log = logging.getLogger(__name__)
 
@@ -127,12 +129,20 @@ class Attempt:
             run.outcome.unlink(missing_ok=True)
             process = self._process = self.spare.take()
             process.start(run.path, trackers=self.job.spec["tracking"])
-            stop = supervisor.watch(process, pump)
-            exit_code = process.kill()
+            max_bytes = self.backends.settings.job_memory_bytes
+            with MemoryWatch(process.pid, max_bytes=max_bytes, on_excess=process.kill) as memory:
+                stop = supervisor.watch(process, pump)
+                exit_code = process.kill()
             lease.check()
             lease.persist(pump.drain)
-        lines = tuple(pump.last_log_lines(_NUM_LAST_LINES))
-        return ending_of(self.job, run.read_outcome(), Exit(exit_code, lines, stop))
+        end = Exit(
+            exit_code,
+            tuple(pump.last_log_lines(_NUM_LAST_LINES)),
+            stop,
+            memory.use(peak_bytes=process.peak_bytes),
+            read_json(run.resolved) if pump.phase in _PHASES_OF_TRAINING else None,
+        )
+        return ending_of(self.job, run.read_outcome(), end)
 
     def _supervisor(self, lease: Lease) -> Supervisor:
         return Supervisor(
@@ -182,6 +192,8 @@ class Attempt:
         if ending.state is State.FAILED:
             assert ending.error is not None, "a failure without an error"
             values["error"] = ending.error.to_dict()
+        if ending.micro_batch_size is not None:
+            values["micro_batch_size"] = ending.micro_batch_size
         if not ending.is_counted:
             values["max_attempts"] = self.job.max_attempts + 1
         elif ending.state is State.QUEUED:

@@ -8,12 +8,18 @@ closes, by design or by death, the process kills its group.
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer_core import memory
+
+COMMAND = (sys.executable, "-m", "trainer_core.training", "--supervised")
+_FIRST_TO_GO = "1000"  # to the kernel, when memory runs out; the most that there is
 _KEPT_VARIABLES = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
     "VIRTUAL_ENV", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
@@ -53,16 +59,19 @@ class TrainingProcess:
             num_threads: CPU threads of its numeric libraries.
         """
         self._is_group_killed = False
+        self._waiting = threading.RLock()  # the lease's thread kills, too
+        self.peak_bytes = 0  # the most memory that one process of it had, once it has ended
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "trainer_core.training", "--supervised"],
+                COMMAND,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 env=_environment(num_threads),
                 start_new_session=True,
             )
+        _confine(self.pid)
 
     @property
     def pid(self) -> int:
@@ -82,15 +91,16 @@ class TrainingProcess:
 
     def poll(self) -> int | None:
         """Return its exit code, minus the signal if one killed it, or None while it runs."""
-        code = self._child.poll()
+        code = self._exit_code(os.WNOHANG)
         if code is not None:
             self._kill_group()
         return code
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM to the process itself; its data loaders are its own to stop."""
-        if self._child.poll() is None:
-            self._child.send_signal(signal.SIGTERM)
+        with self._waiting:
+            if self._exit_code(os.WNOHANG) is None:
+                os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> int:
         """Kill the whole group and return the exit code. Safe to call at any time."""
@@ -98,7 +108,19 @@ class TrainingProcess:
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # an unread job line goes nowhere
             self._child.stdin.close()
-        return self._child.wait()
+        code = self._exit_code(0)
+        assert code is not None, "a wait came back without an exit code"
+        return code
+
+    def _exit_code(self, options: int) -> int | None:
+        """Wait as `os.wait4` does: no other call tells how much memory the dead had."""
+        with self._waiting:
+            if self._child.returncode is None:
+                pid, status, usage = os.wait4(self.pid, options)
+                if pid:
+                    self._child.returncode = os.waitstatus_to_exitcode(status)
+                    self.peak_bytes = memory.from_max_rss(usage.ru_maxrss)
+            return self._child.returncode
 
     def _kill_group(self) -> None:
         """Kill the group once: later its number may name a stranger's."""
@@ -106,6 +128,17 @@ class TrainingProcess:
             self._is_group_killed = True
             with contextlib.suppress(ProcessLookupError):  # nobody is left
                 os.killpg(self.pid, signal.SIGKILL)
+
+
+def _confine(pid: int) -> None:
+    """Let a process leave no core file, and be killed before others when memory runs out.
+
+    Its children inherit both. No user is asked for, so a raise of the score is always allowed.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # it has died already, or /proc is not there
+            resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+            Path(f"/proc/{pid}/oom_score_adj").write_text(_FIRST_TO_GO)
 
 
 def environment_of(trackers: Sequence[str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ _WITHOUT_EFFECT: Any = {  # on the result
     "labels": True,
     "tracking": True,
     "output": True,
-    "resources": {"max_runtime_seconds", "priority"},
+    "resources": {"max_runtime_seconds", "on_oom", "priority"},
 }
 
 
