@@ -16,6 +16,7 @@ from trainer_core.errors import (
     ProcessDied,
     TypedError,
 )
+from trainer_core.run_directory import Inputs
 from trainer_core.spec import Relief
 
 _SHARED_PHRASE = "out of shared memory"  # of a data loader's worker that was killed by SIGBUS
@@ -42,8 +43,7 @@ def typed_error(
     *,
     relief: Relief | None,
     folder: Path,
-    device: str | None = None,
-    memory_bytes: int | None = None,
+    inputs: Inputs | None = None,
 ) -> TypedError:
     """Return what to tell the user of an exception; none is passed on bare.
 
@@ -51,16 +51,13 @@ def typed_error(
         error: what ended the run.
         relief: what would need less memory; None before the run trained.
         folder: the run directory.
-        device: where the worker let the run train, if it said so.
-        memory_bytes: of the host that the run might use, if it was told.
+        inputs: what the run was given to work with, once that is known.
     """
     for link in _chain(error):
         if isinstance(link, LuthierError):
             return link.to_typed()
         if _is_memory(link):
-            return _out_of_memory(
-                link, relief=relief, device=device, memory_bytes=memory_bytes
-            ).to_typed()
+            return _out_of_memory(link, relief=relief, inputs=inputs).to_typed()
         if _is_disk(link):
             return DiskFull(
                 f"the disk that holds {folder.name} is full: {_shortened(link)}",
@@ -77,10 +74,10 @@ def typed_error(
 
 
 def _out_of_memory(
-    error: BaseException, *, relief: Relief | None, device: str | None, memory_bytes: int | None
+    error: BaseException, *, relief: Relief | None, inputs: Inputs | None
 ) -> OutOfMemory:
-    where = _device_short_of_memory(error, device=device)
-    peak, limit = _gpu_bytes(error) if where != "host" else _host_bytes(memory_bytes)
+    where = _device_short_of_memory(error, device=inputs.device if inputs else None)
+    peak, limit = _host_bytes(inputs) if where == "host" else _gpu_bytes(error)
     spec = relief.spec if relief else None
     detail = {
         "device": where,
@@ -114,10 +111,12 @@ def _gpu_number(error: BaseException) -> int:
     return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
-def _host_bytes(memory_bytes: int | None) -> tuple[int | None, int | None]:
+def _host_bytes(inputs: Inputs | None) -> tuple[int, int]:
     """Return the most that this process had in memory at once, and what it might have."""
-    limits = [memory.limit_bytes(), memory_bytes]
-    return memory.peak_bytes(), min(limit for limit in limits if limit is not None)
+    limit = memory.limit_bytes()
+    if inputs and inputs.memory_bytes:
+        limit = min(limit, inputs.memory_bytes)
+    return memory.peak_bytes(), limit
 
 
 def _gpu_bytes(error: BaseException) -> tuple[int | None, int | None]:

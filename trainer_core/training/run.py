@@ -181,8 +181,7 @@ class Attempt:
             error,
             relief=self._relief(),
             folder=self._directory.path,
-            device=self._inputs.device if self._inputs else None,
-            memory_bytes=self._inputs.memory_bytes if self._inputs else None,
+            inputs=self._inputs,
         )
         return self._unfinished(Outcome(Result.FAILED, error=typed))
 
