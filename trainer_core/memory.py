@@ -80,7 +80,12 @@ def held_bytes(pids: Iterable[int]) -> int:
 
     What several share, as workers do after a fork, counts as often as there are of them.
     """
-    return sum(_of_status(pid, "RssAnon:", "RssShmem:") for pid in pids)
+    return sum(_sum(PROC / str(pid) / "status", "RssAnon:", "RssShmem:") for pid in pids)
+
+
+def largest_bytes(pids: Iterable[int]) -> int:
+    """Return the most that any one of these processes has had in memory so far."""
+    return max((_sum(PROC / str(pid) / "status", "VmHWM:") for pid in pids), default=0)
 
 
 def held_together_bytes(pids: Iterable[int]) -> int:
@@ -88,7 +93,7 @@ def held_together_bytes(pids: Iterable[int]) -> int:
     return sum(_proportional(pid) for pid in pids)
 
 
-def peak_bytes() -> int:
+def own_peak_bytes() -> int:
     """Return the most that this process has had in memory."""
     return from_max_rss(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
@@ -106,15 +111,9 @@ def shown(num_bytes: int) -> str:
 
 
 def _proportional(pid: int) -> int:
-    path = PROC / str(pid) / "smaps_rollup"
-    kib = [_number(path, name) for name in ("Pss_Anon:", "Pss_Shmem:")]
-    known = [number for number in kib if number is not None]
-    return sum(known) * _KIB if known else _of_status(pid, "RssAnon:", "RssShmem:")
-
-
-def _of_status(pid: int, *names: str) -> int:
-    path = PROC / str(pid) / "status"
-    return sum(_number(path, name) or 0 for name in names) * _KIB
+    folder = PROC / str(pid)
+    together = _sum(folder / "smaps_rollup", "Pss_Anon:", "Pss_Shmem:")
+    return together or _sum(folder / "status", "RssAnon:", "RssShmem:")
 
 
 def _cgroups(pid: int | None) -> Iterator[Path]:
@@ -137,12 +136,18 @@ def _cgroups(pid: int | None) -> Iterator[Path]:
 
 
 def _number(path: Path, name: str) -> int | None:
-    """Return the number behind a name in a file of names and numbers."""
-    for line in _text(path).splitlines():
-        fields = line.split()
-        if len(fields) > 1 and fields[0] == name:
-            return int(fields[1])
-    return None
+    return _numbers(path, name).get(name)
+
+
+def _sum(path: Path, *names: str) -> int:
+    """Return the sum of numbers of KiB in bytes; what is not there counts nothing."""
+    return sum(_numbers(path, *names).values()) * _KIB
+
+
+def _numbers(path: Path, *names: str) -> dict[str, int]:
+    """Return the numbers behind some names in a file of names and numbers."""
+    lines = (line.split() for line in _text(path).splitlines())
+    return {fields[0]: int(fields[1]) for fields in lines if len(fields) > 1 and fields[0] in names}
 
 
 def _text(path: Path) -> str:

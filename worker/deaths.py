@@ -64,7 +64,7 @@ def out_of_memory(job: Job, *, use: MemoryUse, tried: Mapping[str, Any] | None) 
         },
     ).to_typed()
     # Most of it was others': they may have gone by the next attempt.
-    return replace(error, retryable=use.peak_bytes < use.limit_bytes / 2)
+    return replace(error, retryable=use.bound_bytes < use.limit_bytes / 2)
 
 
 def died(job: Job, *, code: int, last_lines: Sequence[str], use: MemoryUse) -> TypedError:

@@ -20,6 +20,7 @@ class MemoryUse:
     """What is known of the memory of a process that has ended."""
 
     peak_bytes: int
+    bound_bytes: int  # the peak was no higher: it may have come between two looks
     limit_bytes: int  # of the job, if it passed that, else of the machine or its control group
     available_bytes: int | None  # on the machine, when it was last looked at
     num_oom_kills: int  # by the kernel meanwhile, in the process's control group
@@ -40,6 +41,7 @@ class MemoryWatch:
         self._limit_bytes = memory.limit_bytes(leader)
         self._counter = memory.oom_counter(leader)  # now: the dead belong to no control group
         self._num_oom_kills_before = memory.num_oom_kills(self._counter)
+        self._members: list[int] = []
         self._available_bytes: int | None = None
         self._peak_bytes = 0
         self._is_over_limit = False
@@ -61,12 +63,15 @@ class MemoryWatch:
         """Return what was seen.
 
         Args:
-            peak_bytes: the most that one process of the group had, as the kernel counted.
+            peak_bytes: the most that one process of the group had, as the kernel counted: no less
+                than this process's own, for that is what it began as.
         """
+        is_its_own = peak_bytes > memory.own_peak_bytes()
         num_oom_kills = memory.num_oom_kills(self._counter) - self._num_oom_kills_before
         is_over = self._is_over_limit and self._max_bytes is not None
         return MemoryUse(
-            peak_bytes=max(self._peak_bytes, peak_bytes),
+            peak_bytes=max(self._peak_bytes, peak_bytes if is_its_own else 0),
+            bound_bytes=max(self._peak_bytes, peak_bytes),
             limit_bytes=(self._max_bytes or 0) if is_over else self._limit_bytes,
             available_bytes=self._available_bytes,
             num_oom_kills=max(0, num_oom_kills),
@@ -74,23 +79,24 @@ class MemoryWatch:
         )
 
     def _look_often(self) -> None:
-        members: list[int] = []
         turn = 0
-        while not self._ended.wait(_TURN_SECONDS):
+        while True:
             if turn % _TURNS_A_CENSUS == 0:
-                members = memory.group_members(self._leader)
+                self._members = memory.group_members(self._leader)
                 self._available_bytes = memory.available_bytes()
             turn += 1
-            held = self._held(members)
-            self._peak_bytes = max(self._peak_bytes, held)
+            held = self._held()
+            self._peak_bytes = max(self._peak_bytes, held, memory.largest_bytes(self._members))
             if self._max_bytes is not None and held > self._max_bytes:
                 self._is_over_limit = True
                 self._on_excess()
                 return
+            if self._ended.wait(_TURN_SECONDS):
+                return
 
-    def _held(self, members: list[int]) -> int:
+    def _held(self) -> int:
         """Return what the group holds; what it shares is told apart only where it matters."""
-        held = memory.held_bytes(members)
-        if len(members) > 1 and held > max(self._peak_bytes, self._max_bytes or 0):
-            return memory.held_together_bytes(members)
+        held = memory.held_bytes(self._members)
+        if len(self._members) > 1 and held > max(self._peak_bytes, self._max_bytes or 0):
+            return memory.held_together_bytes(self._members)
         return held

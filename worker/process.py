@@ -60,7 +60,9 @@ class TrainingProcess:
         """
         self._is_group_killed = False
         self._waiting = threading.RLock()  # the lease's thread kills, too
-        self.peak_bytes = 0  # the most memory that one process of it had, once it has ended
+        # The most memory that one process of it had, once it has ended. It counts what this process
+        # had at the start: until it ran its own program it was a copy of this one.
+        self.peak_bytes = 0
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._child = subprocess.Popen(

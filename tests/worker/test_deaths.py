@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -42,15 +44,20 @@ def say(kind, **data):
     with open(run + "/events.jsonl", "a") as file:
         file.write(json.dumps(line) + "\\n")
 
+def put(name, values):
+    with open(f"{run}/.{name}", "w") as file:
+        json.dump(values, file)
+    os.replace(f"{run}/.{name}", f"{run}/{name}")
+
 def begin():
     spec = json.load(open(run + "/spec.json"))
     spec["training"]["micro_batch_size"] = micro_batch
     resolved = {"spec": spec, "choices": []}
-    json.dump(resolved, open(run + "/resolved.json", "w"))
+    put("resolved.json", resolved)
     say("phase", phase="training", fraction=0.0)
 
 def end(**outcome):
-    json.dump({"result": "failed", **outcome}, open(run + "/outcome.json", "w"))
+    put("outcome.json", {"result": "failed", **outcome})
 
 """
 GROW = "held = [bytearray(b'x') * 10_000_000 for _ in range(micro_batch * 4)]\n"  # 320 MB for 8
@@ -176,7 +183,9 @@ def test_a_process_that_the_kernel_kills_for_memory_is_named_and_the_worker_goes
             assert (ended.state, ended.error["code"]) == (State.FAILED, "out_of_memory")
             detail = ended.error["detail"]
             assert detail["device"] == "host"
-            assert 150 * MB < detail["peak_bytes"] <= detail["limit_bytes"] <= 200 * MB
+            assert 199 * MB < detail["limit_bytes"] <= 200 * MB
+            # The process's libraries are in the group of whoever read them first.
+            assert 150 * MB < detail["peak_bytes"] < 220 * MB
             assert detail["available_bytes"] > 0
             assert "the host's memory ran out" in ended.error["message"]
             assert ended.error["whose"] == "capacity"
@@ -205,7 +214,7 @@ def test_a_child_of_the_process_that_the_kernel_kills_is_named_too(attempt):
 
 
 def test_a_kill_by_anybody_else_is_not_taken_for_memory(attempt, backends):
-    ended = attempt("begin(); os.kill(os.getpid(), signal.SIGKILL)")
+    ended = attempt("begin(); time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)")
     assert (ended.state, reasons_of(backends, ended)) == (State.QUEUED, ["process_died"])
     (error,) = [e.data for e in events_of(backends, ended) if e.type == "error"]
     assert "SIGKILL, in attempt 1 of 3" in error["message"]
@@ -214,22 +223,24 @@ def test_a_kill_by_anybody_else_is_not_taken_for_memory(attempt, backends):
     assert error["detail"]["exit_code"] == -9
 
 
-def test_memory_that_others_held_is_worth_another_attempt(attempt, backends):
-    """A process that had little itself, killed in a full group."""
-    with limited_group(200 * MB) as group:
-        lines = f"""
-        begin()
-        if not os.fork():
-            held = bytearray(b"x") * {130 * MB}
-            open("/proc/self/oom_score_adj", "w").write("1000")
-            time.sleep(60)
-        time.sleep(0.5)
-        held = [bytearray(b"x") * {MB} for _ in range(80)]
-        time.sleep(1)
-        os.kill(os.getpid(), signal.SIGKILL)
-        """
-        ended = attempt(lines, group=group)
-    assert reasons_of(backends, ended)[0] == "out_of_memory"
+def test_a_smaller_training_process_is_killed_before_others_and_may_be_tried_again(
+    attempt, backends
+):
+    """Such as the worker itself, or a database in the same container."""
+    hold = f"held = bytearray(b'x') * {300 * MB}; print('held', flush=True); input()"
+    with limited_group(500 * MB) as group:
+        enter = f'echo $$ > {group}/cgroup.procs; exec "$0" -c "$1"'
+        with subprocess.Popen(
+            ["sh", "-c", enter, sys.executable, hold], stdin=PIPE, stdout=PIPE
+        ) as other:
+            assert other.stdout.readline() == b"held\n"
+            ended = attempt("begin()\n" + f"micro_batch = 100\n{GROW}", group=group)
+            assert other.poll() is None
+            other.communicate(b"\n")
+    (error,) = [e.data for e in events_of(backends, ended) if e.type == "error"]
+    assert error["code"] == "out_of_memory"
+    assert error["detail"]["peak_bytes"] < 250 * MB
+    assert ended.state is State.QUEUED
 
 
 @pytest.mark.parametrize("is_child", [False, True])
@@ -326,7 +337,7 @@ def test_a_signal_without_a_name_is_told_by_its_number(attempt, backends):
     [
         ("sys.exit(0)", "exit code 0 without saying how it went"),
         (
-            "open(run + '/outcome.json', 'w').write(json.dumps({'result': 'succeeded'}))",
+            "put('outcome.json', {'result': 'succeeded'})",
             "its model is incomplete",
         ),
     ],
@@ -365,5 +376,5 @@ def test_a_training_process_leaves_no_core_and_is_the_kernel_s_first_choice(atte
     ],
 )
 def test_memory_is_named_by_evidence_alone(code, line, num_oom_kills, is_memory):
-    use = MemoryUse(10 * MB, 100 * MB, None, num_oom_kills, is_over_limit=False)
+    use = MemoryUse(10 * MB, 10 * MB, 100 * MB, None, num_oom_kills, is_over_limit=False)
     assert is_out_of_memory(code=code, last_lines=[line], use=use) is is_memory

@@ -116,7 +116,7 @@ def _host_bytes(inputs: Inputs | None) -> tuple[int, int]:
     limit = memory.limit_bytes()
     if inputs and inputs.memory_bytes:
         limit = min(limit, inputs.memory_bytes)
-    return memory.peak_bytes(), limit
+    return memory.own_peak_bytes(), limit
 
 
 def _gpu_bytes(error: BaseException) -> tuple[int | None, int | None]:
