@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE
 
@@ -15,7 +14,7 @@ import pytest
 
 from jobs.states import State
 from jobs.store import attempts, datasets, events, jobs, models
-from trainer_core.memory import CGROUPS
+from tests.worker.groups import limited_group, wait_for
 from trainer_core.run_directory import read_json
 from trainer_core.spec import parse_spec
 from worker.attempt import Attempt
@@ -133,36 +132,6 @@ def attempt(backends, submit, tmp_path, monkeypatch):
             return jobs.get(tx, claimed.id)
 
     return attempt
-
-
-def wait_for(look, *, seconds=5):
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
-
-
-@contextmanager
-def limited_group(max_bytes):
-    """Give a memory control group with a limit, or skip."""
-    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    paths = {controllers: path for _, controllers, path in lines}
-    if "memory" in paths:
-        parent, limit = CGROUPS / "memory" / paths["memory"].lstrip("/"), "memory.limit_in_bytes"
-    else:
-        parent, limit = CGROUPS / paths[""].lstrip("/"), "memory.max"
-    group = parent / f"luthier-test-{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / limit).write_text(str(max_bytes))
-    except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
-    try:
-        yield group
-    finally:
-        wait_for(lambda: not (group / "cgroup.procs").read_text())
-        group.rmdir()
 
 
 def events_of(backends, job):
