@@ -28,6 +28,7 @@ class Job:
     phase: str | None
     attempt: int  # number of the latest attempt; 0 before the first
     max_attempts: int
+    micro_batch_size: int | None  # in place of the resolved one, which was too large
     worker: str | None
     lease_until: datetime | None
     progress: Json | None  # the latest Progressed event

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     training_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads of each training process. Default: all cores but one, shared out over the jobs
     that run at once: with a core to itself the service does not make the threads of a step wait."""
+    job_memory_bytes: Annotated[int, Field(ge=1 << 20)] | None = None
+    """Most memory of the host that the training process of a job may hold with its children, bytes;
+    with more it is ended, with `out_of_memory`. Default: as much as there is."""
     token_cache_bytes: Annotated[int, Field(ge=0)] = 20_000_000_000
     """Room for tokenized rows that later jobs on the same rows use again, bytes; what was not used
     for longest is removed. 0 keeps none."""

@@ -51,6 +51,7 @@ jobs = Table(
     Column("phase", Text),
     Column("attempt", Integer, nullable=False, server_default="0"),
     Column("max_attempts", Integer, nullable=False),
+    Column("micro_batch_size", Integer),
     Column("worker", Text),
     Column("lease_until", DateTime(timezone=True)),
     Column("progress", JSONB(none_as_null=True)),

@@ -117,7 +117,6 @@ def test_unknown_task_names_the_known_ones(task, words):
     ("change", "pointer"),
     [
         ({"output": {"push": {"repo": "me/m"}}}, "/output/push"),
-        ({"resources": {"on_oom": "shrink"}}, "/resources/on_oom"),
         (
             {"resources": {"gpus": 2, "parallel": {"strategy": "fsdp"}}, "adapter": {}},
             "/resources/parallel/strategy",

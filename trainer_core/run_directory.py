@@ -57,6 +57,9 @@ class Inputs:
     num_processes: Annotated[int, Field(ge=1, le=64)] = 1  # one a GPU; on the CPU any number
     device: str | None = None  # "cpu", "cuda:0"; None for the best there is
     cache: CacheFolder | None = None  # None: nothing is kept
+    memory_bytes: Annotated[int, Field(ge=1)] | None = None  # of the host; None: all there is
+    # In place of the spec's, after memory ran out; it changes speed and memory only.
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
     run_id: str | None = None  # the same in each attempt; None: trackers go by the directory's path
 
     def to_dict(self) -> dict[str, Any]:

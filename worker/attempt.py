@@ -18,7 +18,7 @@ from jobs.store.events import LeaseLost, NewEvent
 from trainer_core.errors import DiskFull, InternalError, LuthierError
 from trainer_core.events import EventType, Phase
 from trainer_core.failpoints import failpoint
-from trainer_core.run_directory import Result, RunDirectory, verified_manifest
+from trainer_core.run_directory import Result, RunDirectory, read_json, verified_manifest
 from worker.endings import (
     BY_STOP,
     Ending,
@@ -31,6 +31,7 @@ from worker.endings import (
 )
 from worker.inputs import Needs, directory_of, prepare, read_needs
 from worker.lease import Lease
+from worker.memory import MemoryWatch
 from worker.outputs import forget_files, make_room, store_model, tidy
 from worker.process import TrainingProcess
 from worker.pump import Pump
@@ -41,6 +42,7 @@ from worker.supervisor import Stopped, Supervisor
 _NUM_LAST_LINES = 20
 _NUM_STACK_LINES = 200
 _RETRY_GROWTH = 6
+_PHASES_OF_TRAINING = (Phase.TRAINING, Phase.EVALUATING, Phase.SAVING)
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +142,9 @@ class Attempt:
             run.outcome.unlink(missing_ok=True)
             process = self._process = self.spare.take()
             process.start(run.path, trackers=self.job.spec["tracking"])
-            with pump.log_capped():
+            max_bytes = self.backends.settings.job_memory_bytes
+            watch = MemoryWatch(process.pid, max_bytes=max_bytes, on_excess=process.kill)
+            with watch as memory, pump.log_capped():
                 stop = supervisor.watch(process, pump)
                 exit_code = process.kill()
             failpoint("worker.trained")
@@ -156,6 +160,8 @@ class Attempt:
             has_stepped=pump.last_step is not None or run.has_checkpoints,
             stall_seconds=supervisor.stall_seconds,
             free_bytes=shutil.disk_usage(run.path).free,
+            use=memory.use(peak_bytes=process.peak_bytes),
+            tried=read_json(run.resolved) if pump.phase in _PHASES_OF_TRAINING else None,
         )
         return ending_of(self.job, run.read_outcome(), end)
 
@@ -209,6 +215,8 @@ class Attempt:
         if ending.state is State.FAILED:
             assert ending.error is not None, "a failure without an error"
             values["error"] = ending.error.to_dict()
+        if ending.micro_batch_size is not None:
+            values["micro_batch_size"] = ending.micro_batch_size
         if not ending.is_counted:
             values["max_attempts"] = self.job.max_attempts + 1
         elif ending.state is State.QUEUED:

@@ -1,23 +1,28 @@
 """How an attempt leaves its job, told from what its training process left behind."""
 
 import errno
-import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from jobs.records import Job
 from jobs.states import State
 from jobs.store.attempts import Held
 from trainer_core.errors import (
     DiskFull,
-    LuthierError,
+    InternalError,
     MaxRuntimeReached,
+    OutOfMemory,
     ProcessDied,
     ServiceUnavailable,
     Stalled,
     TypedError,
 )
 from trainer_core.run_directory import Outcome, Result
+from trainer_core.spec import half_micro_batch, parse_spec
+from worker.deaths import died, is_out_of_memory, manner, out_of_memory
+from worker.memory import MemoryUse
 
 _NO_ROOM_BYTES = 64 << 10  # an outcome would have needed some of it
 
@@ -42,6 +47,7 @@ class Ending:
     error: TypedError | None = None
     outcome: Outcome | None = None  # of a run whose model is handed out
     is_counted: bool = True  # against the cap on attempts
+    micro_batch_size: int | None = None  # of the next attempt, where this one was too large
 
 
 _KEPT = "cancelled by request; its model is kept"
@@ -69,6 +75,8 @@ class Exit:
     has_stepped: bool  # in this attempt or before
     stall_seconds: float  # the limit
     free_bytes: int  # on its disk, once it had ended
+    use: MemoryUse
+    tried: Mapping[str, Any] | None  # what `resolved.json` says, once it had begun to train
 
 
 def ending_of(job: Job, outcome: Outcome | None, end: Exit) -> Ending:
@@ -85,21 +93,15 @@ def ending_of(job: Job, outcome: Outcome | None, end: Exit) -> Ending:
         return Ending(State.SUCCEEDED, "trained", outcome=outcome)
     if outcome is not None and outcome.result is Result.FAILED:
         assert outcome.error is not None, "an outcome says failed without an error"
-        return failure_of(job, outcome.error)
+        return _failed(job, outcome.error, end)
     if end.stop in (Stop.MAX_RUNTIME, Stop.STALL):
-        return failure_of(job, _fault(job, end).to_typed())
+        fault = _out_of_time(job) if end.stop is Stop.MAX_RUNTIME else _stall(job, end)
+        return failure_of(job, fault.to_typed())
     if end.stop is not None or outcome is not None:
         return BY_STOP[end.stop] if end.stop else _SIGNALLED
-    return failure_of(job, _fault(job, end).to_typed())
-
-
-def _fault(job: Job, end: Exit) -> LuthierError:
-    """Return why a process ended that did not say so itself."""
-    if end.stop is Stop.MAX_RUNTIME:
-        return _out_of_time(job)
-    if end.stop is Stop.STALL:
-        return _stall(job, end)
-    return _no_room(end) if end.free_bytes < _NO_ROOM_BYTES else _death(job, end)
+    is_full = end.free_bytes < _NO_ROOM_BYTES
+    death = died(job, code=end.code, last_lines=end.last_lines, use=end.use)
+    return _failed(job, _no_room(end).to_typed() if is_full else death, end)
 
 
 def as_asked(ending: Ending, held: Held) -> Ending:
@@ -123,7 +125,7 @@ def _kept(outcome: Outcome | None, end: Exit) -> Ending:
     if outcome is None and not end.has_stepped:
         return BY_STOP[Stop.KEEP]
     if outcome is None:
-        reason = f"cancelled by request; no model is kept: the process {_manner(end.code)}"
+        reason = f"cancelled by request; no model is kept: the process {manner(end.code)}"
         return replace(CANCELLED, reason=reason)
     match outcome.result:
         case Result.SUCCEEDED:
@@ -134,6 +136,24 @@ def _kept(outcome: Outcome | None, end: Exit) -> Ending:
             assert outcome.error is not None, "an outcome says failed without an error"
             reason = f"cancelled by request; no model is kept: {outcome.error.code}"
             return replace(CANCELLED, reason=reason, error=outcome.error)
+
+
+def _failed(job: Job, error: TypedError, end: Exit) -> Ending:
+    """Return the ending by an error of the process or by its death, of which memory may be why."""
+    is_vague = error.code in (ProcessDied.code, InternalError.code)  # a child's death, to the run
+    if is_vague and is_out_of_memory(code=end.code, last_lines=end.last_lines, use=end.use):
+        error = out_of_memory(job, use=end.use, tried=end.tried)
+    if error.code == OutOfMemory.code and (size := _smaller_micro_batch(job, end)):
+        reason = f"{error.code}: goes on with a micro-batch of {size}"
+        return Ending(State.QUEUED, reason, error, is_counted=False, micro_batch_size=size)
+    return failure_of(job, error)
+
+
+def _smaller_micro_batch(job: Job, end: Exit) -> int | None:
+    """Return with what micro-batch to try once more, if the job wants that and has not yet."""
+    if job.spec["resources"]["on_oom"] != "shrink" or job.micro_batch_size is not None:
+        return None
+    return half_micro_batch(parse_spec(end.tried["spec"])) if end.tried else None
 
 
 def failure_of(job: Job, error: TypedError) -> Ending:
@@ -179,18 +199,3 @@ def _stall(job: Job, end: Exit) -> Stalled:
         param="resources.max_stall_seconds",
         detail={"stall_seconds": end.stall_seconds, "last_lines": list(end.last_lines)},
     )
-
-
-def _death(job: Job, end: Exit) -> ProcessDied:
-    which = f"in attempt {job.attempt} of {job.max_attempts}"
-    return ProcessDied(
-        f"the training process {_manner(end.code)}, {which}.",
-        hint="If the machine ran out of memory, lower training.micro_batch_size.",
-        detail={"exit_code": end.code, "last_lines": list(end.last_lines)},
-    )
-
-
-def _manner(exit_code: int) -> str:
-    if exit_code < 0:
-        return f"was killed by {signal.Signals(-exit_code).name}"
-    return f"ended with exit code {exit_code} without saying how it went"

@@ -15,7 +15,7 @@ from trainer_core.run_directory import CacheFolder, Inputs, RunDirectory, read_j
 from trainer_core.spec import Reference, Scheme, parse_model_reference, parse_spec
 from worker.hub import fetch
 
-_TAKEN_OVER = ("checkpoints", "evaluations", "model", "outcome.json", "resolved.json", "tracking")
+_TAKEN_OVER = ("checkpoints", "evaluations", "model", "outcome.json", "tracking")
 """What an earlier attempt has done that need not be done again."""
 
 _log = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ def prepare(
             device=device,
             num_processes=_num_processes(job, device),
             cache=_cache_of(backends),
+            memory_bytes=backends.settings.job_memory_bytes,
+            micro_batch_size=job.micro_batch_size,
             run_id=job.id,
         )
         write_json(run.spec, job.spec)

@@ -8,14 +8,17 @@ closes, by design or by death, the process kills its group.
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from trainer_core import memory
 from trainer_core.failpoints import VARIABLE as FAILPOINTS
 from worker.forked import ForkedChild
 from worker.group import Member, kill, left_of, members_of
@@ -23,7 +26,7 @@ from worker.group import Member, kill, left_of, members_of
 _LOOK_SECONDS = 0.02
 
 COMMAND = (sys.executable, "-m", "trainer_core.training", "--supervised")
-
+_FIRST_TO_GO = "1000"  # to the kernel, when memory runs out; the most that there is
 _KEPT_VARIABLES = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
     "VIRTUAL_ENV", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
@@ -76,6 +79,10 @@ class TrainingProcess:
         """
         self._is_group_killed = False
         self._killed: list[Member] = []
+        self._waiting = threading.RLock()  # the lease's thread kills, too
+        # The most memory that one process of it had, once it has ended. It counts what this process
+        # had at the start: until it ran its own program it was a copy of this one.
+        self.peak_bytes = 0
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = _environment(num_threads)
         with log.open("ab") as output:
@@ -84,6 +91,7 @@ class TrainingProcess:
                 if fork_server is None
                 else ForkedChild(fork_server, output=output, environment=environment)
             )
+        _confine(self.pid)
 
     @property
     def pid(self) -> int:
@@ -103,15 +111,16 @@ class TrainingProcess:
 
     def poll(self) -> int | None:
         """Return its exit code, minus the signal if one killed it, or None while it runs."""
-        code = self._child.poll()
+        code = self._exit_code(os.WNOHANG)
         if code is not None:
             self._kill_group()
         return code
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM to the process itself; its data loaders are its own to stop."""
-        if self._child.poll() is None:
-            self._child.send_signal(signal.SIGTERM)
+        with self._waiting:
+            if self._exit_code(os.WNOHANG) is None:
+                os.kill(self.pid, signal.SIGTERM)
 
     def members(self) -> list[Member]:
         """Return the process and all that belong to it, as they are now."""
@@ -131,7 +140,8 @@ class TrainingProcess:
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # an unread job line goes nowhere
             self._child.stdin.close()
-        code = self._child.wait()
+        code = self._exit_code(0)
+        assert code is not None, "a wait came back without an exit code"
         if isinstance(self._child, ForkedChild):
             self._child.close()
         return code
@@ -147,6 +157,18 @@ class TrainingProcess:
                 break
             time.sleep(_LOOK_SECONDS)
         return left
+
+    def _exit_code(self, options: int) -> int | None:
+        """Wait as `os.wait4` does: no other call tells how much memory the dead had."""
+        with self._waiting:
+            if isinstance(self._child, ForkedChild):  # the server's to wait for
+                return self._child.poll() if options == os.WNOHANG else self._child.wait()
+            if self._child.returncode is None:
+                pid, status, usage = os.wait4(self.pid, options)
+                if pid:
+                    self._child.returncode = os.waitstatus_to_exitcode(status)
+                    self.peak_bytes = memory.from_max_rss(usage.ru_maxrss)
+            return self._child.returncode
 
     def _kill_group(self) -> None:
         """Kill the group, and who left it, once: later its number may name a stranger's."""
@@ -179,6 +201,17 @@ def _catches(pid: int, number: signal.Signals) -> bool:
         return not Path("/proc/self").exists()
     masks = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
     return bool(masks) and bool(int(masks[0], 16) >> (number - 1) & 1)
+
+
+def _confine(pid: int) -> None:
+    """Let a process leave no core file, and be killed before others when memory runs out.
+
+    Its children inherit both. No user is asked for, so a raise of the score is always allowed.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # it has died already, or /proc is not there
+            resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+            Path(f"/proc/{pid}/oom_score_adj").write_text(_FIRST_TO_GO)
 
 
 def environment_of(trackers: Sequence[str]) -> dict[str, str]:

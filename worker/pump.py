@@ -32,6 +32,7 @@ class Pump:
     run: RunDirectory
     first_step: int | None = None
     last_step: int | None = None
+    phase: str | None = None
     _metrics: dict[str, Any] = field(default_factory=dict)
     _num_log_lines: int = 0
     _is_resolved: bool = False
@@ -121,7 +122,7 @@ class Pump:
         for event in new:
             match event.type:
                 case EventType.PHASE:
-                    values["phase"] = event.data["phase"]
+                    values["phase"] = self.phase = event.data["phase"]
                 case EventType.PROGRESS:
                     values["progress"] = event.data
                     self.last_step = event.data["step"]

@@ -11,6 +11,7 @@ from trainer_core.spec.references import (
     parse_model_reference,
 )
 from trainer_core.spec.resolving import Choice, Facts, Resolution, resolve
+from trainer_core.spec.shrinking import Relief, half_micro_batch, relief_of, with_micro_batch
 from trainer_core.spec.tasks import JobSpec
 from trainer_core.spec.tasks.common import Columns, Row, TaskSpec
 
@@ -21,15 +22,19 @@ __all__ = [
     "Facts",
     "JobSpec",
     "Reference",
+    "Relief",
     "Resolution",
     "Row",
     "Scheme",
     "TaskSpec",
     "check_built",
+    "half_micro_batch",
     "parse_data_reference",
     "parse_model_reference",
     "parse_spec",
+    "relief_of",
     "resolve",
     "spec_schema",
     "unused",
+    "with_micro_batch",
 ]

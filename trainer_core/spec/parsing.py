@@ -68,7 +68,6 @@ def check_built(spec: JobSpec) -> None:
 def _unbuilt(spec: JobSpec) -> Iterator[tuple[str, str, bool]]:
     is_shared_out = spec.resources.parallel.strategy != "ddp"
     yield "/output/push", "pushing to the Hub", spec.output.push is not None
-    yield "/resources/on_oom", "retrying with a smaller batch", spec.resources.on_oom == "shrink"
     yield (
         "/resources/parallel/strategy",
         "an adapter on a model that is shared out",
@@ -108,6 +107,8 @@ def _unused_of_training(spec: JobSpec) -> Iterator[FieldProblem]:
         yield unused_field("/training/epochs", "training.max_steps says how long to train")
     if spec.checkpoints.strategy == "no" and is_given(spec.checkpoints, "keep"):
         yield unused_field("/checkpoints/keep", "checkpoints.strategy is 'no'")
+    if spec.resources.on_oom == "shrink" and 1 in (training.batch_size, training.micro_batch_size):
+        yield unused_field("/resources/on_oom", "a micro-batch of one row has no half")
 
 
 def _unused_of_schedule(training: TrainingSpec) -> Iterator[FieldProblem]:

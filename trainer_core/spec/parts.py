@@ -351,8 +351,11 @@ class ResourcesSpec(SpecModel):
     log, it is ended, and the job is tried again (`stalled`). Raise it for steps, or a compilation,
     that take longer. Default null: the worker's `LUTHIER_STALL_SECONDS`."""
     on_oom: Literal["fail", "shrink"] = "fail"
-    """After running out of memory: fail with advice, or try once more with half the micro-batch
-    and twice the accumulation, which gives the same result. Default fail."""
+    """When memory, of the host or the device, runs out while training: `fail` with a smaller spec
+    to post; or `shrink`: the service goes on from the newest checkpoint with half the micro-batch
+    and twice the accumulation, once, which counts as no attempt and leaves the result the same but
+    for rounding and the draws of dropout. Default fail: a batch that did not fit is worth knowing
+    of."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Higher starts earlier; equal ones in the order of submission. Default 0."""
 

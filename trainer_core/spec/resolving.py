@@ -20,6 +20,9 @@ _MEMORY_SHARE = 0.8
 _PASSES_OF_TRAINING = 3  # a backward pass computes twice what a forward pass does
 _MAX_BASELINE_SHARE = 0.1
 
+CANNOT_RECOMPUTE = "the model does not support it"
+"""Why gradient checkpointing is off where it can't be on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -167,7 +170,7 @@ def _state_bytes_per_weight(spec: JobSpec) -> float:
 
 def _gradient_checkpointing(spec: JobSpec, facts: Facts) -> _Chosen:
     if not facts.can_recompute:
-        return False, "the model does not support it"
+        return False, CANNOT_RECOMPUTE
     if facts.device_memory_bytes is None or _fitting_micro_batch(spec, facts) > 1:
         return False, "activations are estimated to fit without it"
     if spec.training.batch_size == 1:

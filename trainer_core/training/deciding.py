@@ -7,7 +7,7 @@ from typing import Any
 
 from trainer_core.events import Logged, Phase, Reporter, Warned
 from trainer_core.run_directory import RunDirectory, write_json
-from trainer_core.spec import Facts, JobSpec, Resolution, resolve
+from trainer_core.spec import Choice, Facts, JobSpec, Resolution, resolve, with_micro_batch
 from trainer_core.training import processes
 from trainer_core.training.arguments import check_arguments
 from trainer_core.training.clock import PhaseClock
@@ -87,12 +87,21 @@ def _tell(resolution: Resolution, *, directory: RunDirectory, reporter: Reporter
 
 def _resolve(given: Given, base: BaseModel, checkpoint: Checkpoint | None) -> Resolution:
     """Decide what the spec leaves open, as it was decided for the checkpoint if there is one."""
-    spec, facts = given.found.spec, _facts(given, base)
-    if checkpoint is None:
-        return resolve(spec, facts)
-    spec, kept = keep_choices(spec, checkpoint, device=given.device)
-    resolution = resolve(spec, facts)
+    spec, kept = _shrunk(given)
+    if checkpoint is not None:
+        spec, as_before = keep_choices(spec, checkpoint, device=given.device)
+        kept = (*kept, *as_before)
+    resolution = resolve(spec, _facts(given, base))
     return Resolution(resolution.spec, (*kept, *resolution.choices))
+
+
+def _shrunk(given: Given) -> tuple[JobSpec, tuple[Choice, ...]]:
+    """Return the spec with the micro-batch of the inputs, if they name one, and that choice."""
+    spec, size = given.found.spec, given.inputs.micro_batch_size
+    if size is None:
+        return spec, ()
+    choice = Choice("/training/micro_batch_size", size, "memory ran out with more")
+    return with_micro_batch(spec, size), (choice,)
 
 
 def _facts(given: Given, base: BaseModel) -> Facts:

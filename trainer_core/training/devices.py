@@ -2,22 +2,17 @@
 
 import os
 import re
+import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from trainer_core.errors import CapacityError, InvalidSetting
+from trainer_core.memory import limit_bytes
 from trainer_core.run_directory import Inputs
 from trainer_core.spec import JobSpec
 from trainer_core.spec.resolving import DeviceKind
 from trainer_core.training.processes import num_processes
-
-_CGROUP_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
-
 
 _DEVICE = re.compile(r"cpu|mps|cuda(:(?P<number>\d{1,3}))?")
 
@@ -74,7 +69,9 @@ def choose_device(inputs: Inputs, spec: JobSpec) -> Device:
         return Device(kind="mps", name="mps", memory_bytes=None, has_fast_bf16=False)
     if wanted not in ("cpu", None):
         raise _missing(wanted)
-    return Device(kind="cpu", name="cpu", memory_bytes=_host_memory_bytes(), has_fast_bf16=False)
+    # All that there is: what is free now would make the same job choose differently each time.
+    memory_bytes = min(limit_bytes(), inputs.memory_bytes or sys.maxsize)
+    return Device(kind="cpu", name="cpu", memory_bytes=memory_bytes, has_fast_bf16=False)
 
 
 def num_devices(device: str | None) -> int:
@@ -131,15 +128,3 @@ def _missing(device: str) -> CapacityError:
         hint="See LUTHIER_DEVICES of this worker, or set resources.gpus to 0 for the CPU.",
         param="resources.gpus",
     )
-
-
-def _host_memory_bytes() -> int:
-    """Return the memory of the machine or the container, whichever is less.
-
-    What is free at the moment would make the same job choose differently each time.
-    """
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for path in _CGROUP_LIMITS:
-        if path.exists() and (text := path.read_text().strip()).isdecimal():
-            total = min(total, int(text))
-    return total

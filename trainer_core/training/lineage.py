@@ -26,7 +26,7 @@ _WITHOUT_EFFECT: Any = {  # on the result
     "labels": True,
     "tracking": True,
     "output": True,
-    "resources": {"max_runtime_seconds", "max_stall_seconds", "priority"},
+    "resources": {"max_runtime_seconds", "max_stall_seconds", "on_oom", "priority"},
 }
 
 

@@ -19,7 +19,8 @@ _ORIGIN = {
     "base_model_revision": "revision of the base model",
     "base_model_fingerprint": "base model: its files have changed",
 }
-_OF_THE_DEVICE = "/resources/gpus"  # where to train, not what
+# Where to train, not what; and what follows from the micro-batch, which may have become smaller.
+_LEFT_OPEN = ("/resources/gpus", "/evaluation/batch_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def _is_possible(choice: Choice, device: Device) -> bool:
         return device.computes(str(choice.value))
     if choice.pointer == "/training/tf32":
         return device.has_tf32 or not choice.value
-    return choice.pointer != _OF_THE_DEVICE
+    return choice.pointer not in _LEFT_OPEN
 
 
 def tell_resumption(

@@ -16,12 +16,15 @@ from trainer_core.events import (
     Reporter,
     Reporters,
 )
-from trainer_core.run_directory import Outcome, Result, RunDirectory, write_json
-from trainer_core.spec import (
-    JobSpec,
-    check_built,
-    parse_spec,
+from trainer_core.run_directory import (
+    Inputs,
+    Outcome,
+    Result,
+    RunDirectory,
+    read_json,
+    write_json,
 )
+from trainer_core.spec import JobSpec, Relief, check_built, parse_spec, relief_of
 from trainer_core.training import processes
 from trainer_core.training.building import build
 from trainer_core.training.caching import Cache
@@ -105,7 +108,9 @@ class Attempt:
         self._stopping = stopping
         self._tracking = tracking
         self._clock = PhaseClock(reporter)
+        self._given: JobSpec | None = None
         self._spec: JobSpec | None = None  # as far as it is known
+        self._inputs: Inputs | None = None
         self._cache: Cache | None = None
         self._trainer: RunLoop | None = None
 
@@ -177,17 +182,28 @@ class Attempt:
         """Return the outcome of an attempt that an exception ended; the log gets its traceback."""
         with self._directory.log.open("a", encoding="utf-8") as log:
             traceback.print_exception(error, file=log)
-        typed = typed_error(error, spec=self._spec, folder=self._directory.path)
+        typed = typed_error(
+            error,
+            relief=self._relief(),
+            folder=self._directory.path,
+            inputs=self._inputs,
+        )
         outcome = self._unfinished(Outcome(Result.FAILED, error=typed))
         # What is saved was looked at, so that it is good.
         named = replace(typed, detail={**typed.detail, "checkpoint": outcome.checkpoint})
         return replace(outcome, error=named if typed.code == Diverged.code else typed)
 
+    def _relief(self) -> Relief | None:
+        """Return what would need less memory, once there is something that trains."""
+        if self._trainer is None or self._given is None:
+            return None
+        return relief_of(self._given, read_json(self._directory.resolved))
+
     def _prepare(self) -> Given:
         self._clock.enter(Phase.PREPARING)
-        spec = self._spec = parse_spec(self._directory.read_spec())
+        spec = self._spec = self._given = parse_spec(self._directory.read_spec())
         check_built(spec)
-        inputs = self._directory.read_inputs()
+        inputs = self._inputs = self._directory.read_inputs()
         cache = self._cache = open_cache(inputs, self._directory, reporter=self._reporter)
         return prepare(spec, inputs=inputs, cache=cache, reporter=self._reporter)
 
