@@ -1,7 +1,13 @@
-"""Importing in advance what any job needs; it takes most of a small job's start."""
+"""Doing in advance what any job needs and what does not depend on it: most of a small job's start.
+
+No tensor is made and no device touched.
+"""
+
+import gc
 
 import transformers.models.auto.modeling_auto
 import transformers.trainer
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from trainer_core.spec import TASKS
 from trainer_core.training import run
@@ -11,6 +17,11 @@ IMPORTED = (run, transformers.trainer, transformers.models.auto.modeling_auto)
 
 
 def import_everything() -> None:
-    """Import the tasks too; no tensor is made and no device touched."""
+    """Import the tasks too, and let the garbage collector pass over all that is there by now."""
     for name in TASKS:
         find_task(name)
+    # Whichever model is loaded first, the patterns of all are compiled: 0.08 s.
+    get_checkpoint_conversion_mapping("bert")  # type: ignore[no-untyped-call]
+    # accelerate collects when training begins: 0.35 s for the 600 000 objects of the modules.
+    gc.collect()
+    gc.freeze()
