@@ -1,0 +1,251 @@
+"""Real tokens a second of a language model, ours over TRL's; goals 2.0 and, packed, 1.1.
+
+    python -m benchmarks.sft_vs_trl [--runs N] [--peer '{"gradient_checkpointing": false}']
+
+A Llama of 6 layers with random weights, and as much of it in the head as SmolLM2-135M has there,
+learns generated texts: log-normal, on average 173 tokens, at most 512. The peer is `SFTTrainer`.
+
+`sft_vs_trl_default`: with its defaults, 8 texts a step at random among them, padded to the longest,
+and activations computed again in the backward pass. Set is what has to be equal (texts, epochs,
+rate, seed, evaluations), and fp32: it is our default on a CPU, and without AMX its bf16 is slower.
+`sft_vs_trl_packed`: with `packing=True`, by its default strategy, 8 rows of up to 512 tokens a step;
+ours has as many texts a step as those hold on average. The peer's 8 rows go through the model one
+by one. By default they are laid end to end in one pass, and on a CPU, where attention computes
+what it masks, that is slower (`--peer` with other sizes tells).
+
+Tokens a CPU second on one thread, from the first step to the last, evaluations included; tokenizing
+and packing are not counted. The loss of both is that of the saved model at the same held-out texts,
+one at a time, over all tokens. Each pair has texts and a seed of its own, and the same weights.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import measure_apart, pairs, result
+
+MAX_LENGTH, RATE, EPOCHS = 512, 1e-3, 2
+_MEDIAN_WORDS, _SIGMA = 80, 0.9
+_VOCABULARY = 4096
+# What each bench has to set: texts of a step of ours, and the peer's settings.
+_BATCH_SIZES = {"default": 8, "packed": 24}
+_PEER_SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "packed": {
+        "packing": True,
+        "per_device_train_batch_size": 1,
+        "per_device_eval_batch_size": 1,
+        "gradient_accumulation_steps": 8,
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of what is learnt, and by what."""
+
+    num_train: int = 240
+    num_eval: int = 64
+    num_layers: int = 6
+    hidden_size: int = 256
+
+
+def run(num_runs: int, *, peer: str = "{}") -> list[dict[str, Any]]:
+    """Return real tokens a CPU second, ours over the peer's, and the losses of both.
+
+    Args:
+        num_runs: pairs of each bench.
+        peer: settings of `SFTConfig` to go over those of the bench, as JSON.
+    """
+    return [
+        result(
+            f"sft_vs_trl_{bench}",
+            pairs(
+                lambda side, number, bench=bench: measure_apart(
+                    "sft_vs_trl", side, bench, number, "--peer", peer
+                ),
+                num_runs=num_runs,
+            ),
+            figure="tokens_per_cpu_second",
+            unit="real tokens a CPU second of training",
+            is_more_better=True,
+            quality=lambda measured: {"loss": measured["loss"], "steps": measured["steps"]},
+        )
+        for bench in _BATCH_SIZES
+    ]
+
+
+def measure_ours(bench: str, seed: int, *, size: Size) -> dict[str, Any]:
+    """Return what our causal language modelling needs and learns."""
+    from benchmarks.runs import carry_out, watched_training
+
+    spec = {
+        "task": "causal-lm",
+        "max_length": MAX_LENGTH,
+        "training": {
+            "epochs": EPOCHS,
+            "batch_size": _BATCH_SIZES[bench],
+            "learning_rate": RATE,
+            "warmup_ratio": 0.0,
+            "weight_decay": 0.0,
+            "seed": seed,
+        },
+        "evaluation": {"baseline": False},
+        "checkpoints": {"strategy": "no"},
+    }
+    with tempfile.TemporaryDirectory() as name, watched_training() as clock:
+        folder = Path(name)
+        model, rows = _save_model(folder / "base", size), _write_rows(folder, seed, size)
+        told = carry_out(folder / "run", model=model, spec=spec, rows=rows)
+        loss = _held_out_loss(folder / "run" / "model", rows["eval"])
+    return _figures(clock.seconds, tokens=told["tokens"], steps=told["steps"], loss=loss)
+
+
+def measure_peer(
+    bench: str, seed: int, *, size: Size, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what `SFTTrainer` needs and learns.
+
+    Args:
+        bench: `default` or `packed`.
+        seed: of the texts, and of their order.
+        size: of the work.
+        settings: of `SFTConfig`, over those of the bench.
+    """
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    from benchmarks.runs import TrainingClock
+
+    clock = TrainingClock()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model, rows = _save_model(folder / "base", size), _write_rows(folder, seed, size)
+        files = {split: str(path) for split, path in rows.items()}
+        texts = load_dataset("json", data_files=files, cache_dir=str(folder / "cache"))
+        arguments = {
+            "output_dir": str(folder / "run"),
+            "num_train_epochs": EPOCHS,
+            "learning_rate": RATE,
+            "max_length": MAX_LENGTH,
+            "seed": seed,
+            "bf16": False,
+            "eval_strategy": "epoch",
+            "save_strategy": "no",
+            "report_to": "none",
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }
+        trainer = SFTTrainer(
+            model=str(model),
+            args=SFTConfig(**{**arguments, **_PEER_SETTINGS[bench], **(settings or {})}),
+            train_dataset=texts["train"],
+            eval_dataset=texts["eval"],
+            processing_class=AutoTokenizer.from_pretrained(model),
+        )
+        clock.start()
+        trainer.train()
+        clock.stop()
+        trainer.save_model(str(folder / "model"))
+        num_tokens = EPOCHS * sum(map(len, trainer.train_dataset["input_ids"]))
+        loss = _held_out_loss(folder / "model", rows["eval"])
+    return _figures(clock.seconds, tokens=num_tokens, steps=trainer.state.global_step, loss=loss)
+
+
+def _figures(seconds: float, *, tokens: int, steps: int, loss: float) -> dict[str, Any]:
+    return {
+        "tokens_per_cpu_second": tokens / seconds,
+        "tokens": tokens,
+        "cpu_seconds": seconds,
+        "steps": steps,
+        "loss": loss,
+    }
+
+
+def _write_rows(folder: Path, seed: int, size: Size) -> dict[str, Path]:
+    from benchmarks.texts import write_rows
+
+    rows = {}
+    counts = {"train": (size.num_train, seed), "eval": (size.num_eval, 1000)}
+    for split, (count, own_seed) in counts.items():
+        rows[split] = folder / f"{split}.jsonl"
+        write_rows(rows[split], count, seed=own_seed, median_words=_MEDIAN_WORDS, sigma=_SIGMA)
+    return rows
+
+
+def _save_model(folder: Path, size: Size) -> Path:
+    """Save a Llama with random weights and a tokenizer made for such texts."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+    from benchmarks.texts import texts
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(
+        texts(5000, seed=2000),
+        vocab_size=_VOCABULARY,
+        special_tokens=["<pad>", "<end>"],
+        show_progress=False,
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer,  # noqa: SLF001 - the class is a thin cover of it
+        pad_token="<pad>",
+        eos_token="<end>",
+    )
+    set_seed(0)
+    config = LlamaConfig(
+        vocab_size=_VOCABULARY,
+        hidden_size=size.hidden_size,
+        intermediate_size=size.hidden_size * 8 // 3,
+        num_hidden_layers=size.num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2 * MAX_LENGTH,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _held_out_loss(model_folder: Path, rows: Path) -> float:
+    """Return the mean negative log-likelihood of all tokens after a text's first one, in nats."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+    total, count = 0.0, 0
+    for line in rows.read_text("utf-8").splitlines():
+        written = tokenizer(json.loads(line)["text"] + tokenizer.eos_token)["input_ids"]
+        ids_T = torch.tensor(written[:MAX_LENGTH])
+        with torch.no_grad():
+            logits_TV = model(input_ids=ids_T[None]).logits[0]
+        losses_T = torch.nn.functional.cross_entropy(logits_TV[:-1], ids_T[1:], reduction="none")
+        total += float(losses_T.double().sum())
+        count += len(losses_T)
+    return total / count
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--peer", default="{}", help="settings of SFTConfig, as JSON")
+    parser.add_argument("--side", nargs=3, metavar=("SIDE", "BENCH", "SEED"))
+    given = parser.parse_args()
+    if not given.side:
+        print(json.dumps(run(given.runs, peer=given.peer), indent=2))
+    elif given.side[0] == "ours":
+        print(json.dumps(measure_ours(given.side[1], int(given.side[2]), size=Size())))
+    else:
+        settings = json.loads(given.peer)
+        chosen, seed = given.side[1], int(given.side[2])
+        print(json.dumps(measure_peer(chosen, seed, size=Size(), settings=settings)))
