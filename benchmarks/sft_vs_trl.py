@@ -2,16 +2,17 @@
 
     python -m benchmarks.sft_vs_trl [--runs N] [--peer '{"gradient_checkpointing": false}']
 
-A Llama of 6 layers with random weights, and as much of it in the head as SmolLM2-135M has there,
-learns generated texts: log-normal, on average 173 tokens, at most 512. The peer is `SFTTrainer`.
+A Llama of 4 layers with random weights, a quarter of them in its head (of SmolLM2-135M it is a
+fifth), learns generated texts: log-normal, on average 173 tokens, at most 512. The peer is TRL's
+`SFTTrainer`, with its defaults but for what has to be equal (texts, epochs, rate, seed,
+evaluations) and for fp32, which is our default on a CPU: its bf16 is slow on those without AMX.
 
-`sft_vs_trl_default`: with its defaults, 8 texts a step at random among them, padded to the longest,
-and activations computed again in the backward pass. Set is what has to be equal (texts, epochs,
-rate, seed, evaluations), and fp32: it is our default on a CPU, and without AMX its bf16 is slower.
-`sft_vs_trl_packed`: with `packing=True`, by its default strategy, 8 rows of up to 512 tokens a step;
-ours has as many texts a step as those hold on average. The peer's 8 rows go through the model one
-by one. By default they are laid end to end in one pass, and on a CPU, where attention computes
-what it masks, that is slower (`--peer` with other sizes tells).
+`sft_vs_trl_default`: 8 texts a step, its default, of any length and padded to the longest. It
+computes activations again in the backward pass.
+`sft_vs_trl_packed`: `packing=True`, by its default strategy: 8 rows of up to 512 tokens a step, and
+ours takes as many steps of as many texts as are in them on average. Its rows go through the model
+one by one. By default all 8 are one row of 4096 tokens, and a CPU's attention computes what it
+masks.
 
 Tokens a CPU second on one thread, from the first step to the last, evaluations included; tokenizing
 and packing are not counted. The loss of both is that of the saved model at the same held-out texts,
@@ -21,7 +22,7 @@ one at a time, over all tokens. Each pair has texts and a seed of its own, and t
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,14 @@ from benchmarks.harness import measure_apart, pairs, result
 MAX_LENGTH, RATE, EPOCHS = 512, 1e-3, 2
 _MEDIAN_WORDS, _SIGMA = 80, 0.9
 _VOCABULARY = 4096
-# What each bench has to set: texts of a step of ours, and the peer's settings.
-_BATCH_SIZES = {"default": 8, "packed": 24}
+_ROWS_PER_STEP = 8  # of the peer: texts, or rows of packed ones
 _PEER_SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "packed": {
         "packing": True,
         "per_device_train_batch_size": 1,
         "per_device_eval_batch_size": 1,
-        "gradient_accumulation_steps": 8,
+        "gradient_accumulation_steps": _ROWS_PER_STEP,
     },
 }
 
@@ -48,9 +48,9 @@ _PEER_SETTINGS: dict[str, dict[str, Any]] = {
 class Size:
     """Of what is learnt, and by what."""
 
-    num_train: int = 240
+    num_train: int = 224
     num_eval: int = 64
-    num_layers: int = 6
+    num_layers: int = 4
     hidden_size: int = 256
 
 
@@ -75,7 +75,7 @@ def run(num_runs: int, *, peer: str = "{}") -> list[dict[str, Any]]:
             is_more_better=True,
             quality=lambda measured: {"loss": measured["loss"], "steps": measured["steps"]},
         )
-        for bench in _BATCH_SIZES
+        for bench in _PEER_SETTINGS
     ]
 
 
@@ -83,23 +83,24 @@ def measure_ours(bench: str, seed: int, *, size: Size) -> dict[str, Any]:
     """Return what our causal language modelling needs and learns."""
     from benchmarks.runs import carry_out, watched_training
 
-    spec = {
-        "task": "causal-lm",
-        "max_length": MAX_LENGTH,
-        "training": {
-            "epochs": EPOCHS,
-            "batch_size": _BATCH_SIZES[bench],
-            "learning_rate": RATE,
-            "warmup_ratio": 0.0,
-            "weight_decay": 0.0,
-            "seed": seed,
-        },
-        "evaluation": {"baseline": False},
-        "checkpoints": {"strategy": "no"},
-    }
     with tempfile.TemporaryDirectory() as name, watched_training() as clock:
         folder = Path(name)
         model, rows = _save_model(folder / "base", size), _write_rows(folder, seed, size)
+        lengths = [len(ids) for ids in _token_ids(model, rows["train"])]
+        spec = {
+            "task": "causal-lm",
+            "max_length": MAX_LENGTH,
+            "training": {
+                "epochs": EPOCHS,
+                "batch_size": _batch_size(bench, lengths),
+                "learning_rate": RATE,
+                "warmup_ratio": 0.0,
+                "weight_decay": 0.0,
+                "seed": seed,
+            },
+            "evaluation": {"baseline": False},
+            "checkpoints": {"strategy": "no"},
+        }
         told = carry_out(folder / "run", model=model, spec=spec, rows=rows)
         loss = _held_out_loss(folder / "run" / "model", rows["eval"])
     return _figures(clock.seconds, tokens=told["tokens"], steps=told["steps"], loss=loss)
@@ -155,6 +156,16 @@ def measure_peer(
         num_tokens = EPOCHS * sum(map(len, trainer.train_dataset["input_ids"]))
         loss = _held_out_loss(folder / "model", rows["eval"])
     return _figures(clock.seconds, tokens=num_tokens, steps=trainer.state.global_step, loss=loss)
+
+
+def _batch_size(bench: str, lengths: Sequence[int]) -> int:
+    """Return how many texts a step takes, for as many steps as the peer's."""
+    from trainer_core.training.packing import pack
+
+    if bench == "default":
+        return _ROWS_PER_STEP
+    num_steps = -(-len(pack(lengths, capacity=MAX_LENGTH)) // _ROWS_PER_STEP)
+    return -(-len(lengths) // num_steps)
 
 
 def _figures(seconds: float, *, tokens: int, steps: int, loss: float) -> dict[str, Any]:
@@ -219,20 +230,28 @@ def _save_model(folder: Path, size: Size) -> Path:
 def _held_out_loss(model_folder: Path, rows: Path) -> float:
     """Return the mean negative log-likelihood of all tokens after a text's first one, in nats."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
     total, count = 0.0, 0
-    for line in rows.read_text("utf-8").splitlines():
-        written = tokenizer(json.loads(line)["text"] + tokenizer.eos_token)["input_ids"]
-        ids_T = torch.tensor(written[:MAX_LENGTH])
+    for ids in _token_ids(model_folder, rows):
+        ids_T = torch.tensor(ids)
         with torch.no_grad():
             logits_TV = model(input_ids=ids_T[None]).logits[0]
         losses_T = torch.nn.functional.cross_entropy(logits_TV[:-1], ids_T[1:], reduction="none")
         total += float(losses_T.double().sum())
         count += len(losses_T)
     return total / count
+
+
+def _token_ids(model_folder: Path, rows: Path) -> Iterator[list[int]]:
+    """Yield the tokens of each text, the end token after them, as far as they are learnt."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    for line in rows.read_text("utf-8").splitlines():
+        text = json.loads(line)["text"] + tokenizer.eos_token
+        yield tokenizer(text)["input_ids"][:MAX_LENGTH]
 
 
 if __name__ == "__main__":
