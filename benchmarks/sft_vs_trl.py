@@ -61,22 +61,22 @@ def run(num_runs: int, *, peer: str = "{}") -> list[dict[str, Any]]:
         num_runs: pairs of each bench.
         peer: settings of `SFTConfig` to go over those of the bench, as JSON.
     """
-    return [
-        result(
-            f"sft_vs_trl_{bench}",
-            pairs(
-                lambda side, number, bench=bench: measure_apart(
-                    "sft_vs_trl", side, bench, number, "--peer", peer
-                ),
-                num_runs=num_runs,
-            ),
-            figure="tokens_per_cpu_second",
-            unit="real tokens a CPU second of training",
-            is_more_better=True,
-            quality=lambda measured: {"loss": measured["loss"], "steps": measured["steps"]},
-        )
-        for bench in _PEER_SETTINGS
-    ]
+    return [_compared(bench, num_runs, peer=peer) for bench in _PEER_SETTINGS]
+
+
+def _compared(bench: str, num_runs: int, *, peer: str) -> dict[str, Any]:
+    runs = pairs(
+        lambda side, number: measure_apart("sft_vs_trl", side, bench, number, "--peer", peer),
+        num_runs=num_runs,
+    )
+    return result(
+        f"sft_vs_trl_{bench}",
+        runs,
+        figure="tokens_per_cpu_second",
+        unit="real tokens a CPU second of training",
+        is_more_better=True,
+        quality=lambda measured: {"loss": measured["loss"], "steps": measured["steps"]},
+    )
 
 
 def measure_ours(bench: str, seed: int, *, size: Size) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def _save_model(folder: Path, size: Size) -> Path:
         special_tokens=["<pad>", "<end>"],
         show_progress=False,
     )
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe._tokenizer,  # noqa: SLF001 - the class is a thin cover of it
         pad_token="<pad>",
         eos_token="<end>",
@@ -232,7 +232,8 @@ def _held_out_loss(model_folder: Path, rows: Path) -> float:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    model.train(False)  # as eval(), which is untyped
     total, count = 0.0, 0
     for ids in _token_ids(model_folder, rows):
         ids_T = torch.tensor(ids)
