@@ -7,12 +7,12 @@ fifth), learns generated texts: log-normal, on average 173 tokens, at most 512. 
 `SFTTrainer`, with its defaults but for what has to be equal (texts, epochs, rate, seed,
 evaluations) and for fp32, which is our default on a CPU: its bf16 is slow on those without AMX.
 
-`sft_vs_trl_default`: 8 texts a step, its default, of any length and padded to the longest. It
-computes activations again in the backward pass.
+`sft_vs_trl_default`: 8 texts a step, its default, of any length and padded to the longest.
 `sft_vs_trl_packed`: `packing=True`, by its default strategy: 8 rows of up to 512 tokens a step, and
 ours takes as many steps of as many texts as are in them on average. Its rows go through the model
 one by one. By default all 8 are one row of 4096 tokens, and a CPU's attention computes what it
-masks.
+masks. In both the peer computes activations again in the backward pass, as it does by default, and
+ours does not: `--peer` tells what that makes.
 
 Tokens a CPU second on one thread, from the first step to the last, evaluations included; tokenizing
 and packing are not counted. The loss of both is that of the saved model at the same held-out texts,
