@@ -2,7 +2,10 @@
 
 import os
 import secrets
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from jobs.settings import PREFIX, Settings, load_settings
 from luthier.embedded import EmbeddedPostgres, EmbeddedValkey
 
 _TEMPLATE = "luthier_template"
+_FORK_SERVER_SECONDS = 120  # importing torch takes most of it, on a slow machine
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,6 +49,34 @@ def servers() -> Iterator[Servers]:
             migrate(_database(url, _TEMPLATE))
             yield Servers(url, valkey.url)
         postgres.delete_data()
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The socket of a process that has imported everything, and forks training processes."""
+    socket = tmp_path_factory.mktemp("fork-server") / "socket"
+    with start_fork_server(socket):
+        yield socket
+
+
+@contextmanager
+def start_fork_server(socket: Path) -> Iterator[None]:
+    """Run a fork server; it has to end in order."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "trainer_core.training", "--fork-server", str(socket)],
+        stdin=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
+    deadline = time.monotonic() + _FORK_SERVER_SECONDS
+    while not socket.exists():
+        assert server.poll() is None, f"the fork server ended with {server.returncode}"
+        assert time.monotonic() < deadline, "no fork server in time"
+        time.sleep(0.05)
+    yield
+    assert server.stdin is not None
+    server.stdin.close()
+    assert server.wait(_FORK_SERVER_SECONDS) == 0
+    assert not socket.exists()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.conftest import start_fork_server
 from tests.drills import cancels, checkpoints, servers, workers
 from tests.drills.plan import Drill, Report, carry_out, find
 from tests.drills.site import Site, open_site
@@ -28,18 +29,22 @@ def main() -> int:
     def num_trials(drill: Drill) -> int:
         return options.trials or (drill.quick if options.quick else drill.full)
 
-    with ready_site() as (site, known):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        start_fork_server(Path(folder) / "socket"),
+        ready_site(Path(folder) / "socket") as (site, known),
+    ):
         wanted = find(known, options.ids)
         reports = run(wanted, site, seed=options.seed, num_trials=num_trials)
     return int(any(report.failures for report in reports))
 
 
 @contextmanager
-def ready_site() -> Iterator[tuple[Site, list[Drill]]]:
+def ready_site(fork_server: Path) -> Iterator[tuple[Site, list[Drill]]]:
     """Give a site that is set up, with its API running, and the drills for it."""
     with (
         tempfile.TemporaryDirectory(prefix="luthier-drills-", dir="/tmp") as folder,
-        open_site(Path(folder)) as site,
+        open_site(Path(folder), fork_server=fork_server) as site,
     ):
         site.start_api()
         work = set_up(site)

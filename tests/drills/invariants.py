@@ -46,7 +46,7 @@ _BROKEN = {
 }  # complaint -> rows that give rise to it
 
 _HOME = {
-    "cache", "fork-server", "fork-server.log", "hub", "lock", "logs", "postgres", "postgres.json",
+    "cache", "hub", "lock", "logs", "postgres", "postgres.json",
     "runs", "storage", "uploads", "valkey", "valkey.json",
 }  # fmt: skip
 

@@ -189,11 +189,12 @@ def until(condition: Callable[[], object], *, seconds: float, what: str = "") ->
 
 
 @contextmanager
-def open_site(folder: Path, **changes: object) -> Iterator[Site]:
-    """Give a site with its servers and a fork server for training; nothing else runs yet.
+def open_site(folder: Path, *, fork_server: Path, **changes: object) -> Iterator[Site]:
+    """Give a site with its servers; nothing else runs yet.
 
     Args:
         folder: empty; everything is kept in it.
+        fork_server: the socket of the server of training processes.
         changes: settings that differ from a drill's usual ones.
     """
     home = folder / "home"
@@ -206,7 +207,6 @@ def open_site(folder: Path, **changes: object) -> Iterator[Site]:
         postgres.start()
         valkey.start()
         migrate(postgres.url)
-        socket = stack.enter_context(_fork_server(home))
         values: dict[str, object] = {
             "home": home,
             "database_url": postgres.url,
@@ -214,7 +214,7 @@ def open_site(folder: Path, **changes: object) -> Iterator[Site]:
             "model_roots": (folder / "models",),
             "port": free_port(),
             "training_threads": 1,
-            "fork_server": socket,
+            "fork_server": fork_server,
             "warm_spare": False,
             "lease_seconds": 3,
             "cancel_grace_seconds": 3,
@@ -231,28 +231,6 @@ def open_site(folder: Path, **changes: object) -> Iterator[Site]:
         site = Site(settings, postgres, valkey, client, backends)
         stack.callback(site.stop)
         yield site
-
-
-@contextmanager
-def _fork_server(home: Path) -> Iterator[Path]:
-    socket = home / "fork-server"
-    log = home / "fork-server.log"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "trainer_core.training", "--fork-server", str(socket)],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            env=environment,
-        )
-    try:
-        until(socket.exists, seconds=_READY_SECONDS, what="the fork server")
-        yield socket
-    finally:
-        assert server.stdin is not None
-        server.stdin.close()
-        server.wait(30)
 
 
 def save_model(kind: str, folder: Path) -> None:

@@ -16,8 +16,8 @@ IDS = """
 
 
 @pytest.fixture(scope="module")
-def ready():
-    with ready_site() as found:
+def ready(fork_server):
+    with ready_site(fork_server) as found:
         yield found
 
 

@@ -8,6 +8,7 @@ from benchmarks import (
     large_vocab,
     padding_waste,
     seq2seq_vs_stock,
+    sft_vs_trl,
     time_to_first_step,
     tokenize,
 )
@@ -66,3 +67,14 @@ def test_both_sides_of_the_starting_bench_take_their_first_step(
     peer = time_to_first_step._measure_peer(folder)
     assert 0 < ours["cpu_seconds"] < peer["cpu_seconds"]
     assert ours["loss"] == pytest.approx(peer["loss"], rel=0.1)  # of other rows, by random weights
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("bench", ["default", "packed"])
+def test_both_sides_of_the_sft_bench_learn_the_same(bench: str) -> None:
+    size = sft_vs_trl.Size(num_train=48, num_eval=8, num_layers=1, hidden_size=128)
+    ours = sft_vs_trl.measure_ours(bench, 0, size=size)
+    peer = sft_vs_trl.measure_peer(bench, 0, size=size)
+    assert (ours["tokens"], ours["steps"]) == (peer["tokens"], peer["steps"])
+    assert ours["loss"] < 8.2  # it begins at 8.32, the logarithm of 4096 words
+    assert ours["loss"] == pytest.approx(peer["loss"], abs=0.04)  # they differ by 0.013 and 0.002

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,22 @@ def submit(backends, tmp_path):
 
 @pytest.fixture(scope="module")
 def road(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
+    with _open_road(servers, tmp_path_factory.mktemp("road")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def forked_road(
+    servers: Servers, tmp_path_factory: pytest.TempPathFactory, fork_server: Path
+) -> Iterator[Road]:
+    """A road whose training processes begin in milliseconds."""
     folder = tmp_path_factory.mktemp("road")
+    with _open_road(servers, folder, fork_server=fork_server, warm_spare=False) as found:
+        yield found
+
+
+@contextmanager
+def _open_road(servers: Servers, folder: Path, **changes: object) -> Iterator[Road]:
     with fresh_database(servers) as database_url:
         settings = load_settings(
             home=folder / "home",
@@ -182,6 +197,7 @@ def road(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             sweep_seconds=1,
             retry_seconds=0.5,
             heartbeat_seconds=1,
+            **changes,
         )
         with serve(settings) as url, httpx.Client(base_url=url, timeout=30) as client:
             road = Road(client, settings)

@@ -14,6 +14,11 @@ pytestmark = pytest.mark.slow
 __all__ = ["base"]
 
 
+@pytest.fixture(scope="module")
+def road(forked_road):
+    return forked_road
+
+
 def drain(road, *, signals=1, is_group=False):
     """Send SIGTERM to the worker, again and again if wanted, and return how long it took to end."""
     (worker,) = road.workers

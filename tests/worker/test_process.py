@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,21 +14,6 @@ from worker.process import TrainingProcess, environment_of
 pytestmark = pytest.mark.slow
 
 SECONDS = 120  # importing torch takes most of it, on a slow machine
-
-
-@pytest.fixture(scope="module")
-def fork_server(tmp_path_factory):
-    """The socket of a real fork server."""
-    path = tmp_path_factory.mktemp("server") / "socket"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "trainer_core.training", "--fork-server", str(path)],
-        stdin=subprocess.PIPE,
-    )
-    assert_soon(path.exists)
-    yield path
-    server.stdin.close()
-    assert server.wait(SECONDS) == 0
-    assert not path.exists()
 
 
 @pytest.fixture(params=["executed", "forked"])

@@ -14,6 +14,12 @@ pytestmark = pytest.mark.slow
 
 __all__ = ["base"]
 
+
+@pytest.fixture(scope="module")
+def road(forked_road):
+    return forked_road
+
+
 STEPS = 108  # of twelve epochs
 
 
