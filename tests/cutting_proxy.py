@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from types import TracebackType
@@ -45,6 +46,19 @@ class CuttingProxy:
         for thread in self._threads:
             thread.join(timeout=10)
             assert not thread.is_alive()
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    def reset_all(self) -> None:
+        """Break every open connection as a crashed peer does: RST, no FIN."""
+        for end in list(self._open):
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            end.close()
+            self._open.discard(end)
+            self.num_cuts += 1
 
     def _accept(self) -> None:
         while True:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.conftest import start_fork_server
-from tests.drills import cancels, checkpoints, servers, workers
+from tests.drills import cancels, checkpoints, servers, streams, workers
 from tests.drills.plan import Drill, Report, carry_out, find
 from tests.drills.site import Site, open_site
 from tests.drills.work import set_up
@@ -48,7 +48,7 @@ def ready_site(fork_server: Path) -> Iterator[tuple[Site, list[Drill]]]:
     ):
         site.start_api()
         work = set_up(site)
-        groups = (workers, servers, checkpoints, cancels)
+        groups = (workers, servers, checkpoints, cancels, streams)
         yield site, [drill for group in groups for drill in group.drills(work)]
 
 

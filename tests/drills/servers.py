@@ -4,10 +4,12 @@ import os
 import random
 import signal
 import time
+from urllib.parse import urlsplit
 
 import redis
 
 from jobs.queue import QUEUE
+from tests.cutting_proxy import CuttingProxy
 from tests.drills.plan import Drill
 from tests.drills.site import FINAL, Site, until
 from tests.drills.work import Work, spec_of
@@ -22,6 +24,7 @@ def drills(work: Work) -> list[Drill]:
     return [
         Drill("K14", "API, workers, Valkey, PostgreSQL all killed", "6 of 6 end", trials.k14, 50),
         Drill("B1", "Valkey emptied while jobs wait and run", "all run, ids rise", trials.b1, 60),
+        Drill("B2", "connections to Valkey reset ten times", "consuming <= 30 s", trials.b2, 100),
         Drill("B3", "Valkey frozen", "training goes on, API answers", trials.b3, 20),
         Drill("B4", "the same message ten times over", "one attempt", trials.b4, 200),
         Drill("B5", "the message vanishes", "runs all the same", trials.b5, 100),
@@ -71,6 +74,28 @@ class _Trials:
             client.flushall()
         for job_id in found:
             self._assert_whole(site, job_id)
+
+    def b2(self, site: Site, chance: random.Random) -> float:
+        for part in site.workers:
+            part.stop()
+        site.workers.clear()
+        url = site.valkey.url
+        with CuttingProxy(url) as proxy:
+            worker = site.start_worker(
+                redis_url=url.replace(f":{urlsplit(url).port}/", f":{proxy.port}/")
+            )
+            until(lambda: proxy.num_connections, seconds=30, what="the worker connects")
+            for _ in range(10):
+                time.sleep(chance.uniform(0.1, 0.5))
+                proxy.reset_all()
+            job_id = site.submit(spec_of(self._work.dataset))
+            started = time.monotonic()
+            site.wait(job_id, lambda job: job["state"] in ("running", *FINAL), seconds=30)
+            seconds = time.monotonic() - started
+            self._assert_whole(site, job_id)
+            worker.stop()
+        site.workers.clear()
+        return seconds
 
     def b3(self, site: Site, chance: random.Random) -> float:
         job_id = self._submit(site)
