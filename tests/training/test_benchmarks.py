@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import large_vocab, padding_waste, tokenize
+from benchmarks import large_vocab, padding_waste, seq2seq_vs_stock, tokenize
 from benchmarks.harness import result
 from benchmarks.texts import write_rows
 
@@ -36,3 +36,16 @@ def test_both_sides_of_the_tokenizing_bench_make_the_same_tokens(tmp_path: Path)
     peer = tokenize._measure_peer(tmp_path, "peer")
     assert ours["quality"] == peer["quality"]
     assert ours["quality"]["num_rows"] == 200
+
+
+def test_both_sides_of_the_summarizing_bench_train_on_the_same_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"NUM_TRAIN": 10, "NUM_EVAL": 2, "MEDIAN_WORDS": 10}.items():
+        monkeypatch.setattr(seq2seq_vs_stock, name, value)
+    model = seq2seq_vs_stock._save_model(tmp_path / "model")
+    ours = seq2seq_vs_stock._measure_ours(0, model)
+    peer = seq2seq_vs_stock._measure_peer(0, model)
+    assert ours["tokens"] == peer["tokens"] > 10 * 10
+    assert ours["steps"] == peer["steps"] == 3
+    assert ours["eval_loss"] == pytest.approx(peer["eval_loss"], rel=0.05)
