@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import large_vocab, padding_waste, seq2seq_vs_stock, tokenize
+from benchmarks import (
+    large_vocab,
+    padding_waste,
+    seq2seq_vs_stock,
+    time_to_first_step,
+    tokenize,
+)
 from benchmarks.harness import result
 from benchmarks.texts import write_rows
 
@@ -49,3 +55,14 @@ def test_both_sides_of_the_summarizing_bench_train_on_the_same_tokens(
     assert ours["tokens"] == peer["tokens"] > 10 * 10
     assert ours["steps"] == peer["steps"] == 3
     assert ours["eval_loss"] == pytest.approx(peer["eval_loss"], rel=0.05)
+
+
+def test_both_sides_of_the_starting_bench_take_their_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_to_first_step, "NUM_ROWS", 100)
+    folder = time_to_first_step._prepared(tmp_path)
+    ours = time_to_first_step._measure_ours(folder)
+    peer = time_to_first_step._measure_peer(folder)
+    assert 0 < ours["cpu_seconds"] < peer["cpu_seconds"]
+    assert ours["loss"] == pytest.approx(peer["loss"], rel=0.1)  # of other rows, by random weights
