@@ -76,7 +76,8 @@ class CuttingProxy:
 
     def _pass_requests(self, near: socket.socket, far: socket.socket) -> None:
         for chunk in _chunks(near):
-            far.sendall(chunk)
+            with contextlib.suppress(OSError):
+                far.sendall(chunk)
         self._cut(near, far)
 
     def _pass_answers(self, near: socket.socket, far: socket.socket) -> None:

@@ -81,9 +81,8 @@ class _Trials:
         site.workers.clear()
         url = site.valkey.url
         with CuttingProxy(url) as proxy:
-            worker = site.start_worker(
-                redis_url=url.replace(f":{urlsplit(url).port}/", f":{proxy.port}/")
-            )
+            by_proxy = url.replace(f":{urlsplit(url).port}/", f":{proxy.port}/")
+            worker = site.start_worker(redis_url=by_proxy)
             until(lambda: proxy.num_connections, seconds=30, what="the worker connects")
             for _ in range(10):
                 time.sleep(chance.uniform(0.1, 0.5))

@@ -36,7 +36,7 @@ class _Trials:
 
     def d6(self, site: Site, chance: random.Random) -> None:
         job_id = _waiting(site, self._work)
-        cut_after_bytes = chance.randint(600, 4000)
+        cut_after_bytes = chance.randint(1500, 4000)
         url = f"http://127.0.0.1:{site.settings.port}"
         with CuttingProxy(url, cut_after_bytes=cut_after_bytes) as proxy:
             speaker = _speak(site, job_id)
@@ -52,7 +52,7 @@ class _Trials:
         job_id = _waiting(site, self._work)
         speaker = _speak(site, job_id)
         url = f"http://127.0.0.1:{site.settings.port}"
-        numbers = _read(url, job_id, after=0, until_number=_NUM_EVENTS + 1)
+        numbers = _read(url, job_id, after=0)
         speaker.join()
         assert numbers == list(range(1, _NUM_EVENTS + 2)), numbers
         site.client.post(f"/jobs/{job_id}/cancel")
@@ -82,15 +82,18 @@ def _speak(site: Site, job_id: str) -> threading.Thread:
     return thread
 
 
-def _read(url: str, job_id: str, *, after: int, until_number: int | None = None) -> list[int]:
-    """Return the numbers of the events that a stream brings until it breaks off, or a number."""
+def _read(url: str, job_id: str, *, after: int) -> list[int]:
+    """Return the numbers of the events that a stream brings until it breaks off, or the last."""
     headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
     numbers = []
-    with suppress(httpx.TransportError), httpx.Client(timeout=_READ_SECONDS) as client:
-        with client.stream("GET", f"{url}/jobs/{job_id}/events", headers=headers) as answer:
-            for line in answer.iter_lines():
-                if line.startswith("data:"):
-                    numbers.append(int(json.loads(line[5:])["id"]))
-                    if numbers[-1] == (until_number or _NUM_EVENTS + 1):
-                        break
+    with (
+        suppress(httpx.TransportError),
+        httpx.Client(timeout=_READ_SECONDS) as client,
+        client.stream("GET", f"{url}/jobs/{job_id}/events", headers=headers) as answer,
+    ):
+        for line in answer.iter_lines():
+            if line.startswith("data:"):
+                numbers.append(int(json.loads(line[5:])["id"]))
+                if numbers[-1] == _NUM_EVENTS + 1:
+                    break
     return numbers
