@@ -15,10 +15,7 @@ _BENCHES = {
     "classify_vs_stock": 3,
     "seq2seq_vs_stock": 3,
     "time_to_first_step": 3,
-<<<<<<< HEAD
     "sft_vs_trl": 3,
-=======
->>>>>>> bench-seq2seq
     "memory": 1,
 }
 _RESULTS = Path(__file__).with_name("results.json")

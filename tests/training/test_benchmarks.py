@@ -8,10 +8,7 @@ from benchmarks import (
     large_vocab,
     padding_waste,
     seq2seq_vs_stock,
-<<<<<<< HEAD
     sft_vs_trl,
-=======
->>>>>>> bench-seq2seq
     time_to_first_step,
     tokenize,
 )
@@ -70,7 +67,6 @@ def test_both_sides_of_the_starting_bench_take_their_first_step(
     peer = time_to_first_step._measure_peer(folder)
     assert 0 < ours["cpu_seconds"] < peer["cpu_seconds"]
     assert ours["loss"] == pytest.approx(peer["loss"], rel=0.1)  # of other rows, by random weights
-<<<<<<< HEAD
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
@@ -82,5 +78,3 @@ def test_both_sides_of_the_sft_bench_learn_the_same(bench: str) -> None:
     assert (ours["tokens"], ours["steps"]) == (peer["tokens"], peer["steps"])
     assert ours["loss"] < 8.2  # it begins at 8.32, the logarithm of 4096 words
     assert ours["loss"] == pytest.approx(peer["loss"], abs=0.04)  # they differ by 0.013 and 0.002
-=======
->>>>>>> bench-seq2seq
