@@ -56,6 +56,7 @@ class CuttingProxy:
         for end in list(self._open):
             with contextlib.suppress(OSError):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.shutdown(socket.SHUT_RD)  # wakes whoever reads, and tells the peer nothing
             end.close()
             self._open.discard(end)
             self.num_cuts += 1
