@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -149,7 +150,9 @@ def _start(
     if strace:
         told = run.path.with_name("strace.txt")
         told.unlink(missing_ok=True)
-        subprocess.Popen(["strace", "-q", "-f", "-o", told, "-p", str(process.pid), "-e", strace])
+        command = ["strace", "-q", "-f", "-o", str(told), "-p", str(process.pid), "-e", strace]
+        # Nobody's child: it ends with the process that it traces.
+        subprocess.run(["sh", "-c", f"{shlex.join(command)} &"], check=True)
         until(lambda: _is_traced(process.pid), seconds=10, what="strace")
     process.start(run.path, trackers=[])
     return process

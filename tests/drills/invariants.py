@@ -82,7 +82,7 @@ def _in_storage(site: Site) -> Iterator[str]:
     root = site.settings.home / "storage"
     with site.backends.engine.connect() as connection:
         rows = connection.execute(text("SELECT key, size_bytes FROM artifacts"))
-        known: dict[str, int] = dict(rows.tuples().all())
+        known = {row.key: row.size_bytes for row in rows}
         active = set(
             connection.execute(text("SELECT id FROM jobs WHERE finished_at IS NULL")).scalars()
         )
