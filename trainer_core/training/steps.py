@@ -151,6 +151,12 @@ class StepLoader(DataLoader[Any]):
         )
         self._steps = sampler
 
+    def __iter__(self) -> Any:
+        # What the stock one does around it takes 2 % of a small model's step.
+        if self.num_workers or self.pin_memory:
+            return super().__iter__()
+        return (self.collate_fn(list(map(self.dataset.__getitem__, step))) for step in self._steps)
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose steps come next; the Trainer calls it."""
         self._steps.set_epoch(epoch)

@@ -31,6 +31,7 @@ class RecipeTrainer(Trainer):
     _recipe: Recipe  # set by whoever makes it
     _spec: JobSpec
     measured: Measured | None  # by the latest evaluation
+    _divisor: torch.Tensor  # of a step's loss: the targets of a mean full step
     _told_share: torch.Tensor  # of the step in hand: what its loss is told by
     _weights: list[torch.nn.Parameter]  # that learn
     _is_learning = False  # model and optimizer are in their training mode
@@ -42,11 +43,9 @@ class RecipeTrainer(Trainer):
         # length, so that a token of a short row would weigh many times one of a long row (ADR 13).
         steps, found = super().get_batch_samples(epoch_iterator, num_batches, device)
         num_targets: Any = found  # typed as if it could be unknown
-        num_rows = min(self._spec.training.batch_size, len(self._recipe.rows["train"]))
-        divisor = torch.tensor(num_rows * self._recipe.targets_per_row, device=device)
         # What is told is the mean over the step's own targets: nats a token, also of short rows.
-        self._told_share = divisor / num_targets
-        return steps, divisor
+        self._told_share = self._divisor / num_targets
+        return steps, self._divisor
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         # The stock one takes every label of -100 for padding, which a regression may well predict.
@@ -59,6 +58,9 @@ class RecipeTrainer(Trainer):
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         model, loader = super()._prepare_for_training(*args, **kwargs)  # type: ignore[no-untyped-call]
+        num_rows = min(self._spec.training.batch_size, len(self._recipe.rows["train"]))
+        num_targets = num_rows * self._recipe.targets_per_row
+        self._divisor = torch.tensor(num_targets, device=self.args.device)
         self._weights = [weight for weight in model.parameters() if weight.requires_grad]
         if self.args.world_size == 1:
             # The stock one walks over all modules for the weights: 2 % of a small model's step.
