@@ -20,19 +20,14 @@ def carry_out(
         spec: what differs from the default; its `model` and `data.train` are set here.
         rows: split -> file.
     """
-    from trainer_core.run_directory import Result, RunDirectory, write_json
-    from trainer_core.training.run import run
-    from trainer_core.training.stopping import Stopping
+    from trainer_core.run_directory import Result, RunDirectory
+    from trainer_core.training.alone import train
 
     folder.mkdir(parents=True)
     directory = RunDirectory(folder)
-    references = {split: f"dataset:ds_{split:0>12}" for split in rows}
-    data = {"eval": None, **references, **spec.get("data", {})}
-    files = {split: {"path": str(path), "name": path.name} for split, path in rows.items()}
-    write_json(directory.spec, {"model": "model:base", **spec, "data": data})
-    write_json(directory.inputs, {"model": str(model), **files, "num_threads": 1, "device": "cpu"})
+    wanted = {**spec, "data": {"eval": None, **spec.get("data", {})}}
     begun = time.process_time()
-    outcome = run(directory, stopping=Stopping(directory))
+    outcome = train(folder, wanted, model=model, rows=rows, num_threads=1, device="cpu")
     assert outcome.result is Result.SUCCEEDED, outcome.error
     lineage = json.loads(directory.lineage.read_text("utf-8"))
     return {

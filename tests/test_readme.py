@@ -208,6 +208,13 @@ def test_training_alone_works_as_written(clone):
     assert (clone / "my-run" / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
+def test_training_from_python_works_as_written(clone):
+    (clone / "five_lines.py").write_text(block(README, "<!-- run: python -->"))
+    assert "'accuracy': " in run_in(clone, ".venv/bin/python five_lines.py")
+    assert (clone / "my-python-run" / "model" / "model.safetensors").exists()
+
+
 @pytest.fixture
 def service(settings: Settings) -> Iterator[str]:
     """`luthier up` on the servers of the tests; gives its address."""
