@@ -120,7 +120,8 @@ def _train(folder: Path) -> dict[str, Any]:
 
         begun = 0.0
 
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_step_begin(self, *given: Any, **_: Any) -> None:
+            state = given[1]
             if state.global_step:
                 times.append(time.process_time() - self.begun)
             if state.global_step % STEPS_A_TURN == 0:

@@ -35,6 +35,7 @@ ODD = [
     "", " ", "  a  b ", "\t", "\n\nx \n y", "\u00a0", "\u3000", "\u2028", "\x1c", "\x00", "\u200d",
     "é", "e\u0301", " \u0301", "ﬁ", "İ", "ß", "Σ", "漢字", "漢", "한국어", "👩‍👧", "\ufeff",
     "[MASK]", "[SEP]x", "[CLS] [PAD]", "##ing", "a-b", "don't", "£5.00", "unaffable" * 40, "\ufffd",
+    "¦", "a¦b",
 ]  # fmt: skip
 
 
@@ -82,6 +83,27 @@ def test_more_words_than_are_remembered_change_nothing(
         found = [ids.tolist() for ids, _ in words.encode(texts, max_length=100)]
         assert found == [tokenizer.backend_tokenizer.encode(text).ids for text in texts]
         assert len(words._known) < 30
+
+
+def test_words_are_learnt_together_unless_one_has_the_mark_in_it(words: WordTokens) -> None:
+    plain, marked = ["Naïve", "don't", "unaffable", "a¦b", ""], ["¦", "c"]
+    packed = words._learnt_together(plain)
+    assert packed is not None
+    alone = words._backend.encode_batch_fast(plain, add_special_tokens=False)
+    assert packed == [words._packed(row.ids) for row in alone]
+    assert words._learnt_together(marked) is None
+
+
+def test_the_words_that_came_first_are_kept(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(words_module, "_MAX_WORDS", 8)
+    words = WordTokens.of(tokenizer.backend_tokenizer, [])
+    assert words is not None
+    for text in ("first words", "some more of them", "and the last ones"):
+        words.encode([text], max_length=100)
+    assert {"first", "words", "last"} <= words._known.keys()
+    assert not {"more", "them"} <= words._known.keys()
 
 
 def test_tokenizers_that_look_beyond_a_space_see_whole_texts(
