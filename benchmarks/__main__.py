@@ -13,6 +13,7 @@ _BENCHES = {
     "step_overhead": 5,
     "tokenize": 3,
     "classify_vs_stock": 3,
+    "sft_vs_trl": 3,
     "memory": 1,
 }
 _RESULTS = Path(__file__).with_name("results.json")
