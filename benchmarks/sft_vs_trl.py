@@ -16,7 +16,9 @@ ours does not: `--peer` tells what that makes.
 
 Tokens a CPU second on one thread, from the first step to the last, evaluations included; tokenizing
 and packing are not counted. The loss of both is that of the saved model at the same held-out texts,
-one at a time, over all tokens. Each pair has texts and a seed of its own, and the same weights.
+one at a time, over all tokens. Each pair has texts and a seed of its own, and the same weights. The
+order of the same texts moves a loss by about 0.002. Packed, ours was up to 0.020 higher after 20
+steps, because each is of texts of like length: 0.002 with these at random, 0.003 after 40 steps.
 """
 
 import argparse
