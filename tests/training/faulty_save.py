@@ -18,7 +18,7 @@ def main(folder: Path) -> str:
             for name in ("model", "optimizer", "state"):
                 (partial / name).write_bytes(name.encode() * 1000)
     except OSError as error:
-        return typed_error(error, spec=None, folder=folder).code
+        return typed_error(error, relief=None, folder=folder).code
     return "saved"
 
 
