@@ -67,7 +67,7 @@ class TrainingProcess:
         log: Path,
         num_threads: int,
         fork_server: Path | None = None,
-        command: Sequence[str] = COMMAND,
+        command: Sequence[str] = (),
     ) -> None:
         """Start the process; OSError if the system, or the fork server, does not.
 
@@ -75,7 +75,7 @@ class TrainingProcess:
             log: file for what it prints before its job; afterwards it prints to the run's log.
             num_threads: CPU threads of its numeric libraries.
             fork_server: the socket of the server that forks it; None to execute the command.
-            command: what to start.
+            command: what to start; the training command without it.
         """
         self._is_group_killed = False
         self._killed: list[Member] = []
@@ -87,7 +87,7 @@ class TrainingProcess:
         environment = _environment(num_threads)
         with log.open("ab") as output:
             self._child = (
-                _executed(command, output, environment)
+                _executed(command or COMMAND, output, environment)
                 if fork_server is None
                 else ForkedChild(fork_server, output=output, environment=environment)
             )
