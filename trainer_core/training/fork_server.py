@@ -84,9 +84,16 @@ class _Server:
         if request and len(descriptors) == _NUM_DESCRIPTORS:
             environment = json.loads(request)["environment"]
             sys.stdout.flush()
+            begun, begin = os.pipe()
             pid = os.fork()
             if pid == 0:
+                os.setsid()
+                os.close(begin)
+                os.close(begun)
                 self._begin(descriptors, environment)
+            os.close(begin)
+            os.read(begun, 1)  # it ends when the child leads its group: a kill must find that
+            os.close(begun)
             self._children[connection] = pid
             self._selector.register(connection, selectors.EVENT_READ)
             _send(connection, {"pid": pid})
@@ -96,12 +103,11 @@ class _Server:
             os.close(descriptor)
 
     def _begin(self, descriptors: list[int], environment: dict[str, str]) -> NoReturn:
-        """Become a training process, in a session of its own."""
+        """Become a training process."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.setsid()
             for target, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, target)
             for descriptor in descriptors:
