@@ -161,7 +161,7 @@ class Attempt:
             stall_seconds=supervisor.stall_seconds,
             free_bytes=shutil.disk_usage(run.path).free,
             use=memory.use(peak_bytes=process.peak_bytes),
-            tried=read_json(run.resolved) if pump.phase in _PHASES_OF_TRAINING else None,
+            tried=_tried(run, pump),
         )
         return ending_of(self.job, run.read_outcome(), end)
 
@@ -253,6 +253,12 @@ class Attempt:
 
     def _say_phase(self, pump: Pump, lease: Lease, phase: Phase) -> None:
         lease.persist(lambda: pump.say(EventType.PHASE, {"phase": phase, "fraction": 0.0}))
+
+
+def _tried(run: RunDirectory, pump: Pump) -> dict[str, Any] | None:
+    """Return what the run had resolved, if it had begun to train by that."""
+    has_begun = pump.phase in _PHASES_OF_TRAINING and run.resolved.exists()
+    return dict(read_json(run.resolved)) if has_begun else None
 
 
 def _is_trained(run: RunDirectory) -> bool:
