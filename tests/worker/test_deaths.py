@@ -144,7 +144,16 @@ def reasons_of(backends, job):
         return [one.reason for one in attempts.of_job(tx, job.id)]
 
 
-def test_a_process_that_the_kernel_kills_for_memory_is_named_and_the_worker_goes_on(attempt):
+@pytest.fixture
+def small_worker():
+    """Skip where this process is larger than a worker is: a child's peak counts as no less."""
+    if "torch" in sys.modules:
+        pytest.skip("this process has torch, which no worker has; run this file alone")
+
+
+def test_a_process_that_the_kernel_kills_for_memory_is_named_and_the_worker_goes_on(
+    attempt,
+):
     """E1: by the counter of the control group, each time; the limit is told as it was."""
     with limited_group(200 * MB) as group:
         for _ in range(NUM_KILLS):
@@ -154,7 +163,9 @@ def test_a_process_that_the_kernel_kills_for_memory_is_named_and_the_worker_goes
             assert detail["device"] == "host"
             assert 199 * MB < detail["limit_bytes"] <= 200 * MB
             # The process's libraries are in the group of whoever read them first.
-            assert 150 * MB < detail["peak_bytes"] < 220 * MB
+            # In a process larger than a worker it is only what was seen, ten times a second.
+            least = 50 if "torch" in sys.modules else 150
+            assert least * MB < detail["peak_bytes"] < 220 * MB
             assert detail["available_bytes"] > 0
             assert "the host's memory ran out" in ended.error["message"]
             assert ended.error["whose"] == "capacity"
@@ -193,7 +204,7 @@ def test_a_kill_by_anybody_else_is_not_taken_for_memory(attempt, backends):
 
 
 def test_a_smaller_training_process_is_killed_before_others_and_may_be_tried_again(
-    attempt, backends
+    attempt, backends, small_worker
 ):
     """Such as the worker itself, or a database in the same container."""
     hold = f"held = bytearray(b'x') * {300 * MB}; print('held', flush=True); input()"
