@@ -8,6 +8,7 @@ import time
 import pytest
 
 from trainer_core import memory
+from worker.group import members_of
 
 needs_proc = pytest.mark.skipif(not memory.PROC.is_dir(), reason="there is no /proc")
 HOLDER = """
@@ -55,7 +56,7 @@ def files(tmp_path, monkeypatch):
 @needs_proc
 def test_what_a_process_holds_is_seen(start):
     process = start(HOLDER.format(more=""))
-    assert memory.group_members(process.pid) == [process.pid]
+    assert [one.pid for one in members_of(process.pid)] == [process.pid]
     held = memory.held_bytes([process.pid])
     assert 80_000_000 < held < 80_000_000 + 60 * MIB
 
@@ -64,7 +65,7 @@ def test_what_a_process_holds_is_seen(start):
 def test_memory_shared_after_a_fork_is_counted_once(start):
     process = start(HOLDER.format(more="os.fork()"))
     deadline = time.monotonic() + 5
-    while len(members := memory.group_members(process.pid)) < 2:
+    while len(members := [one.pid for one in members_of(process.pid)]) < 2:
         assert time.monotonic() < deadline
     assert memory.held_bytes(members) > 160_000_000
     assert 80_000_000 < memory.held_together_bytes(members) < 150_000_000

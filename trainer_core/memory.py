@@ -63,18 +63,6 @@ def available_bytes() -> int | None:
     return None if kib is None else kib * _KIB
 
 
-def group_members(leader: int) -> list[int]:
-    """Return the processes of a process group."""
-    found = []
-    for entry in PROC.iterdir():
-        if entry.name.isdecimal():
-            # The name, in parentheses, may hold anything; then state, parent, group.
-            fields = _text(entry / "stat").rpartition(")")[2].split()
-            if len(fields) > 2 and int(fields[2]) == leader:
-                found.append(int(entry.name))
-    return found
-
-
 def held_bytes(pids: Iterable[int]) -> int:
     """Return what processes hold that the kernel can't take back: not what it can read again.
 

@@ -20,6 +20,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
@@ -32,6 +33,7 @@ from trainer_core.errors import InvalidSetting, TypedError
 from trainer_core.rows.files import InputFile
 
 _HASH_BLOCK_BYTES = 1 << 20
+_CHECKPOINT = re.compile(r"checkpoint-\d+")  # as transformers calls them
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +205,7 @@ class RunDirectory:
 
     @property
     def has_checkpoints(self) -> bool:
-        return any(self.checkpoints.glob("checkpoint-*"))
+        return bool(checkpoints_in(self.checkpoints))
 
     @property
     def tracking(self) -> Path:
@@ -255,6 +257,17 @@ class RunDirectory:
     def request_stop(self, request: StopRequest) -> None:
         """Ask the run to stop; send SIGTERM afterwards."""
         write_json(self.stop, asdict(request))
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoints below a folder, by rising step; whether they are whole is not seen."""
+    found = [path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the optimizer step of a checkpoint, by its name."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def read_json(path: Path) -> Any:

@@ -18,7 +18,13 @@ from jobs.store.events import LeaseLost, NewEvent
 from trainer_core.errors import DiskFull, InternalError, LuthierError
 from trainer_core.events import EventType, Phase
 from trainer_core.failpoints import failpoint
-from trainer_core.run_directory import Result, RunDirectory, read_json, verified_manifest
+from trainer_core.run_directory import (
+    Result,
+    RunDirectory,
+    checkpoints_in,
+    read_json,
+    verified_manifest,
+)
 from worker.endings import (
     BY_STOP,
     Ending,
@@ -35,7 +41,7 @@ from worker.memory import MemoryWatch
 from worker.outputs import forget_files, make_room, store_model, tidy
 from worker.process import TrainingProcess
 from worker.pump import Pump
-from worker.receipts import NO_PROCESS, Receipt, newest_checkpoint
+from worker.receipts import NO_PROCESS, Receipt
 from worker.spare import Spare
 from worker.supervisor import Stopped, Supervisor
 
@@ -248,8 +254,8 @@ class Attempt:
         if receipt is None:
             return None
         is_resumable = ending.state in (State.PAUSED, State.QUEUED)
-        checkpoint = newest_checkpoint(run) if is_resumable else None
-        return replace(receipt, checkpoint=checkpoint).to_dict()
+        saved = checkpoints_in(run.checkpoints) if is_resumable else []
+        return replace(receipt, checkpoint=saved[-1].name if saved else None).to_dict()
 
     def _say_phase(self, pump: Pump, lease: Lease, phase: Phase) -> None:
         lease.persist(lambda: pump.say(EventType.PHASE, {"phase": phase, "fraction": 0.0}))

@@ -100,11 +100,11 @@ class LogTail(Tail):
             end = _end_of(self.path)
             num_cut = size - _HEAD_BYTES - len(end)
             os.truncate(self.path, _HEAD_BYTES)
+            self._num_cuts += 1
             with self.path.open("ab") as file:
                 file.write(b"\n[%d bytes of the log were cut out here]\n" % num_cut + end)
         except OSError as error:
             _log.warning("could not cut %s: %s", self.path, error)
-        self._num_cuts += 1
 
 
 def _end_of(path: Path) -> bytes:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from trainer_core import memory
+from worker.group import members_of
 
 _TURN_SECONDS = 0.1
 _TURNS_A_CENSUS = 10  # between two looks at who belongs to the group
@@ -82,7 +83,7 @@ class MemoryWatch:
         turn = 0
         while True:
             if turn % _TURNS_A_CENSUS == 0:
-                self._members = memory.group_members(self._leader)
+                self._members = [one.pid for one in members_of(self._leader)]
                 self._available_bytes = memory.available_bytes()
             turn += 1
             held = self._held()

@@ -15,7 +15,14 @@ from jobs.records import Job
 from jobs.states import FINAL, State
 from jobs.store import jobs
 from trainer_core.errors import JobNotFound, ProcessDied, ServiceUnavailable
-from trainer_core.run_directory import MANIFEST, RunDirectory, file_sha256, verified_manifest
+from trainer_core.run_directory import (
+    MANIFEST,
+    RunDirectory,
+    checkpoints_in,
+    file_sha256,
+    step_of,
+    verified_manifest,
+)
 from worker.inputs import runs_of
 
 _RETRY_SECONDS = (1, 5, 15, 30)
@@ -134,8 +141,9 @@ def _heavy_parts(folder: Path) -> list[Path]:
 
 def _newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest whole checkpoint of a job; what has a manifest was whole when it came."""
-    found = [path.parent for path in folder.glob(f"attempt-*/checkpoints/checkpoint-*/{MANIFEST}")]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    saved = [one for part in folder.glob("attempt-*/checkpoints") for one in checkpoints_in(part)]
+    whole = [one for one in saved if (one / MANIFEST).exists()]
+    return max(whole, key=step_of, default=None)
 
 
 def _put(

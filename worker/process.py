@@ -10,20 +10,15 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
-from trainer_core import memory
 from trainer_core.failpoints import VARIABLE as FAILPOINTS
-from worker.forked import ForkedChild
+from worker.children import Child, ExecutedChild, ForkedChild
 from worker.group import Member, kill, left_of, members_of
-
-_LOOK_SECONDS = 0.02
 
 COMMAND = (sys.executable, "-m", "trainer_core.training", "--supervised")
 _FIRST_TO_GO = "1000"  # to the kernel, when memory runs out; the most that there is
@@ -54,6 +49,7 @@ _TRACKER_VARIABLES = {
 }  # fmt: skip
 """What a job's experiment trackers get of it besides, over the pipe."""
 
+_LOOK_SECONDS = 0.02
 _MAX_STACKS = 32  # processes that are asked for their stacks
 _STACK_SECONDS = 0.1
 
@@ -80,14 +76,11 @@ class TrainingProcess:
         self._is_group_killed = False
         self._killed: list[Member] = []
         self._waiting = threading.RLock()  # the lease's thread kills, too
-        # The most memory that one process of it had, once it has ended. It counts what this process
-        # had at the start: until it ran its own program it was a copy of this one.
-        self.peak_bytes = 0
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = _environment(num_threads)
         with log.open("ab") as output:
-            self._child = (
-                _executed(command or COMMAND, output, environment)
+            self._child: Child = (
+                ExecutedChild(command or COMMAND, output=output, environment=environment)
                 if fork_server is None
                 else ForkedChild(fork_server, output=output, environment=environment)
             )
@@ -98,9 +91,13 @@ class TrainingProcess:
         """Its process id, which is its group's too."""
         return self._child.pid
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that one process of it had, once it has ended: see `Child`."""
+        return self._child.peak_bytes
+
     def start(self, run_directory: Path, *, trackers: Sequence[str]) -> None:
         """Give it its job, and what of the environment the job's trackers need."""
-        assert self._child.stdin is not None
         order = {"run_dir": str(run_directory), "environment": environment_of(trackers)}
         line = json.dumps(order)
         try:
@@ -111,7 +108,8 @@ class TrainingProcess:
 
     def poll(self) -> int | None:
         """Return its exit code, minus the signal if one killed it, or None while it runs."""
-        code = self._exit_code(os.WNOHANG)
+        with self._waiting:
+            code = self._child.poll()
         if code is not None:
             self._kill_group()
         return code
@@ -119,7 +117,7 @@ class TrainingProcess:
     def ask_to_stop(self) -> None:
         """Send SIGTERM to the process itself; its data loaders are its own to stop."""
         with self._waiting:
-            if self._exit_code(os.WNOHANG) is None:
+            if self._child.poll() is None:
                 os.kill(self.pid, signal.SIGTERM)
 
     def members(self) -> list[Member]:
@@ -137,12 +135,10 @@ class TrainingProcess:
     def kill(self) -> int:
         """Kill all that belong to it and return the exit code. Safe to call at any time."""
         self._kill_group()
-        assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # an unread job line goes nowhere
             self._child.stdin.close()
-        code = self._exit_code(0)
-        assert code is not None, "a wait came back without an exit code"
-        if isinstance(self._child, ForkedChild):
+        with self._waiting:
+            code = self._child.wait()
             self._child.close()
         return code
 
@@ -158,18 +154,6 @@ class TrainingProcess:
             time.sleep(_LOOK_SECONDS)
         return left
 
-    def _exit_code(self, options: int) -> int | None:
-        """Wait as `os.wait4` does: no other call tells how much memory the dead had."""
-        with self._waiting:
-            if isinstance(self._child, ForkedChild):  # the server's to wait for
-                return self._child.poll() if options == os.WNOHANG else self._child.wait()
-            if self._child.returncode is None:
-                pid, status, usage = os.wait4(self.pid, options)
-                if pid:
-                    self._child.returncode = os.waitstatus_to_exitcode(status)
-                    self.peak_bytes = memory.from_max_rss(usage.ru_maxrss)
-            return self._child.returncode
-
     def _kill_group(self) -> None:
         """Kill the group, and who left it, once: later its number may name a stranger's."""
         if not self._is_group_killed:
@@ -178,19 +162,6 @@ class TrainingProcess:
             with contextlib.suppress(ProcessLookupError):  # nobody is left
                 os.killpg(self.pid, signal.SIGKILL)
             kill(self._killed)
-
-
-def _executed(
-    command: Sequence[str], output: BinaryIO, environment: Mapping[str, str]
-) -> "subprocess.Popen[bytes] | ForkedChild":
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=output,
-        env=environment,
-        start_new_session=True,
-    )
 
 
 def _catches(pid: int, number: signal.Signals) -> bool:

@@ -9,7 +9,6 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainer_core.run_directory import RunDirectory
 from worker.group import is_group_gone, resident_bytes
 from worker.process import TrainingProcess
 
@@ -59,9 +58,3 @@ class Asked:
             memory_before_bytes=self.memory_bytes,
             memory_after_bytes=resident_bytes(left),
         )
-
-
-def newest_checkpoint(run: RunDirectory) -> str | None:
-    """Return the name of the newest checkpoint; each is there whole or not at all."""
-    paths = sorted(run.checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
-    return paths[-1].name if paths else None

@@ -6,7 +6,7 @@ import pytest
 
 from tests.training.tiny import COLOURS, WORDS, save_encoder
 from tests.worker.groups import enter, limited_group, num_bytes_used, set_limit, wait_for
-from trainer_core.memory import group_members
+from worker.group import members_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,8 +32,8 @@ def base(road):
 def test_a_job_that_the_kernel_kills_shrinks_and_succeeds_under_the_same_worker(road, base):
     with limited_group(64_000 * MB) as group:
         worker = road.start_worker()
-        wait_for(lambda: len(group_members(worker.pid)) > 1, seconds=60)  # the pool's child is up
-        enter(group, group_members(worker.pid))
+        wait_for(lambda: len(members_of(worker.pid)) > 1, seconds=60)  # the pool's child is up
+        enter(group, [one.pid for one in members_of(worker.pid)])
         job_id = road.submit(
             {
                 "task": "text-classification",

@@ -22,6 +22,10 @@ Draw = Callable[[TokenRow, np.random.Generator], TokenRow]
 # long tails), and with fewer than four the same rows would meet in a batch in every epoch.
 _BATCHES_PER_GROUP = 1000
 _MIN_GROUPS = 4
+# With fewer steps an epoch each one's gradient is that of its length: a language model ended 0.016
+# nats worse after two epochs of 10 sorted steps (three seeds), and no worse after two of 21. What
+# cutting a step saves is saved all the same; sorting would save another 5 to 9 % of the time.
+_MIN_SORTED_STEPS = 20
 
 
 class RowOrder:
@@ -74,12 +78,12 @@ class RowOrder:
 
     def _groups(self, rows: Indexes) -> list[Indexes]:
         """Return views of the parts within which rows are sorted."""
-        if not self._is_grouped:
-            return []
         num_batches = len(rows) // self._batch_size
-        num_groups = max(min(_MIN_GROUPS, num_batches), -(-num_batches // _BATCHES_PER_GROUP), 1)
+        if not self._is_grouped or num_batches < _MIN_SORTED_STEPS:
+            return []
+        num_groups = max(_MIN_GROUPS, -(-num_batches // _BATCHES_PER_GROUP))
         edges = np.linspace(0, num_batches, num_groups + 1).astype(int) * self._batch_size
-        return [rows[start:end] for start, end in pairwise(edges) if end > start]
+        return [rows[start:end] for start, end in pairwise(edges)]
 
     def _longest_first(self, batches: Indexes) -> Indexes:
         """Put the longest batch first: memory that does not suffice shows at once."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from trainer_core.errors import DataChanged, NoUsableCheckpoint
 from trainer_core.events import Logged, Reporter, Warned
-from trainer_core.run_directory import read_json
+from trainer_core.run_directory import checkpoints_in, read_json
 from trainer_core.spec import Choice, JobSpec, parse_spec
-from trainer_core.training.checkpoints import LINEAGE, checkpoint_path, newest_whole, steps_saved
+from trainer_core.training.checkpoints import LINEAGE, newest_whole
 from trainer_core.training.devices import Device
 from trainer_core.training.directories import discard
 from trainer_core.training.lineage import differences
@@ -42,7 +42,7 @@ def resumable(folder: Path, *, origin: Mapping[str, Any], reporter: Reporter) ->
     """
     path = newest_whole(folder, reporter=reporter)
     if path is None:
-        if steps_saved(folder):
+        if checkpoints_in(folder):
             raise NoUsableCheckpoint(
                 "every checkpoint of this run is damaged; it does not begin anew by itself.",
                 hint="Look at the worker's disk, then submit the job again.",
@@ -61,8 +61,8 @@ def resumable(folder: Path, *, origin: Mapping[str, Any], reporter: Reporter) ->
                 "the checkpoints that there are are removed."
             )
             reporter.report(Warned("checkpoint_unusable", message))
-            for step in steps_saved(folder):
-                discard(checkpoint_path(folder, step=step))
+            for one in checkpoints_in(folder):
+                discard(one)
             return None
     return Checkpoint(path, before)
 

@@ -22,13 +22,14 @@ from trainer_core.run_directory import (
     Result,
     RunDirectory,
     read_json,
+    step_of,
     write_json,
 )
 from trainer_core.spec import JobSpec, Relief, check_built, parse_spec, relief_of
 from trainer_core.training import processes
 from trainer_core.training.building import build
 from trainer_core.training.caching import Cache
-from trainer_core.training.checkpoints import step_of, steps_saved
+from trainer_core.training.checkpoints import steps_saved
 from trainer_core.training.clock import PhaseClock
 from trainer_core.training.deciding import Decided, decide
 from trainer_core.training.directories import clear_leftovers
