@@ -10,6 +10,7 @@ from jobs.states import FINAL, State
 from jobs.store import artifacts, attempts, datasets, events, jobs, models
 from jobs.store.attempts import Held, Steps
 from jobs.store.events import LeaseLost, NewEvent
+from tests.stored import DATASET, keep_dataset
 from trainer_core.errors import (
     DatasetInUse,
     DatasetNotFound,
@@ -21,24 +22,11 @@ from trainer_core.spec import parse_spec
 
 pytestmark = pytest.mark.slow
 
-DATASET = "ds_0123456789ab"
-
 
 @pytest.fixture
 def database(backends):
     with backends.database.transaction() as tx:
-        datasets.create(
-            tx,
-            {
-                "id": DATASET,
-                "name": "train.csv",
-                "has_header": True,
-                "key": f"datasets/{DATASET}",
-                "size_bytes": 1,
-                "sha256": "0" * 64,
-                "description": {},
-            },
-        )
+        keep_dataset(tx)
     return backends.database
 
 

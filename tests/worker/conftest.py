@@ -16,12 +16,12 @@ import httpx
 import pytest
 
 from jobs.settings import PREFIX, Settings, load_settings
-from jobs.store import datasets, jobs, models
+from jobs.store import jobs, models
 from tests.api.conftest import serve
 from tests.conftest import Servers, fresh_database
+from tests.stored import DATASET, keep_dataset
 from trainer_core.spec import parse_spec
 
-DATASET = "ds_0123456789ab"
 JOB_SECONDS = 240  # importing torch takes most of it, on a slow machine
 
 
@@ -140,18 +140,7 @@ class Road:
 def submit(backends, tmp_path):
     backends.storage.put(f"datasets/{DATASET}", [b"text,label\n" + b"x,a\ny,b\n" * 10])
     with backends.database.transaction() as tx:
-        datasets.create(
-            tx,
-            {
-                "id": DATASET,
-                "name": "train.csv",
-                "has_header": True,
-                "key": f"datasets/{DATASET}",
-                "size_bytes": 1,
-                "sha256": "0" * 64,
-                "description": {},
-            },
-        )
+        keep_dataset(tx)
         models.create(tx, "tiny", path=str(tmp_path), hub=None, revision=None)
     values = {
         "task": "text-classification",

@@ -13,7 +13,7 @@ from subprocess import PIPE
 import pytest
 
 from jobs.states import State
-from jobs.store import attempts, datasets, events, jobs, models
+from jobs.store import attempts, events, jobs
 from tests.worker.groups import limited_group, wait_for
 from trainer_core.run_directory import read_json
 from trainer_core.spec import parse_spec
@@ -28,7 +28,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="memory is told by Linux alone"),
 ]
 
-DATASET = "ds_0123456789ab"
 NUM_KILLS = int(os.environ.get("NUM_KILLS", "5"))  # of the kernel, one after the other
 MB = 1_000_000
 STUB = """
@@ -68,38 +67,6 @@ def settings(settings):
 
 
 @pytest.fixture
-def submit(backends, tmp_path):
-    backends.storage.put(f"datasets/{DATASET}", [b"text,label\n" + b"x,a\ny,b\n" * 10])
-    with backends.database.transaction() as tx:
-        datasets.create(
-            tx,
-            {
-                "id": DATASET,
-                "name": "train.csv",
-                "has_header": True,
-                "key": f"datasets/{DATASET}",
-                "size_bytes": 1,
-                "sha256": "0" * 64,
-                "description": {},
-            },
-        )
-        models.create(tx, "tiny", path=str(tmp_path), hub=None, revision=None)
-
-    def submit(**resources):
-        values = {
-            "task": "text-classification",
-            "model": "model:tiny",
-            "data": {"train": f"dataset:{DATASET}"},
-            "training": {"batch_size": 8},
-            "resources": resources,
-        }
-        with backends.database.transaction() as tx:
-            return jobs.create(tx, parse_spec(values), max_attempts=3)
-
-    return submit
-
-
-@pytest.fixture
 def attempt(backends, submit, tmp_path, monkeypatch):
     """Carry out the next attempt at a job, with a training process that runs a few lines."""
 
@@ -112,7 +79,7 @@ def attempt(backends, submit, tmp_path, monkeypatch):
             command = ("sh", "-c", enter, *command)
         monkeypatch.setattr("worker.process.COMMAND", command)
         if job is None:
-            submit(**resources)
+            submit(training={"batch_size": 8}, resources=resources)
         with backends.database.transaction() as tx:
             claimed = wait_for(lambda: attempts.claim(tx, worker="w", lease_seconds=30))
         spare = Spare(backends.settings)

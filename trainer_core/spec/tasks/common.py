@@ -22,12 +22,12 @@ from trainer_core.spec.parts import (
     EvaluationSpec,
     Labels,
     OutputSpec,
-    ResourcesSpec,
     ScratchSpec,
     Tracker,
     TrainingSpec,
 )
 from trainer_core.spec.references import ModelReference
+from trainer_core.spec.resources import ResourcesSpec
 
 Better = Literal["higher", "lower"]  # which value of a metric is the better one
 
