@@ -89,6 +89,12 @@ class Storage:
         target.parent.mkdir(parents=True, exist_ok=True)
         self._download(key, target)
 
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys below a prefix, which ends with a slash."""
+        with _translated(prefix):
+            blocks = obstore.list(self._store, prefix)
+            return [item["path"] for block in blocks for item in block]
+
     def delete(self, *keys: str) -> None:
         """Forget files; one that is not there is no error."""
         for key in keys:

@@ -21,7 +21,6 @@ VARIABLE = "LUTHIER_FAILPOINTS"
 NAMES = frozenset(
     {
         "job.committed",  # the API has committed a job and has not rung
-        "job.created",  # and has not answered
         "worker.claimed",
         "worker.trained",  # the process has ended, the job has not been moved
         "worker.stored",  # the model's files are stored, no row names them

@@ -38,7 +38,7 @@ from worker.endings import (
 from worker.inputs import Needs, directory_of, prepare, read_needs
 from worker.lease import Lease
 from worker.memory import MemoryWatch
-from worker.outputs import forget_files, make_room, store_model, tidy
+from worker.outputs import forget_unnamed, make_room, store_model, tidy
 from worker.process import TrainingProcess
 from worker.pump import Pump
 from worker.receipts import NO_PROCESS, Receipt
@@ -198,14 +198,13 @@ class Attempt:
         """
         with self.backends.database.transaction() as tx:
             now = jobs.get_any(tx, self.job.id)
-            kept = {file.key for file in artifacts.of_job(tx, self.job.id)}
         is_ours = now.attempt == self.job.attempt
         if is_ours and now.state is ending.state:
             return ending
         # It may have been cancelled or paused after the process had ended.
         asked = as_asked(ending, Held(now.state, keep=now.keep)) if is_ours else ending
         if asked.outcome is None:
-            forget_files(self.backends, [row["key"] for row in rows if row["key"] not in kept])
+            forget_unnamed(self.backends, self.job.id, last_attempt=self.job.attempt)
             rows = []
         if asked == ending:
             raise LeaseLost(f"{self.job.id} is {now.state}, in attempt {now.attempt}")

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from jobs.backends import Backends
 from jobs.records import Job
 from jobs.states import FINAL, State
-from jobs.store import jobs
+from jobs.store import artifacts, jobs
 from trainer_core.errors import JobNotFound, ProcessDied, ServiceUnavailable
 from trainer_core.run_directory import (
     MANIFEST,
@@ -67,21 +67,37 @@ def store_model(
     )
     for row in rows:
         row["key"] = f"jobs/{job.id}/attempt-{job.attempt}/model/{row['path']}"
+    forget_unnamed(backends, job.id, last_attempt=job.attempt - 1)
     try:
         for row in rows:
             _put(backends, run, row, check)
     except BaseException:
-        forget_files(backends, [row["key"] for row in rows])
+        forget_unnamed(backends, job.id, last_attempt=job.attempt)
         raise
     return rows
 
 
-def forget_files(backends: Backends, keys: Sequence[str]) -> None:
-    """Delete files that no row names; what can't be deleted is only logged."""
+def forget_unnamed(backends: Backends, job_id: str, *, last_attempt: int) -> None:
+    """Delete what attempts have stored that no row names; what can't be deleted is only logged.
+
+    A worker may die between storing a model and naming it. Of later attempts nothing is touched:
+    one may be storing its own.
+    """
     try:
-        backends.storage.delete(*keys)
-    except ServiceUnavailable as error:
+        stored = backends.storage.keys(f"jobs/{job_id}/")
+        if not stored:
+            return
+        with backends.database.transaction() as tx:
+            named = {file.key for file in artifacts.of_job(tx, job_id)}
+        unnamed = [key for key in stored if key not in named and _attempt_of(key) <= last_attempt]
+        backends.storage.delete(*unnamed)
+    except (ServiceUnavailable, DBAPIError) as error:  # another time
         _log.warning("files are left in the storage: %s", error, extra={"action": "files_left"})
+
+
+def _attempt_of(key: str) -> int:
+    """Return which attempt has stored a file, by its key."""
+    return int(key.split("/")[2].removeprefix("attempt-"))
 
 
 def tidy(run: RunDirectory, *, state: State, is_keeping_checkpoint: bool) -> None:
@@ -131,6 +147,7 @@ def _tidy_ended(backends: Backends, *, kept_for: timedelta) -> None:
             continue  # of another database: not ours to remove
         if job.state in FINAL:
             is_fresh = job.finished_at is None or datetime.now(UTC) - job.finished_at < kept_for
+            forget_unnamed(backends, job.id, last_attempt=job.attempt)
             run = RunDirectory(folder / "attempt-0")
             tidy(run, state=job.state, is_keeping_checkpoint=is_fresh)
 

@@ -19,7 +19,6 @@ from jobs.states import State
 from jobs.store import artifacts, attempts, estimates, jobs
 from jobs.transaction import Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec
-from trainer_core.failpoints import failpoint
 from trainer_core.spec import TASKS, JobSpec, parse_spec
 from trainer_core.spec.base import SpecModel
 from trainer_core.spec.parsing import field_problems
@@ -55,7 +54,6 @@ async def create_job(
     spec = await run_in_threadpool(parse_spec, body)
     await readers.run(partial(submission.check, service.database, service.storage, spec))
     job = await run_in_threadpool(_create, service, spec)
-    failpoint("job.created")
     response.headers["Location"] = f"/jobs/{job.id}"
     return job
 

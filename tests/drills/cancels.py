@@ -8,6 +8,7 @@ from tests.drills.site import FINAL, Site, until
 from tests.drills.work import Work, spec_of
 
 _MAX_SECONDS = 10
+_PAUSED_SHARE = 0.3  # of the jobs are pausing or paused when they are cancelled
 
 
 def drills(work: Work) -> list[Drill]:
@@ -24,14 +25,12 @@ class _Trials:
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    def _submitted(self, site: Site) -> str:
-        if not any(part.is_alive() for part in site.workers):
-            site.start_worker()
-        return site.submit(spec_of(self._work.dataset))
-
     def d3(self, site: Site, chance: random.Random) -> float:
-        job_id = self._submitted(site)
+        job_id = self._work.submit(site)
         time.sleep(chance.uniform(0, self._work.seconds * 1.2))
+        if chance.random() < _PAUSED_SHARE:
+            site.client.post(f"/jobs/{job_id}/pause")
+            time.sleep(chance.uniform(0, 1))
         started = time.monotonic()
         answer = site.client.post(f"/jobs/{job_id}/cancel")
         job = site.wait_for_end(job_id, seconds=_MAX_SECONDS)
@@ -49,13 +48,13 @@ class _Trials:
         site.workers.clear()
         job_id = site.submit(spec_of(self._work.dataset))
         assert site.client.post(f"/jobs/{job_id}/cancel").json()["state"] == "cancelled"
-        follower = self._submitted(site)
+        follower = self._work.submit(site)
         assert site.wait_for_end(follower)["state"] == "succeeded"
         job = site.job(job_id)
         assert (job["state"], job["attempts"]) == ("cancelled", []), job
 
     def d5(self, site: Site, chance: random.Random) -> None:
-        first, second = self._submitted(site), self._submitted(site)
+        first, second = self._work.submit(site), self._work.submit(site)
         site.wait(first, lambda job: job["state"] in ("running", *FINAL))
         time.sleep(chance.uniform(0, self._work.seconds * 1.2))
         site.client.post(f"/jobs/{first}/cancel")

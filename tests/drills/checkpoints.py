@@ -43,7 +43,7 @@ class _Trials:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._calls: list[str] = []  # of an undisturbed run, in order
-        self._num_stops = 0
+        self._steps: list[int] = []  # at which C1 still has to stop
 
     def k2(self, site: Site, chance: random.Random) -> None:
         with _run(site, self._work) as run:
@@ -56,8 +56,8 @@ class _Trials:
             self._assert_resumes(site, run)
 
     def c1(self, site: Site, chance: random.Random) -> None:
-        self._num_stops += 1
-        step = chance.randint(1, NUM_STEPS - 1) if self._num_stops == 1 else self._num_stops - 1
+        self._steps = self._steps or chance.sample(range(1, NUM_STEPS), NUM_STEPS - 1)
+        step = self._steps.pop()
         with _run(site, self._work) as run:
             _stop_at(site, run, step)
             self._assert_resumes(site, run)

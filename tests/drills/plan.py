@@ -30,24 +30,23 @@ class Report:
 
     drill: Drill
     seed: int
-    num_wanted: int
     seconds: list[float] = field(default_factory=list)  # of trials that passed
     failures: list[str] = field(default_factory=list)  # with the seed of each
 
     @property
     def line(self) -> str:
-        """One line: id, fault, seed, N, passed, worst time."""
+        """One line: id, fault, what is expected, seed, N, passed, worst time."""
         num_run = len(self.seconds) + len(self.failures)
         worst = f"{max(self.seconds):.1f} s" if self.seconds else "-"
         return (
-            f"{self.drill.id:4} {self.drill.fault:58} seed {self.seed}  "
+            f"{self.drill.id:4} {self.drill.fault:48} {self.drill.expected:30} seed {self.seed}  "
             f"{len(self.seconds)} of {num_run} passed  worst {worst}"
         )
 
 
 def carry_out(drill: Drill, site: Site, *, seed: int, num_trials: int) -> Report:
     """Repeat a drill, each trial with a seed of its own; the invariants are checked after each."""
-    report = Report(drill, seed, num_trials)
+    report = Report(drill, seed)
     for number in range(num_trials):
         own_seed = seed * 1_000_003 + number
         started = time.monotonic()
@@ -62,11 +61,6 @@ def carry_out(drill: Drill, site: Site, *, seed: int, num_trials: int) -> Report
         else:
             report.seconds.append(time.monotonic() - started if seconds is None else seconds)
     return report
-
-
-def skipped(id_: str, fault: str, reason: str) -> str:
-    """Return the line of a drill that can't be run here."""
-    return f"{id_:4} {fault:58} not run: {reason}"
 
 
 def find(drills: Sequence[Drill], ids: Sequence[str]) -> list[Drill]:

@@ -13,7 +13,6 @@ from tests.cutting_proxy import CuttingProxy
 from tests.drills.plan import Drill
 from tests.drills.site import FINAL, Site, until
 from tests.drills.work import Work, spec_of
-from tests.drills.workers import events
 
 _JOBS_AT_ONCE = 6
 
@@ -36,20 +35,8 @@ class _Trials:
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    def _submit(self, site: Site) -> str:
-        if not any(part.is_alive() for part in site.workers):
-            site.start_worker()
-        return site.submit(spec_of(self._work.dataset))
-
-    def _assert_whole(self, site: Site, job_id: str, *, seconds: float = 60) -> None:
-        job = site.wait_for_end(job_id, seconds=seconds)
-        assert job["state"] == "succeeded", (job["state"], job["error"])
-        assert site.weights(job) == self._work.weights, "the weights differ"
-        numbers = [event["id"] for event in events(site, job_id)]
-        assert numbers == list(range(1, len(numbers) + 1)), numbers
-
     def k14(self, site: Site, chance: random.Random) -> float:
-        found = [self._submit(site) for _ in range(_JOBS_AT_ONCE)]
+        found = [self._work.submit(site) for _ in range(_JOBS_AT_ONCE)]
         time.sleep(chance.uniform(0, self._work.seconds * _JOBS_AT_ONCE))
         for part in (*site.apis, *site.workers):
             part.kill_group()
@@ -64,16 +51,16 @@ class _Trials:
         site.start_api()
         site.start_worker()
         for job_id in found:
-            self._assert_whole(site, job_id, seconds=60 + 10 * _JOBS_AT_ONCE)
+            self._work.assert_whole(site, job_id, seconds=60 + 10 * _JOBS_AT_ONCE)
         return time.monotonic() - started
 
     def b1(self, site: Site, chance: random.Random) -> None:
-        found = [self._submit(site) for _ in range(2)]
+        found = [self._work.submit(site) for _ in range(2)]
         time.sleep(chance.uniform(0, self._work.seconds * 2))
         with _redis(site) as client:
             client.flushall()
         for job_id in found:
-            self._assert_whole(site, job_id)
+            self._work.assert_whole(site, job_id)
 
     def b2(self, site: Site, chance: random.Random) -> float:
         for part in site.workers:
@@ -91,13 +78,13 @@ class _Trials:
             started = time.monotonic()
             site.wait(job_id, lambda job: job["state"] in ("running", *FINAL), seconds=30)
             seconds = time.monotonic() - started
-            self._assert_whole(site, job_id)
+            self._work.assert_whole(site, job_id)
             worker.stop()
         site.workers.clear()
         return seconds
 
     def b3(self, site: Site, chance: random.Random) -> float:
-        job_id = self._submit(site)
+        job_id = self._work.submit(site)
         time.sleep(chance.uniform(0, self._work.seconds))
         os.kill(site.valkey.pid, signal.SIGSTOP)
         try:
@@ -112,14 +99,14 @@ class _Trials:
             assert slowest <= 2, f"an answer took {slowest:.1f} s"
         finally:
             os.kill(site.valkey.pid, signal.SIGCONT)
-        self._assert_whole(site, job_id)
+        self._work.assert_whole(site, job_id)
         return slowest
 
     def b4(self, site: Site, _: random.Random) -> None:
-        job_id = self._submit(site)
+        job_id = self._work.submit(site)
         for _again in range(10):  # as a broker does that delivers again
             site.backends.database.ring(job_id)
-        self._assert_whole(site, job_id)
+        self._work.assert_whole(site, job_id)
         with _redis(site) as client:
             until(lambda: not client.llen(QUEUE), seconds=20, what="messages wait")
         assert len(site.job(job_id)["attempts"]) == 1, site.job(job_id)["attempts"]
@@ -137,17 +124,17 @@ class _Trials:
         started = time.monotonic()
         site.wait(job_id, lambda job: job["state"] in ("running", *FINAL), seconds=60)
         seconds = time.monotonic() - started
-        self._assert_whole(site, job_id)
+        self._work.assert_whole(site, job_id)
         return seconds
 
     def b7(self, site: Site, chance: random.Random) -> None:
-        job_id = self._submit(site)
+        job_id = self._work.submit(site)
         site.wait(job_id, lambda job: job["state"] == "running")
         time.sleep(chance.uniform(0, self._work.seconds / 2))
         os.kill(site.postgres.pid, chance.choice([signal.SIGQUIT, signal.SIGINT]))
         site.postgres.stop()
         site.postgres.start()
-        self._assert_whole(site, job_id)
+        self._work.assert_whole(site, job_id)
         assert all(part.is_alive() for part in (*site.apis, *site.workers)), "a part ended"
         assert len(site.job(job_id)["attempts"]) == 1, "another attempt took the job over"
 

@@ -168,6 +168,18 @@ class Site:
     def wait_for_end(self, job_id: str, *, seconds: float = 60) -> dict[str, Any]:
         return self.wait(job_id, lambda job: job["state"] in FINAL, seconds=seconds)
 
+    def events(self, job_id: str) -> list[dict[str, Any]]:
+        """Return all events of a job."""
+        found: list[dict[str, Any]] = []
+        while True:
+            after = found[-1]["id"] if found else 0
+            answer = self.client.get(
+                f"/jobs/{job_id}/events", params={"after": after, "limit": 1000}
+            ).json()
+            found += answer["data"]
+            if not answer["has_more"]:
+                return found
+
     def weights(self, job: Mapping[str, Any]) -> str:
         """Return the SHA-256 of a finished job's weights."""
         (found,) = [f["sha256"] for f in job["artifacts"] if f["path"] == "model.safetensors"]

@@ -8,7 +8,7 @@ from tests.drills.plan import carry_out
 pytestmark = pytest.mark.slow
 
 IDS = """
-    K1 K3 K4 K6 K7 K8 K9 K11 K12 K13 K14
+    K1 KP K3 K4 K6 K7 K8 K9 K11 K12 K13 K14
     B1 B2 B3 B4 B5 B7
     K2 C1 C2 C4 C9
     D3 D4 D5 D6 D7

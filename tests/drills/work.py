@@ -19,6 +19,25 @@ class Work:
     weights: str  # SHA-256 of the weights that an undisturbed run ends with
     seconds: float  # what such a run takes, from the claim on
 
+    def submit(self, site: Site) -> str:
+        """Submit the job; there is a worker for it."""
+        if not any(part.is_alive() for part in site.workers):
+            site.start_worker()
+        return site.submit(spec_of(self.dataset))
+
+    def running(self, site: Site) -> str:
+        """Return the job once a worker has claimed it."""
+        job_id = self.submit(site)
+        site.wait(job_id, lambda job: job["state"] == "running")
+        return job_id
+
+    def assert_whole(self, site: Site, job_id: str, *, seconds: float = 60) -> dict[str, Any]:
+        """Return the job, which has to succeed with the weights of an undisturbed run."""
+        job = site.wait_for_end(job_id, seconds=seconds)
+        assert job["state"] == "succeeded", (job["state"], job["error"], job["attempts"])
+        assert site.weights(job) == self.weights, "the weights differ"
+        return job
+
 
 def spec_of(dataset: str, **changes: Any) -> dict[str, Any]:
     """Return the spec: 60 steps, with dropout and shuffling, a checkpoint at every tenth."""

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -13,8 +14,13 @@ from api.sweeping import sweep
 from tests.drills.plan import Drill
 from tests.drills.site import Part, Site, until
 from tests.drills.work import Work, spec_of
+from worker.group import members_of
 
-_LEASE_MARGIN_SECONDS = 2  # for the sweeper's turn and a busy machine
+_POINTS = (
+    "worker.claimed", "worker.trained", "worker.stored",
+    "directory.written", "directory.sealed", "directory.renamed", "directory.discarding",
+)  # fmt: skip
+_NUM_SWEEPERS = 4
 
 
 def drills(work: Work) -> list[Drill]:
@@ -22,13 +28,14 @@ def drills(work: Work) -> list[Drill]:
     trials = _Trials(work)
     return [
         Drill("K1", "worker killed at a random moment", "same weights, once", trials.k1, 100),
+        Drill("KP", "killed at a named point of worker or save", "same weights", trials.kp, 70, 2),
         Drill("K3", "training process killed", "attempt names the signal", trials.k3, 60),
         Drill("K4", "supervisor killed, training process lives", "gone <= 5 s", trials.k4, 50),
         Drill("K6", "frozen worker wakes after its job was taken", "0 writes", trials.k6, 50),
         Drill("K7", "worker told to leave", "saved, at most one step redone", trials.k7, 50),
         Drill("K8", "worker killed while it saves to leave", "resumes", trials.k8, 30),
         Drill("K9", "API killed between commit and bell", "starts all the same", trials.k9, 100),
-        Drill("K11", "two sweepers at once", "requeued once", trials.k11, 50),
+        Drill("K11", "five sweepers at once", "requeued once", trials.k11, 50),
         Drill("K12", "worker killed after the last write", "nothing changes", trials.k12, 50),
         Drill("K13", "a job that always dies", "failed at the cap", trials.k13, 20),
     ]
@@ -38,59 +45,61 @@ class _Trials:
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    def _running(self, site: Site) -> str:
-        """Return a job that a worker, the only one, has just claimed."""
-        if not any(part.is_alive() for part in site.workers):
-            site.start_worker()
-        job_id = site.submit(spec_of(self._work.dataset))
-        site.wait(job_id, lambda job: job["state"] == "running")
-        return job_id
-
-    def _assert_same(self, site: Site, job_id: str, *, seconds: float = 60) -> dict[str, object]:
-        job = site.wait_for_end(job_id, seconds=seconds)
-        assert job["state"] == "succeeded", (job["state"], job["error"], job["attempts"])
-        assert site.weights(job) == self._work.weights, "the weights differ"
-        return job
-
     def k1(self, site: Site, chance: random.Random) -> float:
-        job_id = self._running(site)
+        job_id = self._work.running(site)
         time.sleep(chance.uniform(0, self._work.seconds))
         site.kill_workers()
         killed = time.monotonic()
         site.start_worker()
-        self._assert_same(site, job_id)
+        self._work.assert_whole(site, job_id)
         return time.monotonic() - killed
+
+    def kp(self, site: Site, chance: random.Random) -> None:
+        point = chance.choice(_POINTS)
+        site.kill_workers()
+        worker = site.start_worker(failpoints=f"{point}:kill")
+        until(lambda: _pool(worker), seconds=30, what="the worker's pool")
+        pool = _pool(worker)
+        job_id = self._work.submit(site)
+        if point.startswith("worker"):
+            until(lambda: _pool(worker) != pool, seconds=60, what=f"it outlived {point}")
+        else:
+            ended = "attempts[0] has not ended"
+            until(lambda: _first_end(site, job_id), seconds=60, what=f"{point}: {ended}")
+        site.kill_workers()
+        site.start_worker()
+        self._work.assert_whole(site, job_id)
 
     def k3(self, site: Site, chance: random.Random) -> float:
         number = chance.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-        job_id = self._running(site)
+        job_id = self._work.running(site)
         until(lambda: site.training_pids(job_id), seconds=20, what="a training process")
         time.sleep(chance.uniform(0, self._work.seconds / 2))
         pids = site.training_pids(job_id)
         if not pids:  # too late: it has trained
-            self._assert_same(site, job_id)
+            self._work.assert_whole(site, job_id)
             return 0
         for pid in pids:
             os.kill(pid, number)
-        seconds = until(lambda: site.job(job_id)["attempts"][0]["finished_at"], seconds=5)
-        self._assert_same(site, job_id)
-        told = [e["data"] for e in events(site, job_id) if e["type"] == "error"]
+        seconds = until(lambda: _first_end(site, job_id), seconds=5)
+        self._work.assert_whole(site, job_id)
+        told = [e["data"] for e in site.events(job_id) if e["type"] == "error"]
         if told:  # else it had written its outcome already
             assert number.name in told[0]["message"], told
         return seconds
 
     def k4(self, site: Site, chance: random.Random) -> float:
-        job_id = self._running(site)
+        job_id = self._work.running(site)
         until(lambda: site.training_pids(job_id), seconds=20, what="a training process")
         time.sleep(chance.uniform(0, 1))
         site.kill_workers()
         seconds = until(lambda: not site.training_pids(job_id), seconds=5, what="it lives on")
         site.start_worker()
-        self._assert_same(site, job_id)
+        self._work.assert_whole(site, job_id)
         return seconds
 
     def k6(self, site: Site, chance: random.Random) -> None:
-        job_id = self._running(site)
+        job_id = self._work.running(site)
         time.sleep(chance.uniform(0, self._work.seconds / 2))
         zombie = site.workers.pop()
         zombie.send_to_group(signal.SIGSTOP)
@@ -98,7 +107,7 @@ class _Trials:
         for pid in trainings:
             os.kill(pid, signal.SIGSTOP)
         site.start_worker()
-        self._assert_same(site, job_id)
+        self._work.assert_whole(site, job_id)
         before = _row(site, job_id)
         for pid in trainings:
             os.kill(pid, signal.SIGCONT)
@@ -109,21 +118,22 @@ class _Trials:
         zombie.kill_group()
 
     def k7(self, site: Site, chance: random.Random) -> float:
-        job_id = self._running(site)
+        job_id = self._work.running(site)
         site.wait(job_id, lambda job: (job["progress"] or {}).get("step", 0) >= 1)
         time.sleep(chance.uniform(0, 1))
         seconds = _leave(site.workers.pop())
         assert seconds <= 30, f"it took {seconds:.0f} s to leave"
         site.start_worker()
-        attempts = self._assert_same(site, job_id)["attempts"]
+        attempts = self._work.assert_whole(site, job_id)["attempts"]
         assert isinstance(attempts, list)
-        if len(attempts) > 1:  # else it was done before it left
+        # Else it was done before it left, or the second attempt had no step to tell.
+        if len(attempts) > 1 and attempts[1]["first_step"] is not None:
             redone = attempts[0]["last_step"] - attempts[1]["first_step"] + 1
             assert redone <= 1, attempts
         return seconds
 
     def k8(self, site: Site, chance: random.Random) -> None:
-        job_id = self._running(site)
+        job_id = self._work.running(site)
         site.wait(job_id, lambda job: (job["progress"] or {}).get("step", 0) >= 1)
         worker = site.workers.pop()
         worker.send(signal.SIGTERM)
@@ -135,7 +145,7 @@ class _Trials:
             worker.send(second)
             worker.stop(seconds=30)
         site.start_worker()
-        self._assert_same(site, job_id)
+        self._work.assert_whole(site, job_id)
 
     def k9(self, site: Site, _: random.Random) -> float:
         if not site.workers:
@@ -149,26 +159,27 @@ class _Trials:
         site.apis.clear()
         site.start_api()
         (job_id,) = _ids(site) - before
-        self._assert_same(site, job_id)
+        self._work.assert_whole(site, job_id)
         return time.monotonic() - killed
 
     def k11(self, site: Site, _: random.Random) -> None:
-        job_id = self._running(site)
+        job_id = self._work.running(site)
         site.kill_workers()
         expire = text("UPDATE jobs SET lease_until = now() - interval '1 s' WHERE id = :id")
         with site.backends.engine.begin() as connection:
             connection.execute(expire, {"id": job_id})
-        sweep(site.backends)  # beside the API's own
-        moves = [e["data"]["state"] for e in events(site, job_id) if e["type"] == "state"]
+        with ThreadPoolExecutor(_NUM_SWEEPERS) as pool:  # beside the API's own
+            list(pool.map(lambda _: sweep(site.backends), range(_NUM_SWEEPERS)))
+        moves = [e["data"]["state"] for e in site.events(job_id) if e["type"] == "state"]
         assert moves.count("queued") == 2, moves  # when submitted, and now
         site.start_worker()
-        self._assert_same(site, job_id)
+        self._work.assert_whole(site, job_id)
 
     def k12(self, site: Site, _: random.Random) -> None:
         site.kill_workers()
         site.start_worker(failpoints="worker.ended:kill")
         job_id = site.submit(spec_of(self._work.dataset))
-        self._assert_same(site, job_id)
+        self._work.assert_whole(site, job_id)
         before = _row(site, job_id)
         site.kill_workers()
         site.start_worker()
@@ -189,20 +200,17 @@ class _Trials:
         assert "SIGKILL" in job["error"]["message"], job["error"]
         site.kill_workers()
         site.start_worker()
-        self._assert_same(site, site.submit(spec_of(self._work.dataset)))
+        self._work.assert_whole(site, site.submit(spec_of(self._work.dataset)))
 
 
-def events(site: Site, job_id: str) -> list[dict[str, object]]:
-    """Return all events of a job."""
-    found: list[dict[str, object]] = []
-    while True:
-        after = found[-1]["id"] if found else 0
-        answer = site.client.get(
-            f"/jobs/{job_id}/events", params={"after": str(after), "limit": 1000}
-        ).json()
-        found += answer["data"]
-        if not answer["has_more"]:
-            return found
+def _pool(worker: Part) -> set[int]:
+    """Return the children of a worker that carry out jobs."""
+    return {one.pid for one in members_of(worker.pid) if one.parent == worker.pid}
+
+
+def _first_end(site: Site, job_id: str) -> object:
+    attempts = site.job(job_id)["attempts"]
+    return attempts and attempts[0]["finished_at"]
 
 
 def _leave(worker: Part) -> float:
