@@ -60,6 +60,13 @@ def test_full_disk_is_told_as_such(storage, number):
         storage.put("a/d.bin", source())
 
 
+def test_keys_below_a_prefix_are_listed(storage):
+    for key in ("jobs/a/one", "jobs/a/deep/two", "jobs/b/three"):
+        storage.put(key, [b"x"])
+    assert sorted(storage.keys("jobs/a/")) == ["jobs/a/deep/two", "jobs/a/one"]
+    assert storage.keys("jobs/c/") == []
+
+
 def test_deleting_twice_is_no_error(storage):
     storage.put("x", [b"1"])
     storage.delete("x", "never-there")

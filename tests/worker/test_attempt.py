@@ -120,6 +120,17 @@ def test_model_of_an_earlier_attempt_is_stored_without_training_again(backends, 
     assert not (runs_of(backends) / trained.id).exists()
 
 
+def test_what_a_dead_attempt_had_stored_is_forgotten_and_nobody_elses(backends, trained):
+    begun, later = (f"jobs/{trained.id}/attempt-{n}/model/config.json" for n in (1, 3))
+    other = "jobs/job_of_another/attempt-1/model/config.json"
+    for key in (begun, later, other):
+        backends.storage.put(key, [b"{}"])
+    assert attempt_of(backends, trained).carry_out()
+    left = set(backends.storage.keys("jobs/"))
+    named = {file.key for file in stored_files(backends, trained)}
+    assert left == named | {later, other}
+
+
 def test_storage_outage_after_training_only_delays_the_model(broken, trained):
     carrying = threading.Thread(target=attempt_of(broken, trained).carry_out)
     carrying.start()
