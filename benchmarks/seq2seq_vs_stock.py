@@ -103,7 +103,7 @@ def _save_model(folder: Path) -> Path:
 def _measure_ours(seed: int, model: Path) -> dict[str, Any]:
     from transformers import AutoModelForSeq2SeqLM
 
-    from benchmarks.runs import carry_out, watched_training
+    from benchmarks.runs import PLAIN_TRAINING, carry_out, watched_training, write_rows
 
     spec = {
         "task": "summarization",
@@ -113,17 +113,14 @@ def _measure_ours(seed: int, model: Path) -> dict[str, Any]:
             "epochs": EPOCHS,
             "batch_size": BATCH_SIZE,
             "learning_rate": RATE,
-            "warmup_ratio": 0.0,
-            "weight_decay": 0.0,
             "seed": seed,
+            **PLAIN_TRAINING,
         },
         "checkpoints": {"strategy": "no"},
     }
     with tempfile.TemporaryDirectory() as name, watched_training() as clock:
         folder = Path(name)
-        lines = (json.dumps(row) + "\n" for row in _rows(NUM_TRAIN, seed=seed))
-        (folder / "train.jsonl").write_text("".join(lines), encoding="utf-8")
-        rows = {"train": folder / "train.jsonl"}
+        rows = {"train": write_rows(folder / "train.jsonl", _rows(NUM_TRAIN, seed=seed))}
         told = carry_out(folder / "run", model=model, spec=spec, rows=rows)
         trained = AutoModelForSeq2SeqLM.from_pretrained(folder / "run" / "model")
     figures = {"tokens": told["tokens"], "cpu_seconds": clock.seconds, "steps": told["steps"]}
@@ -141,7 +138,7 @@ def _measure_peer(seed: int, path: Path) -> dict[str, Any]:
         set_seed,
     )
 
-    from benchmarks.runs import TrainingClock
+    from benchmarks.runs import QUIET_PEER, TrainingClock
 
     set_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -164,10 +161,7 @@ def _measure_peer(seed: int, path: Path) -> dict[str, Any]:
                 predict_with_generate=True,
                 learning_rate=RATE,
                 seed=seed,
-                save_strategy="no",
-                report_to="none",
-                use_cpu=True,
-                disable_tqdm=True,
+                **QUIET_PEER,
             ),
             train_dataset=train,
             processing_class=tokenizer,

@@ -17,8 +17,7 @@ ours does not: `--peer` tells what that makes.
 Tokens a CPU second on one thread, from the first step to the last, evaluations included; tokenizing
 and packing are not counted. The loss of both is that of the saved model at the same held-out texts,
 one at a time, over all tokens. Each pair has texts and a seed of its own, and the same weights. The
-order of the same texts moves a loss by about 0.002. Packed, ours was up to 0.020 higher after 20
-steps, because each is of texts of like length: 0.002 with these at random, 0.003 after 40 steps.
+order of the same texts moves a loss by about 0.002.
 """
 
 import argparse
@@ -83,7 +82,7 @@ def _compared(bench: str, num_runs: int, *, peer: str) -> dict[str, Any]:
 
 def measure_ours(bench: str, seed: int, *, size: Size) -> dict[str, Any]:
     """Return what our causal language modelling needs and learns."""
-    from benchmarks.runs import carry_out, watched_training
+    from benchmarks.runs import PLAIN_TRAINING, carry_out, watched_training
 
     with tempfile.TemporaryDirectory() as name, watched_training() as clock:
         folder = Path(name)
@@ -96,9 +95,8 @@ def measure_ours(bench: str, seed: int, *, size: Size) -> dict[str, Any]:
                 "epochs": EPOCHS,
                 "batch_size": _batch_size(bench, lengths),
                 "learning_rate": RATE,
-                "warmup_ratio": 0.0,
-                "weight_decay": 0.0,
                 "seed": seed,
+                **PLAIN_TRAINING,
             },
             "evaluation": {"baseline": False},
             "checkpoints": {"strategy": "no"},
@@ -123,7 +121,7 @@ def measure_peer(
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    from benchmarks.runs import TrainingClock
+    from benchmarks.runs import QUIET_PEER, TrainingClock
 
     clock = TrainingClock()
     with tempfile.TemporaryDirectory() as name:
@@ -139,10 +137,7 @@ def measure_peer(
             "seed": seed,
             "bf16": False,
             "eval_strategy": "epoch",
-            "save_strategy": "no",
-            "report_to": "none",
-            "use_cpu": True,
-            "disable_tqdm": True,
+            **QUIET_PEER,
         }
         trainer = SFTTrainer(
             model=str(model),

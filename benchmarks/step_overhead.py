@@ -105,13 +105,10 @@ def _measure() -> dict[str, Any]:
 def _train(folder: Path) -> dict[str, Any]:
     from transformers import TrainerCallback
 
-    from benchmarks.runs import watched_training
+    from benchmarks.runs import PLAIN_TRAINING, watched_training, write_rows
     from trainer_core.run_directory import Result, RunDirectory
-    from trainer_core.training.run import run as carry_out
-    from trainer_core.training.stopping import Stopping
+    from trainer_core.training.alone import train
 
-    directory = RunDirectory(folder)
-    _write_run(folder)
     times: list[float] = []
     bare = _BareLoop()
 
@@ -129,10 +126,27 @@ def _train(folder: Path) -> dict[str, Any]:
                     bare.step()
             self.begun = time.process_time()
 
+    tokens = [" ".join(f"t{number}" for number in row) for row in _ids()[:, :-1].tolist()]
+    rows = write_rows(folder / "train.jsonl", ({"text": text} for text in tokens))  # and the end
+    spec = {
+        "task": "causal-lm",
+        "data": {"eval": None},
+        "training": {
+            "max_steps": NUM_STEPS,
+            "batch_size": BATCH_SIZE,
+            "learning_rate": RATE,
+            **PLAIN_TRAINING,
+        },
+        "checkpoints": {"strategy": "no"},
+    }
+    model = _save_tiny(folder / "model")
     with watched_training(Watch):
-        outcome = carry_out(directory, stopping=Stopping(directory))
+        outcome = train(
+            folder / "run", spec, model=model, rows={"train": rows}, num_threads=1, device="cpu"
+        )
     assert outcome.result is Result.SUCCEEDED, outcome.error
-    lines = (json.loads(line) for line in directory.events.read_text("utf-8").splitlines())
+    events = RunDirectory(folder / "run").events
+    lines = (json.loads(line) for line in events.read_text("utf-8").splitlines())
     losses = [
         line["data"]["metrics"]["loss"]
         for line in lines
@@ -148,38 +162,7 @@ def _median_ms(seconds: list[float]) -> float:
     return 1000 * statistics.median(seconds[NUM_WARM:])
 
 
-def _write_run(folder: Path) -> None:
-    from trainer_core.run_directory import RunDirectory, write_json
-
-    directory = RunDirectory(folder)
-    _save_tiny(folder / "model")
-    tokens = [" ".join(f"t{number}" for number in row) for row in _ids()[:, :-1].tolist()]
-    rows = "".join(json.dumps({"text": text}) + "\n" for text in tokens)  # the end token is added
-    (folder / "train.jsonl").write_text(rows, encoding="utf-8")
-    training = {
-        "max_steps": NUM_STEPS,
-        "batch_size": BATCH_SIZE,
-        "learning_rate": RATE,
-        "warmup_ratio": 0.0,
-        "weight_decay": 0.0,
-    }
-    write_json(
-        directory.spec,
-        {
-            "task": "causal-lm",
-            "model": "model:tiny",
-            "data": {"train": "dataset:ds_0123456789ab", "eval": None},
-            "training": training,
-            "checkpoints": {"strategy": "no"},
-        },
-    )
-    train = {"path": "train.jsonl", "name": "train.jsonl"}
-    write_json(
-        directory.inputs, {"model": "model", "train": train, "num_threads": 1, "device": "cpu"}
-    )
-
-
-def _save_tiny(folder: Path) -> None:
+def _save_tiny(folder: Path) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -190,6 +173,7 @@ def _save_tiny(folder: Path) -> None:
     tokenizer = make(tokenizer_object=backend, eos_token="<end>", unk_token="<unk>")
     _model().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
 
 
 if __name__ == "__main__":

@@ -66,11 +66,8 @@ def _measure_ours(folder: Path) -> dict[str, Any]:
     """Give a process that is ready its job, and return how long the first step is in coming."""
     import psutil
 
-    from trainer_core.run_directory import RunDirectory
-
     with tempfile.TemporaryDirectory(dir=folder) as name:
-        directory = RunDirectory(Path(name))
-        _write_job(directory, folder)
+        directory = _write_job(Path(name), folder)
         with _spare(directory.path / "spare.txt") as process:
             spent = sum(psutil.Process(process.pid).cpu_times()[:2])
             begun = time.time()
@@ -102,21 +99,17 @@ def _measure_peer(folder: Path) -> dict[str, Any]:
     return {"seconds": told.pop("at") - begun, **told}
 
 
-def _write_job(directory: "RunDirectory", folder: Path) -> None:
-    from trainer_core.run_directory import write_json
+def _write_job(folder: Path, data: Path) -> "RunDirectory":
+    from trainer_core.training.alone import write_run
 
     spec = {
         "task": "text-classification",
-        "model": "model:tiny",
-        "data": {"train": "dataset:ds_0123456789ab", "eval": None},
+        "data": {"eval": None},
         "max_length": MAX_LENGTH,
         "training": {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "learning_rate": RATE},
     }
-    rows = folder / "train.jsonl"
-    train = {"path": str(rows), "name": rows.name}
-    inputs = {"model": str(folder / "model"), "train": train, "num_threads": 1, "device": "cpu"}
-    write_json(directory.spec, spec)
-    write_json(directory.inputs, inputs)
+    rows = {"train": data / "train.jsonl"}
+    return write_run(folder, spec, model=data / "model", rows=rows, num_threads=1, device="cpu")
 
 
 def _wait_for(is_there: Callable[[], object], process: "TrainingProcess") -> None:

@@ -29,6 +29,19 @@ def train(
             `eval` the spec's `data.eval` says what is held out.
         inputs: further keys of `inputs.json`, such as `device="cpu"` or `num_threads=1`.
     """
+    directory = write_run(folder, spec, model=model, rows=rows, **inputs)
+    return run(directory, stopping=Stopping(directory))
+
+
+def write_run(
+    folder: Path | str,
+    spec: Mapping[str, Any],
+    *,
+    model: Path | str,
+    rows: Mapping[str, Path | str],
+    **inputs: Any,
+) -> RunDirectory:
+    """Return a run directory that is ready to be trained on; the arguments are those of `train`."""
     directory = RunDirectory(Path(folder).resolve())
     directory.path.mkdir(parents=True, exist_ok=True)
     files = {split: Path(path).resolve() for split, path in rows.items()}
@@ -39,4 +52,4 @@ def train(
     write_json(directory.inputs, {"model": str(Path(model).resolve()), **given, **inputs})
     directory.outcome.unlink(missing_ok=True)
     directory.stop.unlink(missing_ok=True)
-    return run(directory, stopping=Stopping(directory))
+    return directory
