@@ -58,6 +58,9 @@ def run(
     """Run drills one after the other, telling each as it ends."""
     reports = []
     for drill in wanted:
+        if drill.obstacle:
+            sys.stdout.write(f"{drill.id:4} {drill.fault:48} not run: {drill.obstacle}\n")
+            continue
         report = carry_out(drill, site, seed=seed, num_trials=num_trials(drill))
         sys.stdout.write(f"{report.line}\n")
         for failure in report.failures:

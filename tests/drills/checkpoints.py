@@ -31,12 +31,28 @@ def drills(work: Work) -> list[Drill]:
     trials = _Trials(work)
     last = NUM_STEPS - 1
     return [
-        Drill("K2", "killed at the N-th write, sync, rename, unlink", "resumes", trials.k2, 100),
+        Drill(
+            "K2",
+            "killed at the N-th write, sync, rename, unlink",
+            "resumes",
+            trials.k2,
+            100,
+            obstacle=_obstacle_to_tracing(),
+        ),
         Drill("C1", "stopped at step N and resumed", "same weights", trials.c1, last),
         Drill("C2", "newest checkpoint: a file cut, flipped, gone", "passed over", trials.c2, 40),
         Drill("C4", "every checkpoint bad", "an explicit failure", trials.c4, 10),
         Drill("C9", "rows changed between attempts", "refused", trials.c9, 20),
     ]
+
+
+def _obstacle_to_tracing() -> str | None:
+    """Return why strace can't attach to a process of another parent, if it can't."""
+    if shutil.which("strace") is None:
+        return "strace is not installed"
+    scope = Path("/proc/sys/kernel/yama/ptrace_scope")
+    is_free = os.geteuid() == 0 or not scope.exists() or scope.read_text().strip() == "0"
+    return None if is_free else "only root may trace here"
 
 
 class _Trials:

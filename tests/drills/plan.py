@@ -22,6 +22,7 @@ class Drill:
     seconds that count, such as those to recover; None for those of the whole trial."""
     full: int  # how often in a full run
     quick: int = 1  # in a quick one
+    obstacle: str | None = None  # why it can't be run on this machine
 
 
 @dataclass(slots=True)

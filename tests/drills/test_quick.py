@@ -30,6 +30,8 @@ def test_every_drill_has_its_quick_form(ready):
 def test_the_service_bears(ready, id_):
     site, known = ready
     (drill,) = [one for one in known if one.id == id_]
+    if drill.obstacle:
+        pytest.skip(drill.obstacle)
     report = carry_out(drill, site, seed=1, num_trials=drill.quick)
     assert not report.failures, report.failures
     assert len(report.seconds) == drill.quick
