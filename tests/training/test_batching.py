@@ -81,3 +81,13 @@ def test_rows_are_padded_on_the_right() -> None:
     rows = [np.array([5, 6]), np.array([7])]
     assert pad_rows(rows, value=9).tolist() == [[5, 6], [7, 9]]
     assert attention_mask(rows).tolist() == [[1, 1], [1, 0]]
+
+
+@pytest.mark.parametrize(("num_steps", "is_sorted"), [(19, False), (20, True)])
+def test_only_an_epoch_of_many_steps_is_sorted_by_length(num_steps: int, is_sorted: bool) -> None:
+    lengths = np.random.default_rng(3).integers(5, 500, num_steps * 8)
+    order = RowOrder(lengths, batch_size=8, seed=1)
+    spread = np.mean([np.ptp(lengths[rows]) for rows in order.steps(1)])
+    at_random = np.mean([np.ptp(rows) for rows in lengths.reshape(-1, 8)])
+    assert (spread < at_random / 2) is is_sorted
+    assert sorted(order.order(1)) == list(range(len(lengths)))
