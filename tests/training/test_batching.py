@@ -89,5 +89,5 @@ def test_only_an_epoch_of_many_steps_is_sorted_by_length(num_steps: int, is_sort
     order = RowOrder(lengths, batch_size=8, seed=1)
     spread = np.mean([np.ptp(lengths[rows]) for rows in order.steps(1)])
     at_random = np.mean([np.ptp(rows) for rows in lengths.reshape(-1, 8)])
-    assert (spread < at_random / 2) is is_sorted
+    assert bool(spread < at_random / 2) is is_sorted
     assert sorted(order.order(1)) == list(range(len(lengths)))
