@@ -1,7 +1,8 @@
 """Files that a training process appends to: read line by line, and kept from filling the disk.
 
 The process writes to its log itself, in append mode: what it says in its last moment is there,
-whoever is gone, and it never waits for a reader. So the log is cut from outside.
+whoever is gone, and it never waits for a reader. So the log is cut from outside; what is written in
+the very moment of a cut is lost.
 """
 
 import logging

@@ -86,6 +86,8 @@ class ReportingCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         if self._evaluation is None:
+            if state.global_step > max(self._reported[1], self._began[1]):
+                self._report_progress(state)  # a stop within the evaluation would leave it untold
             self._num_batches = 0
             total = len(eval_dataloader)
             self._evaluation = PhaseProgress(self._reporter, Phase.EVALUATING, total)
