@@ -193,6 +193,16 @@ def adapted(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return directory, carry_out(directory)
 
 
+def test_the_loss_is_the_same_in_batches_of_any_size(encoder: Path, tmp_path: Path) -> None:
+    losses = []
+    for size in (3, 16):
+        spec = _spec(training={**FAST, "max_steps": 1}, evaluation={"batch_size": size})
+        rows = colour_questions(90, num_words=40)
+        outcome = carry_out(make_run(tmp_path / str(size), model=encoder, rows=rows, spec=spec))
+        losses.append(outcome.metrics["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_an_adapter_learns_with_a_new_head(adapted: Trained) -> None:
     assert adapted[1].metrics["f1"] > 0.9
 

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from trainer_core.training.batching import RowOrder
-from trainer_core.training.steps import Cutting, StepLoader, StepSampler, padding_share, pass_tokens
+from trainer_core.training.steps import (
+    Cutting,
+    EvaluationSampler,
+    StepLoader,
+    StepSampler,
+    padding_share,
+    pass_tokens,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -102,3 +109,16 @@ def test_little_is_padded() -> None:
     assert padding_share(order, cutting=cutting) < 0.03
     uncut = Cutting(max_tokens=32 * 128, pass_tokens=1e9)
     assert padding_share(order, cutting=uncut) > padding_share(order, cutting=cutting)
+
+
+def test_rows_are_measured_once_each_in_batches_that_are_hardly_padded() -> None:
+    lengths = np.random.default_rng(2).integers(1, 128, 100)
+    lengths[7] = 4000
+    batches = list(EvaluationSampler(lengths, batch_size=32, cutting=Cutting(200, pass_tokens=50)))
+    assert sorted(row for batch in batches for row in batch) == list(range(100))
+    assert batches[0] == [7]
+    assert max(map(len, batches)) <= 32
+    num_padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    assert num_padded < 1.15 * lengths.sum()
+    whole = EvaluationSampler(lengths, batch_size=32, cutting=Cutting(200, pass_tokens=1e9))
+    assert [len(batch) for batch in whole] == [32, 32, 32, 4]

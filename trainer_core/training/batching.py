@@ -4,14 +4,14 @@ Rows of like length share an optimizer step, so that little is padded: random ba
 are two thirds padding. The number of rows in a step stays what the spec says.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from trainer_core.training.tokens import Array, TokenizedRows, TokenRow
 
@@ -101,17 +101,9 @@ class RowOrder:
         return len(self.lengths)
 
 
-class LongestFirstSampler(Sampler[int]):
-    """Each row once, the longest first: for measuring, where the order does not matter."""
-
-    def __init__(self, lengths: Indexes) -> None:
-        self.order = np.argsort(-np.asarray(lengths), kind="stable")
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order.tolist())
-
-    def __len__(self) -> int:
-        return len(self.order)
+def longest_first(lengths: Indexes) -> Indexes:
+    """Return the rows by their length, for measuring, where the order does not matter."""
+    return np.argsort(-np.asarray(lengths), kind="stable")
 
 
 class DrawnRows(Dataset[TokenRow]):
@@ -122,7 +114,7 @@ class DrawnRows(Dataset[TokenRow]):
     """
 
     def __init__(
-        self, rows: TokenizedRows, *, draw: Draw, seed: int, sampler: Sampler[int]
+        self, rows: TokenizedRows, *, draw: Draw, seed: int, sampler: Iterable[Any]
     ) -> None:
         self._rows = rows
         self._draw = draw

@@ -6,7 +6,7 @@ whatever loss. `RunLoop` goes before a trainer's class: `class RunTrainer(RunLoo
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, seed_worker
@@ -26,7 +26,7 @@ from trainer_core.run_directory import RunDirectory, verified_manifest, write_js
 from trainer_core.spec import JobSpec
 from trainer_core.training import processes
 from trainer_core.training.arguments import is_greater_better
-from trainer_core.training.batching import DrawnRows, LongestFirstSampler, RowOrder
+from trainer_core.training.batching import DrawnRows, RowOrder, longest_first
 from trainer_core.training.callbacks import (
     EarlyStoppingCallback,
     StoppingCallback,
@@ -42,7 +42,14 @@ from trainer_core.training.reporting import (
     diverged,
     without_timings,
 )
-from trainer_core.training.steps import Cutting, MicroBatch, StepLoader, StepSampler, pass_tokens
+from trainer_core.training.steps import (
+    Cutting,
+    EvaluationSampler,
+    MicroBatch,
+    StepLoader,
+    StepSampler,
+    pass_tokens,
+)
 from trainer_core.training.stopping import StopAsked, Stopping
 
 if TYPE_CHECKING:
@@ -177,17 +184,29 @@ class RunLoop(_Base):
         is_training: bool = False,
         dataloader_key: str | None = None,
     ) -> DataLoader[Any]:
-        sampler = LongestFirstSampler(dataset.lengths)
+        options = {"collate_fn": self._recipe.collate, **self._loader_options()}
+        if self._is_measured_by_row:
+            # The stock one's batches are of a fixed size: the longest of few rows would pad many.
+            batches = EvaluationSampler(
+                dataset.lengths, batch_size=batch_size, cutting=self.cutting
+            )
+            return DataLoader(self._drawn(dataset, batches), batch_sampler=batches, **options)
+        sampler = longest_first(dataset.lengths).tolist()
         loader: DataLoader[Any] = DataLoader(
-            self._drawn(dataset, sampler),
-            batch_size=batch_size,
-            sampler=sampler,
-            collate_fn=self._recipe.collate,
-            **self._loader_options(),
+            self._drawn(dataset, sampler), batch_size=batch_size, sampler=sampler, **options
         )
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
 
-    def _drawn(self, rows: Any, sampler: Sampler[Any]) -> Any:
+    @property
+    def _is_measured_by_row(self) -> bool:
+        """Whether nothing that is measured depends on which rows share a batch.
+
+        Several processes need batches of one size; to generate, fewer passes are the cheaper ones.
+        """
+        is_loss_of_rows = self._recipe.trainer_class is None and not self._recipe.is_step_whole
+        return is_loss_of_rows and self.args.world_size == 1 and not self._spec.is_generating
+
+    def _drawn(self, rows: Any, sampler: Iterable[Any]) -> Any:
         draw = self._recipe.draw
         if draw is None:
             return rows

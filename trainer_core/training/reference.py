@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from trainer_core.events import Phase, PhaseEntered
-from trainer_core.training.batching import LongestFirstSampler
+from trainer_core.training.batching import longest_first
 from trainer_core.training.recipe import Batch, Collator, Setup
 from trainer_core.training.tokens import TokenizedRows, batched
 
@@ -37,7 +37,7 @@ def with_reference(
     spec, device = setup.spec, setup.device.kind
     assert spec.evaluation.batch_size != "auto", "the spec is resolved before"
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(spec.training.precision)
-    order = LongestFirstSampler(rows.lengths).order
+    order = longest_first(rows.lengths)
     batches = list(batched(order.tolist(), size=spec.evaluation.batch_size))
     if not getattr(model, "is_quantized", False):  # which is there already, and can't be moved
         model.to(device)

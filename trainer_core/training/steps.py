@@ -5,15 +5,17 @@ changes speed and memory only. They are cut where padding would cost more than a
 several processes each takes its share of every micro-batch, so that all do as many passes.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from trainer_core.training.batching import RowOrder
+from trainer_core.training.batching import Indexes, RowOrder, longest_first
 from trainer_core.training.tokens import TokenRow
 
 _MAX_ROWS_CUT_AT_ONCE = 256  # the search is quadratic
@@ -127,6 +129,32 @@ class StepSampler(Sampler[list[Place]]):
 
     def __len__(self) -> int:
         return self._order.num_steps
+
+
+class EvaluationSampler(Sampler[list[int]]):
+    """The rows to measure on, the longest first, in batches that are cut as steps are.
+
+    Args:
+        lengths: tokens of each row.
+        batch_size: rows of a batch at most; memory suffices for as many of the longest.
+        cutting: says how much padding is worth another pass.
+    """
+
+    def __init__(self, lengths: Indexes, *, batch_size: int, cutting: Cutting) -> None:
+        cutting = replace(cutting, max_tokens=sys.maxsize)
+        order = longest_first(lengths)
+        self._batches: list[list[int]] = []
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            for size in cutting.sizes(lengths[rows].tolist()):
+                batch, rows = np.split(rows, [size])
+                self._batches.append(batch.tolist())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
 
 
 class StepLoader(DataLoader[Any]):

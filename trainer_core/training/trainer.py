@@ -12,7 +12,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalPrediction
 
 from trainer_core.spec import JobSpec
-from trainer_core.training.batching import LongestFirstSampler
+from trainer_core.training.batching import longest_first
 from trainer_core.training.loop import RunLoop
 from trainer_core.training.recipe import Measured, Recipe
 from trainer_core.training.steps import MicroBatch
@@ -35,6 +35,7 @@ class RecipeTrainer(Trainer):
     _told_share: torch.Tensor  # of the step in hand: what its loss is told by
     _weights: list[torch.nn.Parameter]  # that learn
     _is_learning = False  # model and optimizer are in their training mode
+    _measured_losses: list[torch.Tensor]  # of each batch so far: its mean loss and its targets
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -113,6 +114,7 @@ class RecipeTrainer(Trainer):
     ) -> dict[str, float]:
         rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         self.compute_metrics = partial(self._figures, rows=rows, split=metric_key_prefix)
+        self._measured_losses = []
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def prediction_step(
@@ -128,6 +130,7 @@ class RecipeTrainer(Trainer):
             num_targets = self._recipe.count_targets(batch)
             loss, output = self._recipe.forward_loss(model, batch, num_targets)
             predictions = self._recipe.predict(model, batch, output).detach()
+        self._measured_losses.append(torch.stack([loss.detach().float(), num_targets.float()]))
         # Metrics take labels from the rows; the loop measures nothing where it sees none.
         return loss.detach(), predictions, predictions.new_zeros(len(predictions))
 
@@ -136,10 +139,18 @@ class RecipeTrainer(Trainer):
     ) -> dict[str, float]:
         by_batch: Any = output.predictions  # a list: eval_do_concat_batches is off
         found: list[Array] = [row for batch in by_batch for row in batch]
-        places = np.argsort(LongestFirstSampler(rows.lengths).order)
+        places = np.argsort(longest_first(rows.lengths))
         predictions = [found[place] for place in places]
         self.measured = Measured(split, rows, predictions, self.evaluated())
-        return self._recipe.measure(self.measured)
+        return {"loss": self._measured_loss(), **self._recipe.measure(self.measured)}
+
+    def _measured_loss(self) -> float:
+        # The stock one is a mean over batches, whatever there is in each.
+        found_P2 = torch.stack(self._measured_losses)
+        if self.args.world_size > 1:
+            found_P2 = self.accelerator.gather(found_P2)
+        losses_P, counts_P = found_P2.cpu().double().unbind(dim=1)
+        return float((losses_P * counts_P).sum() / counts_P.sum())
 
     def evaluated(self) -> Mapping[str, float]:
         """Return what the evaluation rows gave for the weights in hand, as far as it is known."""
