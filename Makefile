@@ -25,7 +25,7 @@ up: $(INSTALLED)  ## Start the service and keep it up until Ctrl-C
 	$(BIN)/luthier up
 
 test: $(INSTALLED)  ## Run every test against a real PostgreSQL and Valkey that it starts itself
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 drills: $(INSTALLED)  ## Do every fault to a running service, in full, and tell what it bore (hours)
 	$(BIN)/python -m tests.drills

@@ -96,6 +96,7 @@ def _measure_ours(seed: int) -> dict[str, Any]:
         "tokens": told["tokens"],
         "cpu_seconds": clock.seconds,
         "accuracy": told["metrics"]["accuracy"],
+        "eval_loss": told["metrics"]["loss"],
         "steps": told["steps"],
     }
 
@@ -110,12 +111,13 @@ def _measure_peer(seed: int) -> dict[str, Any]:
         clock.start()
         trainer.train()
         clock.stop()
-        accuracy = trainer.evaluate()["eval_accuracy"]
+        measured = trainer.evaluate()
     return {
         "tokens_per_cpu_second": num_tokens / clock.seconds,
         "tokens": num_tokens,
         "cpu_seconds": clock.seconds,
-        "accuracy": accuracy,
+        "accuracy": measured["eval_accuracy"],
+        "eval_loss": measured["eval_loss"],
         "steps": trainer.state.global_step,
     }
 
