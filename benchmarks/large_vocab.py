@@ -82,7 +82,7 @@ def _inputs(num_tokens: int, hidden: int, vocabulary: int, *, dtype: Any = None)
 def _loss_of(side: str, hidden_NH: Any, weight_VH: Any, targets_N: Any) -> Any:
     from torch.nn import functional
 
-    from trainer_core.training.cross_entropy import LogitMap, linear_cross_entropy
+    from trainer_core.training.losses.cross_entropy import LogitMap, linear_cross_entropy
 
     if side == "peer":
         logits_NV = functional.linear(hidden_NH, weight_VH)

@@ -58,8 +58,8 @@ def _distributions() -> Iterator[tuple[str, Any]]:
 
 
 def _ours(lengths: Any) -> float:
-    from trainer_core.training.batching import RowOrder
-    from trainer_core.training.steps import Cutting, padding_share, pass_tokens
+    from trainer_core.training.data.batching import RowOrder
+    from trainer_core.training.loop.steps import Cutting, padding_share, pass_tokens
 
     order = RowOrder(lengths, batch_size=BATCH_SIZE, seed=1)
     cutting = Cutting(

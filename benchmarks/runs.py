@@ -80,7 +80,7 @@ class TrainingClock:
 @contextmanager
 def watched_training(*callbacks: Any) -> Iterator[TrainingClock]:
     """Time the training of runs in this process, and let the Trainer's callbacks see it."""
-    from trainer_core.training.loop import RunLoop
+    from trainer_core.training.loop.run_loop import RunLoop
 
     loop_class: Any = RunLoop
     clock, fit = TrainingClock(), loop_class.fit

@@ -157,7 +157,7 @@ def measure_peer(
 
 def _batch_size(bench: str, lengths: Sequence[int]) -> int:
     """Return how many texts a step takes, for as many steps as the peer's."""
-    from trainer_core.training.packing import pack
+    from trainer_core.training.recipes.packing import pack
 
     if bench == "default":
         return _ROWS_PER_STEP

@@ -62,12 +62,12 @@ def _measure_ours(folder: Path, cache: str) -> dict[str, Any]:
     from trainer_core.events import ListReporter
     from trainer_core.rows.files import InputFile
     from trainer_core.spec import parse_spec
-    from trainer_core.training.caching import Cache
-    from trainer_core.training.devices import Device
-    from trainer_core.training.lineage import data_hashes
-    from trainer_core.training.models import open_model
-    from trainer_core.training.recipe import Setup
-    from trainer_core.training.surveying import known_survey
+    from trainer_core.training.data.caching import Cache
+    from trainer_core.training.data.surveying import known_survey
+    from trainer_core.training.loop.lineage import data_hashes
+    from trainer_core.training.models.base_model import open_model
+    from trainer_core.training.process.devices import Device
+    from trainer_core.training.recipes.recipe import Setup
     from trainer_core.training.tasks.text_classification import tokenize_rows
 
     data = {"train": "dataset:ds_00000000", "eval": None}

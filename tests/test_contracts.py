@@ -21,7 +21,12 @@ HOUSE = "The house: arrows point down; api and worker do not know each other"
 TRAINER_CORE = "trainer_core: training stands on rows, rows on the spec"
 JOBS = "jobs: from the backends down to the states"
 WORKER = "worker: from the command down to the process"
-TRAINING_FOLDER = "training: from the command down to the devices"
+TRAINING_FOLDER = "training: from the command down to the process"
+LOOP = "loop: from the trainer down to its steps"
+RECIPES = "recipes: from the kinds of tasks down to the recipe"
+MODELS = "models: from the heads down to the layers"
+DATA = "data: from the batches down to the words"
+PROCESS = "process: from the devices down to the clock"
 ROWS = "rows: from the checks down to the files"
 SPEC = "spec: from the choices down to the words"
 API = "api: from the application down to the schemas"
@@ -45,8 +50,30 @@ BREACHES = [
     (JOBS, "jobs/undeclared.py", ""),
     (WORKER, "worker/process.py", "import worker.main"),
     (WORKER, "worker/undeclared.py", ""),
-    (TRAINING_FOLDER, "trainer_core/training/tokens.py", "import trainer_core.training.run"),
+    (TRAINING_FOLDER, "trainer_core/training/data/tokens.py", "import trainer_core.training.run"),
     (TRAINING_FOLDER, "trainer_core/training/undeclared.py", ""),
+    (LOOP, "trainer_core/training/loop/steps.py", "import trainer_core.training.loop.trainer"),
+    (LOOP, "trainer_core/training/loop/undeclared.py", ""),
+    (
+        RECIPES,
+        "trainer_core/training/recipes/recipe.py",
+        "import trainer_core.training.recipes.pairs",
+    ),
+    (
+        MODELS,
+        "trainer_core/training/models/base_model.py",
+        "import trainer_core.training.models.heads",
+    ),
+    (
+        DATA,
+        "trainer_core/training/data/tokens.py",
+        "import trainer_core.training.data.batching",
+    ),
+    (
+        PROCESS,
+        "trainer_core/training/process/clock.py",
+        "import trainer_core.training.process.devices",
+    ),
     (ROWS, "trainer_core/rows/values.py", "import trainer_core.rows.checking"),
     (ROWS, "trainer_core/rows/undeclared.py", ""),
     (SPEC, "trainer_core/spec/parts.py", "import trainer_core.spec.tasks"),
@@ -57,9 +84,9 @@ BREACHES = [
     (LUTHIER, "luthier/undeclared.py", ""),
     (TORCH, "api/app.py", "import torch"),
     (TORCH, "worker/process.py", "def late():\n    import transformers"),
-    (TORCH, "jobs/submission.py", "import trainer_core.training.devices"),
+    (TORCH, "jobs/submission.py", "import trainer_core.training.process.devices"),
     (TORCH, "trainer_core/rows/reading.py", "import datasets"),
-    (TRAINING, "trainer_core/training/models.py", "import httpx"),
+    (TRAINING, "trainer_core/training/models/base_model.py", "import httpx"),
     (TRAINING, "trainer_core/rows/reading.py", "import redis"),
     (TRAINING, "trainer_core/spec/base.py", "import sqlalchemy"),
 ]

@@ -8,8 +8,8 @@ prints the code of the error that the run would end with, or "saved". It imports
 import sys
 from pathlib import Path
 
-from trainer_core.training.directories import whole_or_absent
-from trainer_core.training.failures import typed_error
+from trainer_core.training.process.directories import whole_or_absent
+from trainer_core.training.process.failures import typed_error
 
 
 def main(folder: Path) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 import accelerate.state
 
-from trainer_core.training import arguments
 from trainer_core.training.__main__ import main
+from trainer_core.training.loop import arguments
 
 State = accelerate.state.AcceleratorState
 _make_state = State.__init__

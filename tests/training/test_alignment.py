@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 from trainer_core.spec.tasks.token_classification import SpansRow
-from trainer_core.training.alignment import (
+from trainer_core.training.models.alignment import (
     encode_places,
     first_tokens,
     join_words,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainer_core.training.batching import (
+from trainer_core.training.data.batching import (
     RowOrder,
     attention_mask,
     longest_first,

@@ -25,9 +25,9 @@ from trainer_core.rows import fitting
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import CacheFolder, Outcome, Result, RunDirectory, write_json
 from trainer_core.spec import parse_spec
-from trainer_core.training import tokenizing
-from trainer_core.training.caching import Cache
-from trainer_core.training.keys import rows_key, tokens_key
+from trainer_core.training.data.caching import Cache
+from trainer_core.training.data.keys import rows_key, tokens_key
+from trainer_core.training.recipes import tokenizing
 
 SPEC: dict[str, Any] = {
     "task": "text-classification",

@@ -17,10 +17,10 @@ from tests.training.tiny import (
     tokenized,
 )
 from trainer_core.run_directory import Result
-from trainer_core.training import language_loss
-from trainer_core.training.language_loss import LanguageLoss, find_logit_map
-from trainer_core.training.recipe import Measured
-from trainer_core.training.token_losses import token_metrics
+from trainer_core.training.recipes import language_loss
+from trainer_core.training.recipes.language_loss import LanguageLoss, find_logit_map
+from trainer_core.training.recipes.recipe import Measured
+from trainer_core.training.recipes.token_losses import token_metrics
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.tiny import CHATML, carry_out, events_of, make_run, save_decoder
 from trainer_core.run_directory import Result
-from trainer_core.training.chats import encode_chat, render
+from trainer_core.training.data.chats import encode_chat, render
 
 pytestmark = pytest.mark.slow
 

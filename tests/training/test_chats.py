@@ -5,7 +5,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
 from tests.training.tiny import CHATML, chat_tokenizer
 from trainer_core.errors import UnusableModel
-from trainer_core.training.chats import Chat, chatml_template, encode_chat, render
+from trainer_core.training.data.chats import Chat, chatml_template, encode_chat, render
 
 pytestmark = pytest.mark.slow
 

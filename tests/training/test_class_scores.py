@@ -7,7 +7,7 @@ from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from tests.training.tiny import tokenized
-from trainer_core.training.class_scores import (
+from trainer_core.training.metrics.class_scores import (
     best_cut,
     class_table,
     confusions,
@@ -15,8 +15,8 @@ from trainer_core.training.class_scores import (
     number_scores,
     single_label_scores,
 )
-from trainer_core.training.judges import MultiLabelJudge, RegressionJudge, SingleLabelJudge
-from trainer_core.training.recipe import Measured
+from trainer_core.training.recipes.judges import MultiLabelJudge, RegressionJudge, SingleLabelJudge
+from trainer_core.training.recipes.recipe import Measured
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from tests.training.tiny import COLOURS, carry_out, colour_rows, events_of, make
 from trainer_core.errors import InvalidSpec
 from trainer_core.run_directory import read_json
 from trainer_core.spec import parse_spec
-from trainer_core.training.class_weights import (
+from trainer_core.training.losses.class_weights import (
     class_weights,
     multi_label_weight,
     single_label_weight,

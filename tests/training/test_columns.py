@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer_core.training.columns import read_lengths
-from trainer_core.training.tokens import RowsWriter, TokenizedRows
+from trainer_core.training.data.columns import read_lengths
+from trainer_core.training.data.tokens import RowsWriter, TokenizedRows
 
 COLUMNS = {"input_ids": np.int32, "labels": np.int64, "none": np.float32}
 

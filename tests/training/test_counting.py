@@ -7,7 +7,7 @@ import pytest
 
 from tests.training.tiny import carry_out, make_run, save_decoder
 from trainer_core.run_directory import Result, RunDirectory, read_json
-from trainer_core.training.checkpoints import LINEAGE
+from trainer_core.training.loop.checkpoints import LINEAGE
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer_core.training.cross_entropy import LogitMap, linear_cross_entropy
+from trainer_core.training.losses.cross_entropy import LogitMap, linear_cross_entropy
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, RunDirectory, write_json
 from trainer_core.spec import JobSpec, parse_spec
 from trainer_core.training import __main__, preparing
-from trainer_core.training.arguments import check_arguments
-from trainer_core.training.devices import Device, choose_device
-from trainer_core.training.stopping import Stopping
+from trainer_core.training.loop.arguments import check_arguments
+from trainer_core.training.process.devices import Device, choose_device
+from trainer_core.training.process.stopping import Stopping
 
 pytestmark = pytest.mark.slow  # it imports torch
 

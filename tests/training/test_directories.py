@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from trainer_core.run_directory import verified_manifest
-from trainer_core.training.directories import clear_leftovers, discard, whole_or_absent
+from trainer_core.training.process.directories import clear_leftovers, discard, whole_or_absent
 
 
 def test_a_directory_appears_sealed(tmp_path: Path) -> None:

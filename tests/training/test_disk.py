@@ -15,11 +15,11 @@ from trainer_core.errors import DiskFull, TypedError
 from trainer_core.events import CheckpointSaved, Event
 from trainer_core.run_directory import Result, RunDirectory, read_json, verified_manifest
 from trainer_core.spec import parse_spec
-from trainer_core.training.directories import whole_or_absent
-from trainer_core.training.models import open_model
+from trainer_core.training.models.base_model import open_model
+from trainer_core.training.process.directories import whole_or_absent
+from trainer_core.training.process.stopping import Stopping
 from trainer_core.training.room import Need, check_room, estimate_need
 from trainer_core.training.run import run
-from trainer_core.training.stopping import Stopping
 
 pytestmark = pytest.mark.slow
 

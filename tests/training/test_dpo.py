@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.training.tiny import carry_out, events_of, make_run, measured_again, save_decoder
 from trainer_core.run_directory import Result, RunDirectory, file_sha256
 from trainer_core.spec.tasks.preferences import Pair
-from trainer_core.training.chats import chatml_template
-from trainer_core.training.completions import encode_completions
+from trainer_core.training.data.chats import chatml_template
+from trainer_core.training.recipes.completions import encode_completions
 from trainer_core.training.tasks.dpo import build
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 from trl import DPOTrainer
 
-from trainer_core.training.dpo_losses import LOSSES, Ratios
+from trainer_core.training.losses.dpo_losses import LOSSES, Ratios
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from trainer_core.errors import EmptyFile, TypedError, Whose
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs
 from trainer_core.spec import Relief, parse_spec
-from trainer_core.training.failures import is_capacity, typed_error
+from trainer_core.training.process.failures import is_capacity, typed_error
 
 RELIEF = Relief(
     "Set training.micro_batch_size to 12.",

@@ -19,10 +19,10 @@ from tests.training.tiny import (
 )
 from trainer_core.events import Event, PhaseEntered
 from trainer_core.run_directory import Result, RunDirectory, file_sha256, read_json, write_json
-from trainer_core.training.checkpoints import steps_saved
-from trainer_core.training.recipe import Measured, Recipe
+from trainer_core.training.loop.checkpoints import steps_saved
+from trainer_core.training.process.stopping import Stopping
+from trainer_core.training.recipes.recipe import Measured, Recipe
 from trainer_core.training.run import run
-from trainer_core.training.stopping import Stopping
 from trainer_core.training.tasks import text_classification
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, T5Config, T5ForCond
 from tests.training.tiny import carry_out, colour_rows, events_of, make_run, save_encoder
 from trainer_core.errors import InvalidSpec
 from trainer_core.run_directory import Result
-from trainer_core.training.freezing import freeze
+from trainer_core.training.models.freezing import freeze
 
 pytestmark = pytest.mark.slow
 

@@ -29,7 +29,7 @@ from tests.training.tiny import (
 )
 from trainer_core.run_directory import Result, RunDirectory, file_sha256, read_json
 from trainer_core.spec import TASKS
-from trainer_core.training.loop import RunLoop
+from trainer_core.training.loop.run_loop import RunLoop
 
 pytestmark = [
     pytest.mark.slow,

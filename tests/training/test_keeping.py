@@ -24,9 +24,9 @@ from trainer_core.run_directory import (
     file_sha256,
     verified_manifest,
 )
-from trainer_core.training.checkpoints import checkpoint_path, steps_saved
+from trainer_core.training.loop.checkpoints import checkpoint_path, steps_saved
+from trainer_core.training.process.stopping import Stopping
 from trainer_core.training.run import run
-from trainer_core.training.stopping import Stopping
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from tests.training.tiny import carry_out, make_run, save_decoder
 from trainer_core.run_directory import Result, RunDirectory
 from trainer_core.spec import parse_spec
 from trainer_core.spec.tasks.kto import KTO
-from trainer_core.training.completions import encode_completions, with_other_completion
+from trainer_core.training.recipes.completions import encode_completions, with_other_completion
 from trainer_core.training.tasks.kto import divergence, kto_losses, mixed_up
 
 pytestmark = pytest.mark.slow

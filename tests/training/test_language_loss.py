@@ -22,9 +22,9 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from trainer_core.training import language_loss
-from trainer_core.training.cross_entropy import LogitMap
-from trainer_core.training.language_loss import LanguageLoss, find_logit_map
+from trainer_core.training.losses.cross_entropy import LogitMap
+from trainer_core.training.recipes import language_loss
+from trainer_core.training.recipes.language_loss import LanguageLoss, find_logit_map
 
 pytestmark = [
     pytest.mark.slow,

@@ -31,8 +31,8 @@ from tests.training.tiny import (
     stop_after,
 )
 from trainer_core.run_directory import Result, RunDirectory, file_sha256, read_json
-from trainer_core.training import language_loss
-from trainer_core.training.language_loss import LanguageLoss, find_logit_map, own_labels
+from trainer_core.training.recipes import language_loss
+from trainer_core.training.recipes.language_loss import LanguageLoss, find_logit_map, own_labels
 from trainer_core.training.tasks.masked_lm import (
     MaskedCollator,
     Masking,

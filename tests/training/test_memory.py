@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.training.tiny import carry_out, colour_rows, events_of, make_run, save_encoder
 from trainer_core.run_directory import Result, RunDirectory, read_json, write_json
 from trainer_core.spec import parse_spec
-from trainer_core.training.trainer import RecipeTrainer
+from trainer_core.training.loop.trainer import RecipeTrainer
 
 pytestmark = pytest.mark.slow
 

@@ -31,7 +31,7 @@ from trainer_core.errors import InvalidSpec, UnsafeModel, UnusableModel
 from trainer_core.run_directory import Result, read_json, write_json
 from trainer_core.spec import JobSpec, parse_spec
 from trainer_core.training.limits import check_limits
-from trainer_core.training.models import BaseModel, LoadedModel, load_model, open_model
+from trainer_core.training.models.base_model import BaseModel, LoadedModel, load_model, open_model
 
 pytestmark = pytest.mark.slow
 

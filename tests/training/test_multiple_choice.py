@@ -20,8 +20,8 @@ from tests.training.tiny import (
     setup_for,
 )
 from trainer_core.run_directory import Outcome, Result, RunDirectory, read_json
-from trainer_core.training.encoding import encode
-from trainer_core.training.recipe import Measured, Recipe
+from trainer_core.training.data.encoding import encode
+from trainer_core.training.recipes.recipe import Measured, Recipe
 from trainer_core.training.tasks.multiple_choice import ChoiceCollator, build, choice_loss
 
 pytestmark = pytest.mark.slow

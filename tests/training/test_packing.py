@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from tests.training.test_language_loss import ARCHITECTURES
 from tests.training.tiny import carry_out, events_of, make_run, save_decoder
 from trainer_core.run_directory import Result, RunDirectory
-from trainer_core.training.packing import keeps_apart, pack
+from trainer_core.training.recipes.packing import keeps_apart, pack
 from trainer_core.training.tasks.causal_lm import CausalCollator
 
 pytestmark = pytest.mark.slow

@@ -37,9 +37,9 @@ from trainer_core.run_directory import (
     write_json,
 )
 from trainer_core.spec import parse_spec
-from trainer_core.training import processes
-from trainer_core.training.arguments import check_arguments, deepspeed_settings
-from trainer_core.training.devices import Device, choose_device
+from trainer_core.training.loop.arguments import check_arguments, deepspeed_settings
+from trainer_core.training.process import processes
+from trainer_core.training.process.devices import Device, choose_device
 
 pytestmark = pytest.mark.slow
 

@@ -20,8 +20,8 @@ from tests.training.tiny import (
 from trainer_core.errors import InvalidSpec
 from trainer_core.run_directory import Result, RunDirectory, file_sha256
 from trainer_core.spec import parse_spec
-from trainer_core.training.devices import Device
-from trainer_core.training.quantizing import Quantizing, choose_quantizing
+from trainer_core.training.models.quantizing import Quantizing, choose_quantizing
+from trainer_core.training.process.devices import Device
 
 pytestmark = [
     pytest.mark.slow,

@@ -20,12 +20,12 @@ from tests.training.tiny import (
     setup_for,
 )
 from trainer_core.run_directory import Outcome, Result, RunDirectory, read_json
-from trainer_core.training.recipe import Measured, Recipe
-from trainer_core.training.spans import best_spans, choose_answer, span_loss
-from trainer_core.training.squad import best_f1, exact_match, score_answers
+from trainer_core.training.data.spans import best_spans, choose_answer, span_loss
+from trainer_core.training.data.tokens import TokenizedRows
+from trainer_core.training.data.windows import cut_texts, make_windows
+from trainer_core.training.metrics.squad import best_f1, exact_match, score_answers
+from trainer_core.training.recipes.recipe import Measured, Recipe
 from trainer_core.training.tasks.question_answering import build
-from trainer_core.training.tokens import TokenizedRows
-from trainer_core.training.windows import cut_texts, make_windows
 
 pytestmark = pytest.mark.slow
 

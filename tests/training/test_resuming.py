@@ -22,9 +22,9 @@ from trainer_core.run_directory import (
     write_json,
 )
 from trainer_core.spec import parse_spec
-from trainer_core.training.checkpoints import LINEAGE, steps_saved
-from trainer_core.training.devices import Device
-from trainer_core.training.resuming import Checkpoint, keep_choices
+from trainer_core.training.loop.checkpoints import LINEAGE, steps_saved
+from trainer_core.training.loop.resuming import Checkpoint, keep_choices
+from trainer_core.training.process.devices import Device
 
 pytestmark = pytest.mark.slow
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainer_core.training.retrieval import retrieve
+from trainer_core.training.recipes.retrieval import retrieve
 
 pytestmark = pytest.mark.slow
 

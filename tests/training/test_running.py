@@ -30,11 +30,11 @@ from trainer_core.run_directory import (
 )
 from trainer_core.spec import TASKS
 from trainer_core.training import tasks
-from trainer_core.training.callbacks import num_without_gain
-from trainer_core.training.checkpoints import steps_saved
+from trainer_core.training.loop.callbacks import num_without_gain
+from trainer_core.training.loop.checkpoints import steps_saved
+from trainer_core.training.loop.trainer import RunTrainer
+from trainer_core.training.process.stopping import Stopping
 from trainer_core.training.run import run
-from trainer_core.training.stopping import Stopping
-from trainer_core.training.trainer import RunTrainer
 
 pytestmark = pytest.mark.slow
 

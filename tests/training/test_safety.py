@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from trainer_core.errors import UnsafeModel, UnusableModel
-from trainer_core.training.safety import check_config, check_model_files
+from trainer_core.training.process.safety import check_config, check_model_files
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from tests.training.tiny import carry_out, make_run, save_decoder
 from trainer_core.errors import InvalidSpec
 from trainer_core.run_directory import Result, read_json
 from trainer_core.spec.parts import ScratchSpec
-from trainer_core.training import scratch
-from trainer_core.training.models import BaseModel, load_model, open_model
-from trainer_core.training.scratch import begin_anew
+from trainer_core.training.models import scratch
+from trainer_core.training.models.base_model import BaseModel, load_model, open_model
+from trainer_core.training.models.scratch import begin_anew
 
 pytestmark = pytest.mark.slow
 

@@ -44,8 +44,8 @@ from trainer_core.run_directory import (
 )
 from trainer_core.spec import parse_spec
 from trainer_core.training import building
-from trainer_core.training.embedding import Embedder, EmbeddingLoss
-from trainer_core.training.sentence_folders import pooling_module
+from trainer_core.training.models.sentence_folders import pooling_module
+from trainer_core.training.recipes.embedding import Embedder, EmbeddingLoss
 from trainer_core.training.tasks.sentence_embedding import TextsCollator, make_loss
 
 pytestmark = [

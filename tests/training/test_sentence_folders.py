@@ -8,7 +8,7 @@ import pytest
 from transformers import BertConfig, LlamaConfig
 
 from trainer_core.errors import UnusableModel
-from trainer_core.training.sentence_folders import read_form
+from trainer_core.training.models.sentence_folders import read_form
 
 pytestmark = pytest.mark.slow
 

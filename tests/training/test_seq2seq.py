@@ -31,7 +31,7 @@ from tests.training.tiny import (
     save_writer,
 )
 from trainer_core.run_directory import Result, RunDirectory, read_json
-from trainer_core.training.text_metrics import rouge_scores, translation_scores
+from trainer_core.training.metrics.text_metrics import rouge_scores, translation_scores
 
 pytestmark = [
     pytest.mark.slow,

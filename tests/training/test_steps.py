@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from trainer_core.training.batching import RowOrder
-from trainer_core.training.steps import (
+from trainer_core.training.data.batching import RowOrder
+from trainer_core.training.loop.steps import (
     Cutting,
     EvaluationSampler,
     StepLoader,

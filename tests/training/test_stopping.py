@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer_core.run_directory import RunDirectory, StopRequest
-from trainer_core.training.stopping import StopAsked, Stopping
+from trainer_core.training.process.stopping import StopAsked, Stopping
 
 
 @pytest.fixture

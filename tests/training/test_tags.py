@@ -1,7 +1,7 @@
 import pytest
 from seqeval.metrics import f1_score, precision_score, recall_score
 
-from trainer_core.training.tags import (
+from trainer_core.training.data.tags import (
     Entity,
     entities_of,
     scheme_of,

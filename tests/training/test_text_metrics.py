@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from trainer_core.training.text_metrics import (
+from trainer_core.training.metrics.text_metrics import (
     Script,
     ScriptTokenizer,
     count_letters,

@@ -19,9 +19,9 @@ from tests.training.tiny import (
     setup_for,
 )
 from trainer_core.run_directory import Result, RunDirectory, read_json, write_json
-from trainer_core.training.recipe import Measured, Recipe
+from trainer_core.training.recipes.recipe import Measured, Recipe
+from trainer_core.training.recipes.token_losses import TokenLoss
 from trainer_core.training.tasks.token_classification import build
-from trainer_core.training.token_losses import TokenLoss
 
 pytestmark = pytest.mark.slow
 

@@ -20,9 +20,9 @@ from tests.training.tiny import (
 )
 from trainer_core.events import ListReporter, MetricsMeasured, Phase, PhaseEntered, Warned
 from trainer_core.run_directory import Result, RunDirectory, verified_manifest
-from trainer_core.training import tracking
-from trainer_core.training.trackers import TRACKERS, TrackedRun
-from trainer_core.training.tracking import Tracking
+from trainer_core.training.loop import tracking
+from trainer_core.training.loop.trackers import TRACKERS, TrackedRun
+from trainer_core.training.loop.tracking import Tracking
 
 pytestmark = pytest.mark.slow
 

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.tiny import carry_out, events_of, make_run, save_decoder, stop_after
 from trainer_core.run_directory import Result, RunDirectory, file_sha256
-from trainer_core.training.recipe import Measured, Recipe, Setup
+from trainer_core.training.data.tokens import TokenRow
+from trainer_core.training.loop.trainer import RecipeTrainer, RunTrainer
+from trainer_core.training.recipes.recipe import Measured, Recipe, Setup
 from trainer_core.training.tasks import causal_lm
-from trainer_core.training.tokens import TokenRow
-from trainer_core.training.trainer import RecipeTrainer, RunTrainer
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tests.training.tiny import chat_tokenizer
-from trainer_core.training import words as words_module
-from trainer_core.training.encoding import encode
-from trainer_core.training.words import WordTokens
+from trainer_core.training.data import words as words_module
+from trainer_core.training.data.encoding import encode
+from trainer_core.training.data.words import WordTokens
 
 
 @pytest.fixture(scope="module")

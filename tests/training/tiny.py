@@ -27,13 +27,13 @@ from trainer_core.rows.checking import survey
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, Outcome, RunDirectory, read_json, write_json
 from trainer_core.spec import parse_spec
-from trainer_core.training.caching import Cache
-from trainer_core.training.devices import Device
-from trainer_core.training.models import open_model
-from trainer_core.training.recipe import Measured, Recipe, Setup
+from trainer_core.training.data.caching import Cache
+from trainer_core.training.data.tokens import RowsWriter, TokenizedRows
+from trainer_core.training.models.base_model import open_model
+from trainer_core.training.process.devices import Device
+from trainer_core.training.process.stopping import Stopping
+from trainer_core.training.recipes.recipe import Measured, Recipe, Setup
 from trainer_core.training.run import run
-from trainer_core.training.stopping import Stopping
-from trainer_core.training.tokens import RowsWriter, TokenizedRows
 
 COLOURS = ["red", "green", "blue"]
 WORDS = [

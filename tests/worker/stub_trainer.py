@@ -12,7 +12,7 @@ from multiprocessing import Process
 
 from trainer_core.events import JsonlReporter, Phase, PhaseEntered, Progressed
 from trainer_core.run_directory import Outcome, Result, RunDirectory, write_json
-from trainer_core.training.supervision import begin, tell_stacks, wait_for_order
+from trainer_core.training.process.supervision import begin, tell_stacks, wait_for_order
 
 FLOOD_BYTES = 400 << 20
 

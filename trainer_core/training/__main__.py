@@ -15,9 +15,14 @@ from pathlib import Path
 
 from trainer_core.errors import LuthierError
 from trainer_core.run_directory import Outcome, Result, RunDirectory
-from trainer_core.training.launching import Launch, end_by
-from trainer_core.training.stopping import Stopping
-from trainer_core.training.supervision import begin, tell_stacks, wait_for_order, watch_supervisor
+from trainer_core.training.process.launching import Launch, end_by
+from trainer_core.training.process.stopping import Stopping
+from trainer_core.training.process.supervision import (
+    begin,
+    tell_stacks,
+    wait_for_order,
+    watch_supervisor,
+)
 
 EXIT_CODES = {Result.SUCCEEDED: 0, Result.STOPPED: 75, Result.FAILED: 1}
 
@@ -71,7 +76,7 @@ def _run_together(directory: RunDirectory, *, is_quiet: bool) -> int:
     stopping = Stopping(directory, agree=_agree)
     stopping.listen([signal.SIGTERM], is_patient=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # see Launch
-    from trainer_core.training import processes
+    from trainer_core.training.process import processes
 
     processes.join()
     try:
@@ -81,13 +86,13 @@ def _run_together(directory: RunDirectory, *, is_quiet: bool) -> int:
 
 
 def _agree(is_asked: bool) -> bool:
-    from trainer_core.training import processes
+    from trainer_core.training.process import processes
 
     return processes.is_any(here=is_asked)
 
 
 def _carried_out(directory: RunDirectory, stopping: Stopping, *, is_quiet: bool) -> int:
-    from trainer_core.training.narrating import LineReporter
+    from trainer_core.training.process.narrating import LineReporter
     from trainer_core.training.run import run
 
     watchers = [] if is_quiet else [LineReporter(sys.stdout)]
@@ -102,7 +107,7 @@ def _num_processes(directory: RunDirectory) -> int:
         return 1
     if inputs.num_processes == 1 or inputs.device == "cpu":
         return inputs.num_processes
-    from trainer_core.training.devices import num_devices
+    from trainer_core.training.process.devices import num_devices
 
     return inputs.num_processes if inputs.num_processes <= num_devices(inputs.device) else 1
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core.run_directory import Outcome, RunDirectory, write_json
+from trainer_core.training.process.stopping import Stopping
 from trainer_core.training.run import run
-from trainer_core.training.stopping import Stopping
 
 
 def train(

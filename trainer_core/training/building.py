@@ -9,21 +9,21 @@ from trainer_core.rows.checking import MIN_TRAIN_ROWS, SPLITS
 from trainer_core.run_directory import RunDirectory, write_json
 from trainer_core.spec import JobSpec
 from trainer_core.spec.resolving import num_optimizer_steps
-from trainer_core.training import processes
-from trainer_core.training.adapters import add_adapter
-from trainer_core.training.arguments import training_arguments
-from trainer_core.training.clock import PhaseClock
 from trainer_core.training.deciding import Decided
-from trainer_core.training.freezing import freeze
-from trainer_core.training.lineage import with_rows
-from trainer_core.training.loop import RunLoop
+from trainer_core.training.loop.arguments import training_arguments
+from trainer_core.training.loop.lineage import with_rows
+from trainer_core.training.loop.run_loop import RunLoop
+from trainer_core.training.loop.steps import padding_share
+from trainer_core.training.loop.trainer import RunTrainer
+from trainer_core.training.models.freezing import freeze
+from trainer_core.training.models.stacks import layer_classes
 from trainer_core.training.preparing import Given
-from trainer_core.training.recipe import Recipe, Setup
-from trainer_core.training.stacks import layer_classes
-from trainer_core.training.steps import padding_share
-from trainer_core.training.stopping import Stopping
+from trainer_core.training.process import processes
+from trainer_core.training.process.clock import PhaseClock
+from trainer_core.training.process.stopping import Stopping
+from trainer_core.training.recipes.adapters import add_adapter
+from trainer_core.training.recipes.recipe import Recipe, Setup
 from trainer_core.training.tasks import find_task
-from trainer_core.training.trainer import RunTrainer
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,19 @@ from typing import Any
 from trainer_core.events import Logged, Phase, Reporter, Warned
 from trainer_core.run_directory import RunDirectory, write_json
 from trainer_core.spec import Choice, Facts, JobSpec, Resolution, resolve, with_micro_batch
-from trainer_core.training import processes
-from trainer_core.training.arguments import check_arguments
-from trainer_core.training.clock import PhaseClock
 from trainer_core.training.limits import check_limits
-from trainer_core.training.lineage import describe_origin, describe_run
-from trainer_core.training.models import BaseModel, open_model
-from trainer_core.training.packing import has_flash_attention
+from trainer_core.training.loop.arguments import check_arguments
+from trainer_core.training.loop.lineage import describe_origin, describe_run
+from trainer_core.training.loop.resuming import Checkpoint, keep_choices, resumable, tell_resumption
+from trainer_core.training.models.base_model import BaseModel, open_model
+from trainer_core.training.models.quantizing import choose_quantizing
+from trainer_core.training.models.scratch import begin_anew
+from trainer_core.training.models.sentence_folders import SentenceForm, read_form
 from trainer_core.training.preparing import Given
-from trainer_core.training.quantizing import choose_quantizing
-from trainer_core.training.resuming import Checkpoint, keep_choices, resumable, tell_resumption
+from trainer_core.training.process import processes
+from trainer_core.training.process.clock import PhaseClock
+from trainer_core.training.recipes.packing import has_flash_attention
 from trainer_core.training.room import check_room, estimate_need
-from trainer_core.training.scratch import begin_anew
-from trainer_core.training.sentence_folders import SentenceForm, read_form
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,11 @@ from pathlib import Path
 
 from trainer_core.events import Phase, Reporter
 from trainer_core.run_directory import RunDirectory, write_json
-from trainer_core.training import processes
-from trainer_core.training.adapters import merge_adapter
-from trainer_core.training.arguments import is_greater_better
-from trainer_core.training.cards import hub_name, model_card
-from trainer_core.training.clock import PhaseClock
 from trainer_core.training.deciding import Decided
-from trainer_core.training.evaluations import (
+from trainer_core.training.loop.arguments import is_greater_better
+from trainer_core.training.loop.run_loop import RunLoop
+from trainer_core.training.loop.tracking import copy_tracking
+from trainer_core.training.metrics.evaluations import (
     PREDICTIONS,
     REPORT,
     describe_gain,
@@ -21,10 +19,12 @@ from trainer_core.training.evaluations import (
     with_baseline,
     write_predictions,
 )
-from trainer_core.training.loop import RunLoop
-from trainer_core.training.recipe import Recipe
-from trainer_core.training.saving import Weights, save_adapter, save_model, whole_weights
-from trainer_core.training.tracking import copy_tracking
+from trainer_core.training.models.saving import Weights, save_adapter, save_model, whole_weights
+from trainer_core.training.process import processes
+from trainer_core.training.process.clock import PhaseClock
+from trainer_core.training.recipes.adapters import merge_adapter
+from trainer_core.training.recipes.cards import hub_name, model_card
+from trainer_core.training.recipes.recipe import Recipe
 
 
 @dataclass(slots=True)

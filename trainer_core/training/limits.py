@@ -2,7 +2,7 @@
 
 from trainer_core.errors import FieldProblem, InvalidSpec
 from trainer_core.spec import JobSpec
-from trainer_core.training.models import BaseModel
+from trainer_core.training.models.base_model import BaseModel
 
 _LAST_RATE = 1e-7  # where transformers' polynomial schedule ends, whatever it starts from
 

@@ -13,11 +13,11 @@ from trainer_core.rows.checking import Survey
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, RunDirectory
 from trainer_core.spec import JobSpec, unused
-from trainer_core.training import processes
-from trainer_core.training.caching import Cache
-from trainer_core.training.devices import Device, choose_device
-from trainer_core.training.lineage import data_hashes
-from trainer_core.training.surveying import known_survey
+from trainer_core.training.data.caching import Cache
+from trainer_core.training.data.surveying import known_survey
+from trainer_core.training.loop.lineage import data_hashes
+from trainer_core.training.process import processes
+from trainer_core.training.process.devices import Device, choose_device
 
 OWN_CACHE = "cache"  # of what is made of rows, where it is not kept for other runs
 

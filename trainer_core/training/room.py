@@ -11,7 +11,7 @@ from pathlib import Path
 from trainer_core.errors import DiskFull
 from trainer_core.spec import JobSpec
 from trainer_core.spec.resolving import num_optimizer_steps
-from trainer_core.training.models import BaseModel
+from trainer_core.training.models.base_model import BaseModel
 
 _WEIGHT_BYTES = 4  # checkpoints and models are saved as they are trained, in fp32
 _MOMENTS = {  # numbers that an optimizer keeps of each weight, in fp32; of others fewer, or smaller

@@ -26,19 +26,19 @@ from trainer_core.run_directory import (
     write_json,
 )
 from trainer_core.spec import JobSpec, Relief, check_built, parse_spec, relief_of
-from trainer_core.training import processes
 from trainer_core.training.building import build
-from trainer_core.training.caching import Cache
-from trainer_core.training.checkpoints import steps_saved
-from trainer_core.training.clock import PhaseClock
+from trainer_core.training.data.caching import Cache
 from trainer_core.training.deciding import Decided, decide
-from trainer_core.training.directories import clear_leftovers
-from trainer_core.training.failures import typed_error
 from trainer_core.training.finishing import Finish
-from trainer_core.training.loop import RunLoop
+from trainer_core.training.loop.checkpoints import steps_saved
+from trainer_core.training.loop.run_loop import RunLoop
+from trainer_core.training.loop.tracking import Tracking, tracked_run
 from trainer_core.training.preparing import OWN_CACHE, Given, open_cache, prepare
-from trainer_core.training.stopping import StopAsked, Stopping
-from trainer_core.training.tracking import Tracking, tracked_run
+from trainer_core.training.process import processes
+from trainer_core.training.process.clock import PhaseClock
+from trainer_core.training.process.directories import clear_leftovers
+from trainer_core.training.process.failures import typed_error
+from trainer_core.training.process.stopping import StopAsked, Stopping
 
 
 def run(

@@ -4,7 +4,7 @@ import importlib
 from typing import Protocol, cast
 
 from trainer_core.spec import TASKS
-from trainer_core.training.recipe import Recipe, Setup
+from trainer_core.training.recipes.recipe import Recipe, Setup
 
 
 class Task(Protocol):

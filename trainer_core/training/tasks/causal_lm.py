@@ -22,22 +22,22 @@ from trainer_core.errors import UnusableModel
 from trainer_core.events import Phase
 from trainer_core.spec.tasks.causal_lm import CausalLM, CompletionRow, TextRow
 from trainer_core.spec.tasks.messages import MessagesRow
-from trainer_core.training.batching import attention_mask, pad_rows
-from trainer_core.training.chats import encode_chat, render
-from trainer_core.training.decoders import load_decoder, usage
-from trainer_core.training.encoding import encode
-from trainer_core.training.language_loss import make_language_loss, next_labels
-from trainer_core.training.models import BaseModel
-from trainer_core.training.packing import has_flash_attention, keeps_apart, packed_batch
-from trainer_core.training.recipe import Recipe, Setup, count_labels
-from trainer_core.training.token_losses import token_metrics, token_predictions
-from trainer_core.training.tokenizing import (
+from trainer_core.training.data.batching import attention_mask, pad_rows
+from trainer_core.training.data.chats import encode_chat, render
+from trainer_core.training.data.encoding import encode
+from trainer_core.training.data.tokens import Array, TokenRow
+from trainer_core.training.models.base_model import BaseModel
+from trainer_core.training.recipes.decoders import load_decoder, usage
+from trainer_core.training.recipes.language_loss import make_language_loss, next_labels
+from trainer_core.training.recipes.packing import has_flash_attention, keeps_apart, packed_batch
+from trainer_core.training.recipes.recipe import Recipe, Setup, count_labels
+from trainer_core.training.recipes.token_losses import token_metrics, token_predictions
+from trainer_core.training.recipes.tokenizing import (
     Tokenized,
     tell_left_out,
     tell_lost_turns,
     tokenize_splits,
 )
-from trainer_core.training.tokens import Array, TokenRow
 
 _NO_LIMIT = 2**31 - 1
 

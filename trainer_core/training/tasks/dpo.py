@@ -16,17 +16,17 @@ import torch
 
 from trainer_core.events import Phase
 from trainer_core.spec.tasks.dpo import DPO
-from trainer_core.training.completions import num_learnt, score
-from trainer_core.training.dpo_losses import LOSSES, Ratios
-from trainer_core.training.pairs import (
+from trainer_core.training.losses.dpo_losses import LOSSES, Ratios
+from trainer_core.training.recipes.completions import num_learnt, score
+from trainer_core.training.recipes.pairs import (
     pair_metrics,
     pair_predictions,
     rewards_and_losses,
     tokenize_pairs,
 )
-from trainer_core.training.policies import load_policy, tell_what_is_lost
-from trainer_core.training.recipe import Batch, Recipe, Setup
-from trainer_core.training.reference import REFERENCE
+from trainer_core.training.recipes.policies import load_policy, tell_what_is_lost
+from trainer_core.training.recipes.recipe import Batch, Recipe, Setup
+from trainer_core.training.recipes.reference import REFERENCE
 
 
 @dataclass(frozen=True, slots=True)

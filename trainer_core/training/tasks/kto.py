@@ -20,7 +20,10 @@ from sklearn.metrics import roc_auc_score
 
 from trainer_core.events import Phase, Reporter, Warned
 from trainer_core.spec.tasks.kto import KTO
-from trainer_core.training.completions import (
+from trainer_core.training.data.tokens import TokenRow
+from trainer_core.training.loop.steps import MicroBatch
+from trainer_core.training.loop.trainer import RunTrainer
+from trainer_core.training.recipes.completions import (
     COLUMNS,
     Completion,
     Encode,
@@ -29,13 +32,10 @@ from trainer_core.training.completions import (
     score,
     with_other_completion,
 )
-from trainer_core.training.policies import load_policy, tell_what_is_lost
-from trainer_core.training.recipe import Batch, Measured, Recipe, Setup
-from trainer_core.training.reference import REFERENCE
-from trainer_core.training.steps import MicroBatch
-from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import TokenRow
-from trainer_core.training.trainer import RunTrainer
+from trainer_core.training.recipes.policies import load_policy, tell_what_is_lost
+from trainer_core.training.recipes.recipe import Batch, Measured, Recipe, Setup
+from trainer_core.training.recipes.reference import REFERENCE
+from trainer_core.training.recipes.tokenizing import Tokenized, tokenize_splits
 
 _KL = "kl"  # of a batch: the divergence over its whole optimizer step, in nats
 

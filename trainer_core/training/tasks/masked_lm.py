@@ -20,13 +20,18 @@ from trainer_core.errors import FieldProblem, InvalidSpec, TooFewRows, UnusableM
 from trainer_core.events import Phase, Warned
 from trainer_core.rows.checking import MIN_TRAIN_ROWS
 from trainer_core.spec.tasks.masked_lm import MaskedLM
-from trainer_core.training.batching import attention_mask, pad_rows
-from trainer_core.training.language_loss import make_language_loss, own_labels
-from trainer_core.training.models import BaseModel, LoadedModel, check_architecture, load_model
-from trainer_core.training.recipe import Recipe, Setup, count_labels
-from trainer_core.training.token_losses import token_metrics, token_predictions
-from trainer_core.training.tokenizing import Tokenized, tell_left_out, tokenize_splits
-from trainer_core.training.tokens import Array, TokenRow
+from trainer_core.training.data.batching import attention_mask, pad_rows
+from trainer_core.training.data.tokens import Array, TokenRow
+from trainer_core.training.models.base_model import (
+    BaseModel,
+    LoadedModel,
+    check_architecture,
+    load_model,
+)
+from trainer_core.training.recipes.language_loss import make_language_loss, own_labels
+from trainer_core.training.recipes.recipe import Recipe, Setup, count_labels
+from trainer_core.training.recipes.token_losses import token_metrics, token_predictions
+from trainer_core.training.recipes.tokenizing import Tokenized, tell_left_out, tokenize_splits
 
 _MILLION = 1_000_000
 _SPECIAL = -1  # in place of a word's number: never masked

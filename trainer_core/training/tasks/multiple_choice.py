@@ -25,10 +25,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIPLE_CHOICE_MAP
 from trainer_core.events import Phase
 from trainer_core.rows.checking import rows_of
 from trainer_core.spec.tasks.multiple_choice import MultipleChoice
-from trainer_core.training.batching import attention_mask, pad_rows
-from trainer_core.training.encoding import Encoded, encode
-from trainer_core.training.models import BaseModel, LoadedModel, check_architecture, load_model
-from trainer_core.training.recipe import (
+from trainer_core.training.data.batching import attention_mask, pad_rows
+from trainer_core.training.data.encoding import Encoded, encode
+from trainer_core.training.data.tokens import Array, TokenRow, padding_id
+from trainer_core.training.models.base_model import (
+    BaseModel,
+    LoadedModel,
+    check_architecture,
+    load_model,
+)
+from trainer_core.training.recipes.recipe import (
     LossOfLabels,
     Measured,
     Recipe,
@@ -36,8 +42,7 @@ from trainer_core.training.recipe import (
     count_rows,
     logits_of,
 )
-from trainer_core.training.tokenizing import Tokenized, tell_left_out, tokenize_splits
-from trainer_core.training.tokens import Array, TokenRow, padding_id
+from trainer_core.training.recipes.tokenizing import Tokenized, tell_left_out, tokenize_splits
 
 _NO_LIMIT = 2**31 - 1
 

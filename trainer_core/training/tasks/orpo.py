@@ -16,15 +16,15 @@ from torch.nn.functional import logsigmoid
 
 from trainer_core.events import Phase
 from trainer_core.spec.tasks.orpo import ORPO
-from trainer_core.training.completions import num_learnt, score
-from trainer_core.training.pairs import (
+from trainer_core.training.recipes.completions import num_learnt, score
+from trainer_core.training.recipes.pairs import (
     pair_metrics,
     pair_predictions,
     rewards_and_losses,
     tokenize_pairs,
 )
-from trainer_core.training.policies import load_policy, tell_what_is_lost
-from trainer_core.training.recipe import Batch, Measured, Recipe, Setup
+from trainer_core.training.recipes.policies import load_policy, tell_what_is_lost
+from trainer_core.training.recipes.recipe import Batch, Measured, Recipe, Setup
 
 _MOST_CERTAIN = -1e-6  # nats a token; a certainty has infinite odds
 

@@ -24,14 +24,19 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_
 from trainer_core.errors import FieldProblem, InvalidSpec, UnusableModel
 from trainer_core.events import Phase, Warned
 from trainer_core.spec.tasks.question_answering import Answer, QuestionAnswering
-from trainer_core.training.batching import attention_mask, pad_rows
-from trainer_core.training.models import BaseModel, LoadedModel, check_architecture, load_model
-from trainer_core.training.recipe import Batch, Measured, Recipe, Setup, count_rows
-from trainer_core.training.spans import Guess, best_spans, choose_answer, span_loss
-from trainer_core.training.squad import score_answers
-from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import Array, TokenRow, padding_id
-from trainer_core.training.windows import Window, cut_texts, make_windows
+from trainer_core.training.data.batching import attention_mask, pad_rows
+from trainer_core.training.data.spans import Guess, best_spans, choose_answer, span_loss
+from trainer_core.training.data.tokens import Array, TokenRow, padding_id
+from trainer_core.training.data.windows import Window, cut_texts, make_windows
+from trainer_core.training.metrics.squad import score_answers
+from trainer_core.training.models.base_model import (
+    BaseModel,
+    LoadedModel,
+    check_architecture,
+    load_model,
+)
+from trainer_core.training.recipes.recipe import Batch, Measured, Recipe, Setup, count_rows
+from trainer_core.training.recipes.tokenizing import Tokenized, tokenize_splits
 
 _CODES = {"cut": "questions_truncated", "lost": "answers_lost", "long": "answers_too_long"}
 _SLACK = 4  # tokens: where a question is cut, its end may come out as more of them

@@ -17,21 +17,21 @@ from torch.nn.functional import logsigmoid
 
 from trainer_core.events import Phase
 from trainer_core.spec.tasks.reward_model import RewardModel
-from trainer_core.training.completions import (
+from trainer_core.training.models.heads import load_scorer
+from trainer_core.training.recipes.completions import (
     SequencesCollator,
     encode_wholes,
     without_dropout,
 )
-from trainer_core.training.decoders import prepare_template
-from trainer_core.training.heads import load_scorer
-from trainer_core.training.pairs import (
+from trainer_core.training.recipes.decoders import prepare_template
+from trainer_core.training.recipes.pairs import (
     pair_metrics,
     pair_predictions,
     rewards_and_losses,
     tokenize_pairs,
 )
-from trainer_core.training.policies import output_itself, tell_what_is_lost, template_in_use
-from trainer_core.training.recipe import Batch, Recipe, Setup, count_rows
+from trainer_core.training.recipes.policies import output_itself, tell_what_is_lost, template_in_use
+from trainer_core.training.recipes.recipe import Batch, Recipe, Setup, count_rows
 
 _CLASSES = ("reward",)
 

@@ -30,20 +30,20 @@ from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
 from trainer_core.errors import UnusableModel
 from trainer_core.events import Phase, Reporter, Warned
 from trainer_core.spec.tasks.sentence_embedding import ScoredRow, SentenceEmbedding, TripletRow
-from trainer_core.training.batching import attention_mask, pad_rows
-from trainer_core.training.embedding import Embedder, EmbeddingLoss, VectorLoss
-from trainer_core.training.encoding import encode
-from trainer_core.training.models import check_architecture, load_model
-from trainer_core.training.recipe import Batch, Measured, Recipe, Setup, count_rows
-from trainer_core.training.retrieval import Indexes, Retrieval, retrieve
-from trainer_core.training.sentence_folders import (
+from trainer_core.training.data.batching import attention_mask, pad_rows
+from trainer_core.training.data.encoding import encode
+from trainer_core.training.data.tokens import Array, TokenRow, padding_id
+from trainer_core.training.models.base_model import check_architecture, load_model
+from trainer_core.training.models.sentence_folders import (
     SentenceForm,
     pooling_module,
     read_form,
     write_form,
 )
-from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import Array, TokenRow, padding_id
+from trainer_core.training.recipes.embedding import Embedder, EmbeddingLoss, VectorLoss
+from trainer_core.training.recipes.recipe import Batch, Measured, Recipe, Setup, count_rows
+from trainer_core.training.recipes.retrieval import Indexes, Retrieval, retrieve
+from trainer_core.training.recipes.tokenizing import Tokenized, tokenize_splits
 
 
 def tokenize_rows(

@@ -25,30 +25,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 from trainer_core.errors import FieldProblem, InvalidSpec, UnusableModel
 from trainer_core.events import Phase, Warned
 from trainer_core.spec.tasks.seq2seq import Seq2SeqSpec, Summarization
-from trainer_core.training.batching import attention_mask, pad_rows
-from trainer_core.training.encoding import encode
-from trainer_core.training.frames import (
-    Frame,
-    choose_languages,
-    frame_of,
-    framed,
-    target_ids,
-)
-from trainer_core.training.models import (
-    BaseModel,
-    LoadedModel,
-    check_architecture,
-    load_model,
-)
-from trainer_core.training.recipe import (
-    Batch,
-    LossOfLabels,
-    Measured,
-    Recipe,
-    Setup,
-    count_labels,
-)
-from trainer_core.training.text_metrics import (
+from trainer_core.training.data.batching import attention_mask, pad_rows
+from trainer_core.training.data.encoding import encode
+from trainer_core.training.data.tokens import TokenRow
+from trainer_core.training.metrics.text_metrics import (
     Script,
     count_letters,
     rouge_scores,
@@ -57,9 +37,29 @@ from trainer_core.training.text_metrics import (
     translation_scores,
     translation_signatures,
 )
-from trainer_core.training.token_losses import TokenLoss, sums_of_logits, token_metrics
-from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import TokenRow
+from trainer_core.training.models.base_model import (
+    BaseModel,
+    LoadedModel,
+    check_architecture,
+    load_model,
+)
+from trainer_core.training.recipes.frames import (
+    Frame,
+    choose_languages,
+    frame_of,
+    framed,
+    target_ids,
+)
+from trainer_core.training.recipes.recipe import (
+    Batch,
+    LossOfLabels,
+    Measured,
+    Recipe,
+    Setup,
+    count_labels,
+)
+from trainer_core.training.recipes.token_losses import TokenLoss, sums_of_logits, token_metrics
+from trainer_core.training.recipes.tokenizing import Tokenized, tokenize_splits
 
 _NUM_SUMS = 3  # of `sums_of_logits`, before the written tokens of a row
 

@@ -21,16 +21,17 @@ from torch.nn import functional
 from trainer_core.errors import DataError
 from trainer_core.events import Phase, Warned
 from trainer_core.spec.tasks.text_classification import TextClassification
-from trainer_core.training.batching import attention_mask, pad_rows
-from trainer_core.training.class_weights import (
+from trainer_core.training.data.batching import attention_mask, pad_rows
+from trainer_core.training.data.encoding import encode
+from trainer_core.training.data.tokens import Array, TokenRow, padding_id
+from trainer_core.training.losses.class_weights import (
     class_weights,
     multi_label_weight,
     single_label_weight,
 )
-from trainer_core.training.encoding import encode
-from trainer_core.training.heads import known_classes, load_scorer
-from trainer_core.training.judges import MultiLabelJudge, RegressionJudge, SingleLabelJudge
-from trainer_core.training.recipe import (
+from trainer_core.training.models.heads import known_classes, load_scorer
+from trainer_core.training.recipes.judges import MultiLabelJudge, RegressionJudge, SingleLabelJudge
+from trainer_core.training.recipes.recipe import (
     Batch,
     Collator,
     LabelLoss,
@@ -42,8 +43,7 @@ from trainer_core.training.recipe import (
     count_rows,
     logits_of,
 )
-from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import Array, TokenRow, padding_id
+from trainer_core.training.recipes.tokenizing import Tokenized, tokenize_splits
 
 _Judge = SingleLabelJudge | MultiLabelJudge | RegressionJudge
 

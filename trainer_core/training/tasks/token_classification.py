@@ -31,26 +31,8 @@ from trainer_core.spec.tasks.token_classification import (
     TaggedRow,
     TokenClassification,
 )
-from trainer_core.training.alignment import (
-    NO_TOKEN,
-    check_places,
-    encode_places,
-    join_words,
-    units_of_spans,
-    units_of_words,
-)
-from trainer_core.training.batching import attention_mask, pad_rows
-from trainer_core.training.heads import known_classes, load_with_classes
-from trainer_core.training.models import LoadedModel, check_architecture
-from trainer_core.training.recipe import (
-    Batch,
-    LossOfLabels,
-    Measured,
-    Recipe,
-    Setup,
-    count_labels,
-)
-from trainer_core.training.tags import (
+from trainer_core.training.data.batching import attention_mask, pad_rows
+from trainer_core.training.data.tags import (
     Scheme,
     entities_of,
     scheme_of,
@@ -58,9 +40,27 @@ from trainer_core.training.tags import (
     tag_metrics,
     tag_table,
 )
-from trainer_core.training.token_losses import TokenLoss
-from trainer_core.training.tokenizing import Tokenized, tokenize_splits
-from trainer_core.training.tokens import Array, TokenRow, padding_id
+from trainer_core.training.data.tokens import Array, TokenRow, padding_id
+from trainer_core.training.models.alignment import (
+    NO_TOKEN,
+    check_places,
+    encode_places,
+    join_words,
+    units_of_spans,
+    units_of_words,
+)
+from trainer_core.training.models.base_model import LoadedModel, check_architecture
+from trainer_core.training.models.heads import known_classes, load_with_classes
+from trainer_core.training.recipes.recipe import (
+    Batch,
+    LossOfLabels,
+    Measured,
+    Recipe,
+    Setup,
+    count_labels,
+)
+from trainer_core.training.recipes.token_losses import TokenLoss
+from trainer_core.training.recipes.tokenizing import Tokenized, tokenize_splits
 
 
 def tokenize_rows(

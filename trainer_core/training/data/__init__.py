@@ -1,0 +1,1 @@
+"""From rows to arrays of tokens, in the order and the batches in which they are learnt."""

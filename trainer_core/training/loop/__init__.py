@@ -1,0 +1,1 @@
+"""`transformers.Trainer` for any recipe: its steps, checkpoints, reports and trackers."""

@@ -1,0 +1,1 @@
+"""Figures of predictions, which know no model."""

@@ -1,0 +1,1 @@
+"""The model to train: found, made, changed and saved."""
