@@ -13,8 +13,9 @@ from api import problems, streams, sweeping, uploads
 from api.guard import DOCS_PATH, Guard
 from api.openapi import describe
 from api.reading import Readers
-from api.routes import artifacts, datasets, events, health, jobs, models, tasks
+from api.routes import artifacts, datasets, events, health, jobs, models, tasks, webhooks
 from jobs.backends import connect
+from jobs.delivery.sender import Sender
 from jobs.settings import Settings, load_settings
 
 _DESCRIPTION = """Fine-tuning jobs on Hugging Face Transformers models.
@@ -40,8 +41,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses=problems.default_response(),
     )
     app.state.backends = connect(settings or load_settings())
+    app.state.sender = Sender(app.state.backends)
     app.state.stopping = asyncio.Event()
-    for routes in (jobs, events, artifacts, datasets, models, tasks, health):
+    for routes in (jobs, events, artifacts, datasets, models, tasks, webhooks, health):
         app.include_router(routes.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)
@@ -64,9 +66,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stopping=app.state.stopping,
     )
     sweeper = asyncio.create_task(sweeping.sweep_until(app.state.stopping, backends))
+    sender = asyncio.create_task(app.state.sender.run_until(app.state.stopping))
     yield
     app.state.stopping.set()
-    await sweeper
+    await asyncio.gather(sweeper, sender)
     await client.aclose()
     backends.engine.dispose()
 

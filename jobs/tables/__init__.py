@@ -3,5 +3,17 @@
 from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
 from jobs.tables.jobs import artifacts, attempts, events, jobs
+from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
 
-__all__ = ["artifacts", "attempts", "datasets", "events", "jobs", "metadata", "models"]
+__all__ = [
+    "artifacts",
+    "attempts",
+    "datasets",
+    "deliveries",
+    "delivery_tries",
+    "events",
+    "jobs",
+    "metadata",
+    "models",
+    "webhooks",
+]
