@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
-from api import problems, streams, sweeping, uploads
+from api import idempotency, problems, streams, sweeping, uploads
 from api.guard import DOCS_PATH, Guard
 from api.openapi import describe
 from api.reading import Readers
@@ -45,6 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(routes.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)
+    idempotency.install(app)
     app.add_middleware(Guard)
     describe(app)
     return app

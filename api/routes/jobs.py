@@ -8,9 +8,10 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import StrictBool, ValidationError
 
 from api import openapi, problems
-from api.access import Caller, Reader, Submitter
+from api.access import Reader, Submitter
 from api.bodies import JsonBody, OptionalJsonBody
 from api.dependencies import JobId, PageParameters, Service
+from api.idempotency import Idempotent, Once
 from api.reading import RowReaders
 from api.schemas import Job, JobDetail, JobPage
 from jobs import submission
@@ -41,12 +42,13 @@ class JobParameters(PageParameters):
 @router.post(
     "/jobs",
     status_code=201,
-    responses=problems.responses(400, 413, 415, 422, 503),
+    response_model=Job,
+    responses=problems.responses(400, 409, 413, 415, 422, 503),
     openapi_extra=openapi.spec_body(),
 )
 async def create_job(
-    caller: Submitter, service: Service, readers: RowReaders, body: JsonBody, response: Response
-) -> Job:
+    caller: Submitter, service: Service, readers: RowReaders, once: Idempotent, body: JsonBody
+) -> Response:
     """Submit a job: its spec is the body.
 
     Everything that can be told beforehand is checked: every field, what the spec refers to, and
@@ -57,9 +59,7 @@ async def create_job(
         submission.check, service.database, service.storage, spec, project=caller.project
     )
     await readers.run(checked)
-    job = await run_in_threadpool(_create, service, spec, caller)
-    response.headers["Location"] = f"/jobs/{job.id}"
-    return job
+    return await run_in_threadpool(_create, service, spec, once)
 
 
 @router.get("/jobs", responses=problems.responses(422))
@@ -147,11 +147,11 @@ def resume_job(caller: Submitter, service: Service, job_id: JobId) -> Job:
         return _shown(tx, jobs.resume(tx, job_id, project=caller.project))
 
 
-def _create(service: Backends, spec: JobSpec, caller: Caller) -> Job:
+def _create(service: Backends, spec: JobSpec, once: Once) -> Response:
     with service.database.transaction() as tx:
         max_attempts = service.settings.max_attempts
-        job = jobs.create(tx, spec, project=caller.project, max_attempts=max_attempts)
-        return _shown(tx, job)
+        job = jobs.create(tx, spec, project=once.project, max_attempts=max_attempts)
+        return once.answer(tx, _shown(tx, job), location=f"/jobs/{job.id}")
 
 
 def _cancellation(values: object) -> Cancellation:

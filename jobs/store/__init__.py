@@ -7,4 +7,5 @@ estimates   when queued jobs may start
 artifacts   the files that a job made
 datasets    uploads
 models      registered base models
+replies     first replies by Idempotency-Key
 """

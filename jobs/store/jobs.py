@@ -28,8 +28,25 @@ class Filter:
     labels: Mapping[str, str] | None = None
 
 
-def create(tx: Transaction, spec: JobSpec, *, max_attempts: int, project: str) -> Job:
-    """Keep a new job, queued; its bell is rung after the commit."""
+def create(
+    tx: Transaction,
+    spec: JobSpec,
+    *,
+    max_attempts: int,
+    project: str,
+    parent_id: str | None = None,
+    notes: str | None = None,
+) -> Job:
+    """Keep a new job, queued; its bell is rung after the commit.
+
+    Args:
+        tx: the transaction.
+        spec: what to train.
+        max_attempts: how often it is tried.
+        project: whose it is.
+        parent_id: the job of the same project that it was made from.
+        notes: what its owner says about it.
+    """
     references = [parse_data_reference(source) for source in spec.data.references().values()]
     dataset_ids = sorted({r.name for r in references if r.scheme is Scheme.DATASET})
     datasets.hold(tx, dataset_ids)
@@ -38,7 +55,9 @@ def create(tx: Transaction, spec: JobSpec, *, max_attempts: int, project: str) -
         .values(
             id=new_id("job"),
             project=project,
+            parent_id=parent_id,
             name=spec.name,
+            notes=notes,
             task=spec.task,
             model=spec.model,
             spec=spec.model_dump(mode="json"),

@@ -3,5 +3,6 @@
 from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
 from jobs.tables.jobs import artifacts, attempts, events, jobs
+from jobs.tables.replies import replies
 
-__all__ = ["artifacts", "attempts", "datasets", "events", "jobs", "metadata", "models"]
+__all__ = ["artifacts", "attempts", "datasets", "events", "jobs", "metadata", "models", "replies"]

@@ -23,7 +23,10 @@ jobs = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("project", Text, nullable=False, server_default="default"),
+    Column("parent_id", Text, ForeignKey("jobs.id", ondelete="SET NULL")),
     Column("name", Text),
+    Column("notes", Text),
+    Column("version", Integer, nullable=False, server_default="0"),
     Column("task", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("spec", JSONB, nullable=False),
@@ -67,6 +70,12 @@ jobs = Table(
         postgresql_where=text(
             "state IN ({})".format(", ".join(f"'{state}'" for state in sorted(LEASED)))
         ),
+    ),
+    Index(
+        "ix_jobs_parent_id",
+        "parent_id",
+        text("id DESC"),
+        postgresql_where=text("parent_id IS NOT NULL"),
     ),
     Index("ix_jobs_labels", "labels", postgresql_using="gin"),
     Index("ix_jobs_dataset_ids", "dataset_ids", postgresql_using="gin"),
