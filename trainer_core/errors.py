@@ -4,12 +4,12 @@
     |-- InvalidSpec             the request or job spec breaks a rule; carries one problem a field
     |-- InvalidRequest          the request can't be taken, whatever it asks for
     |   |-- InvalidJson, UnsupportedMediaType, CrossSiteRequest, UnknownHost
-    |   |-- IdempotencyKeyReused
+    |   |-- IdempotencyKeyReused, PreconditionFailed
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
-    |   |-- RequestInFlight
+    |   |-- JobInUse, RequestInFlight
     |-- DataError               the user's rows or files can't be trained on
     |   |-- EmptyFile, UnknownFormat, UnknownColumn, InvalidRows, TooFewRows, UnseenLabel
     |   |-- DataChanged
@@ -180,6 +180,12 @@ class IdempotencyKeyReused(InvalidRequest):
     code = "idempotency_key_reused"
 
 
+class PreconditionFailed(InvalidRequest):
+    """What the client would change is no longer what it has seen (`If-Match`)."""
+
+    code = "precondition_failed"
+
+
 class NotFound(LuthierError):
     """No such thing, or not for this caller."""
 
@@ -228,6 +234,12 @@ class DatasetInUse(Conflict):
 
 class ModelNotReady(Conflict):
     code = "model_not_ready"
+
+
+class JobInUse(Conflict):
+    """A job that has not ended needs what another has made."""
+
+    code = "job_in_use"
 
 
 class RequestInFlight(Conflict):
