@@ -2,6 +2,17 @@
 
 from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
-from jobs.tables.jobs import artifacts, attempts, events, jobs
+from jobs.tables.jobs import artifacts, attempts, events, job_labels, jobs
+from jobs.tables.replies import replies
 
-__all__ = ["artifacts", "attempts", "datasets", "events", "jobs", "metadata", "models"]
+__all__ = [
+    "artifacts",
+    "attempts",
+    "datasets",
+    "events",
+    "job_labels",
+    "jobs",
+    "metadata",
+    "models",
+    "replies",
+]
