@@ -1,13 +1,19 @@
 """Every query, as functions on an open transaction. The caller's edge commits, nobody else.
 
-jobs        create, get, list, queue position
+jobs        create, get, cancel, pause, resume
+listing     pages of jobs, by whatever they are filtered
+editing     what the owner may change, and deletion
 attempts    claim, renew, finish, requeue: what a worker or the sweeper does to a job
 events      number, keep and read events
 estimates   when queued jobs may start
 artifacts   the files that a job made
 datasets    uploads
 models      registered base models
+<<<<<<< HEAD
 webhooks    where projects want to be told of their jobs
 notices     what they are told
 deliveries  events on their way to webhooks, each try kept
+=======
+replies     first replies by Idempotency-Key
+>>>>>>> main
 """
