@@ -13,11 +13,7 @@ from api import idempotency, problems, streams, sweeping, uploads
 from api.guard import DOCS_PATH, Guard
 from api.openapi import describe
 from api.reading import Readers
-<<<<<<< HEAD
-from api.routes import artifacts, datasets, events, health, jobs, models, tasks, webhooks
-=======
-from api.routes import artifacts, datasets, events, health, jobs, models, records, tasks
->>>>>>> main
+from api.routes import artifacts, datasets, events, health, jobs, models, records, tasks, webhooks
 from jobs.backends import connect
 from jobs.delivery.sender import Sender
 from jobs.settings import Settings, load_settings
@@ -47,11 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.backends = connect(settings or load_settings())
     app.state.sender = Sender(app.state.backends)
     app.state.stopping = asyncio.Event()
-<<<<<<< HEAD
-    for routes in (jobs, events, artifacts, datasets, models, tasks, webhooks, health):
-=======
-    for routes in (jobs, records, events, artifacts, datasets, models, tasks, health):
->>>>>>> main
+    for routes in (jobs, records, events, artifacts, datasets, models, tasks, webhooks, health):
         app.include_router(routes.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)

@@ -10,11 +10,8 @@
     |   |-- WebhookNotFound, DeliveryNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
-<<<<<<< HEAD
-    |   |-- TooManyWebhooks
-=======
     |   |-- JobInUse, RequestInFlight
->>>>>>> main
+    |   |-- TooManyWebhooks
     |-- DataError               the user's rows or files can't be trained on
     |   |-- EmptyFile, UnknownFormat, UnknownColumn, InvalidRows, TooFewRows, UnseenLabel
     |   |-- DataChanged

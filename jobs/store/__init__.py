@@ -9,11 +9,8 @@ estimates   when queued jobs may start
 artifacts   the files that a job made
 datasets    uploads
 models      registered base models
-<<<<<<< HEAD
+replies     first replies by Idempotency-Key
 webhooks    where projects want to be told of their jobs
 notices     what they are told
 deliveries  events on their way to webhooks, each try kept
-=======
-replies     first replies by Idempotency-Key
->>>>>>> main
 """

@@ -124,7 +124,7 @@ def _cut(job: Job) -> dict[str, Any]:
 
 
 def _time(at: datetime | None) -> str | None:
-    return at and at.isoformat()
+    return None if at is None else at.isoformat()
 
 
 def _json(values: dict[str, Any]) -> str:

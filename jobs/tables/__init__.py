@@ -2,32 +2,21 @@
 
 from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
-<<<<<<< HEAD
-from jobs.tables.jobs import artifacts, attempts, events, jobs
-from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
-=======
 from jobs.tables.jobs import artifacts, attempts, events, job_labels, jobs
 from jobs.tables.replies import replies
->>>>>>> main
+from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
 
 __all__ = [
     "artifacts",
     "attempts",
     "datasets",
-<<<<<<< HEAD
     "deliveries",
     "delivery_tries",
-    "events",
-    "jobs",
-    "metadata",
-    "models",
-    "webhooks",
-=======
     "events",
     "job_labels",
     "jobs",
     "metadata",
     "models",
     "replies",
->>>>>>> main
+    "webhooks",
 ]
