@@ -9,11 +9,22 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
-from api import idempotency, problems, streams, sweeping, uploads
+from api import idempotency, problems, searching, streams, sweeping, uploads
 from api.guard import DOCS_PATH, Guard
 from api.openapi import describe
 from api.reading import Readers
-from api.routes import artifacts, datasets, events, health, jobs, models, records, tasks, webhooks
+from api.routes import (
+    artifacts,
+    datasets,
+    events,
+    health,
+    jobs,
+    models,
+    records,
+    sweeps,
+    tasks,
+    webhooks,
+)
 from jobs.backends import connect
 from jobs.delivery.sender import Sender
 from jobs.settings import Settings, load_settings
@@ -43,7 +54,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.backends = connect(settings or load_settings())
     app.state.sender = Sender(app.state.backends)
     app.state.stopping = asyncio.Event()
-    for routes in (jobs, records, events, artifacts, datasets, models, tasks, webhooks, health):
+    for routes in (
+        jobs,
+        records,
+        events,
+        artifacts,
+        datasets,
+        models,
+        tasks,
+        sweeps,
+        webhooks,
+        health,
+    ):
         app.include_router(routes.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)
@@ -67,10 +89,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stopping=app.state.stopping,
     )
     sweeper = asyncio.create_task(sweeping.sweep_until(app.state.stopping, backends))
+    searcher = asyncio.create_task(searching.search_until(app.state.stopping, backends))
     sender = asyncio.create_task(app.state.sender.run_until(app.state.stopping))
     yield
     app.state.stopping.set()
-    await asyncio.gather(sweeper, sender)
+    await asyncio.gather(sweeper, searcher, sender)
     await client.aclose()
     backends.engine.dispose()
 

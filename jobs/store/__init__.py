@@ -10,6 +10,7 @@ artifacts   the files that a job made
 datasets    uploads
 models      registered base models
 replies     first replies by Idempotency-Key
+sweeps      searches for the best values, and their trials
 webhooks    where projects want to be told of their jobs
 notices     what they are told
 deliveries  events on their way to webhooks, each try kept

@@ -4,6 +4,7 @@ from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
 from jobs.tables.jobs import artifacts, attempts, events, job_labels, jobs
 from jobs.tables.replies import replies
+from jobs.tables.sweeps import sweeps, trials
 from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
 
 __all__ = [
@@ -18,5 +19,7 @@ __all__ = [
     "metadata",
     "models",
     "replies",
+    "sweeps",
+    "trials",
     "webhooks",
 ]
