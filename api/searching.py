@@ -21,5 +21,5 @@ async def search_until(stopping: asyncio.Event, backends: Backends) -> None:
         except Exception:  # noqa: BLE001 - whatever it is, sweeps wait for the next look
             _log.exception("could not look at sweeps", extra={"action": "look_failed"})
         with contextlib.suppress(TimeoutError):
-            seconds = backends.settings.sweep_poll_seconds
+            seconds = backends.settings.search_seconds
             await asyncio.wait_for(stopping.wait(), timeout=seconds)

@@ -28,11 +28,20 @@ def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) 
         InvalidSpec: it asks for what this version can't do, or refers to what is not there.
         DataError: its rows can't be trained on.
     """
-    check_built(spec)
-    with database.transaction() as tx:
-        found = _referred(tx, spec, project=project)
+    found = check_references(database, spec, project=project)
     with files_of(storage, found) as files:
         return survey(spec, files)
+
+
+def check_references(database: Database, spec: JobSpec, *, project: str) -> dict[str, Dataset]:
+    """Return the data set of each split, without a look at their rows.
+
+    Raises:
+        InvalidSpec: the job asks for what this version can't do, or refers to what is not there.
+    """
+    check_built(spec)
+    with database.transaction() as tx:
+        return _referred(tx, spec, project=project)
 
 
 @contextmanager

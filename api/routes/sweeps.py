@@ -19,6 +19,7 @@ from jobs.store import sweeps
 from jobs.sweeps import engine
 from jobs.sweeps.checking import parse_plan, variants
 from jobs.sweeps.plan import Plan
+from trainer_core.errors import FieldProblem, InvalidSpec
 
 router = APIRouter(tags=["sweeps"])
 
@@ -122,8 +123,17 @@ def cancel_sweep(caller: Submitter, service: Service, sweep_id: SweepId) -> Swee
 
 
 def _check(service: Backends, plan: Plan, *, project: str) -> None:
-    for spec in variants(plan):
-        submission.check(service.database, service.storage, spec, project=project)
+    problems_found: list[FieldProblem] = []
+    for variant in variants(plan):
+        try:
+            if variant.has_other_rows:
+                submission.check(service.database, service.storage, variant.spec, project=project)
+            else:
+                submission.check_references(service.database, variant.spec, project=project)
+        except InvalidSpec as error:
+            problems_found.extend(map(variant.placed, error.problems))
+    if problems_found:
+        raise InvalidSpec(problems_found)
 
 
 def _create(service: Backends, plan: Plan, caller: Caller, once: Once) -> Response:

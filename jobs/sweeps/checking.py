@@ -1,6 +1,7 @@
 """From JSON values to a plan, with everything that is wrong at once, each at its JSON pointer."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from trainer_core.errors import FieldProblem, InvalidSpec
 from trainer_core.spec import JobSpec, parse_spec
 from trainer_core.spec.parsing import field_problems, pointer_of
 
+_BASE = "/spec"
 _FIXED = frozenset({"version", "task", "name", "labels"})  # trials have them in common
 
 
@@ -39,20 +41,43 @@ def parse_plan(values: object) -> Plan:
     try:
         base = parse_spec(plan.spec)
     except InvalidSpec as error:
-        raise InvalidSpec([*_below("/spec", error), *_of_grid(plan)]) from error
+        raise InvalidSpec([*_below(_BASE, error), *_of_grid(plan)]) from error
     problems = [*_of_space(plan, base), *_of_grid(plan), *_of_objective(plan, base)]
     if problems:
         raise InvalidSpec(problems)
     return _decided(plan, base)
 
 
-def variants(plan: Plan) -> Iterator[JobSpec]:
-    """Yield the base spec and, for each field that says what is read, the spec of each choice."""
-    yield parse_spec(plan.spec)
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A spec that a trial might have, with what is read for it."""
+
+    pointer: str  # to the part of the plan that it comes from
+    spec: JobSpec
+    has_other_rows: bool  # than the base spec
+
+    def placed(self, problem: FieldProblem) -> FieldProblem:
+        """Return a problem of the spec at the place of the plan that causes it."""
+        is_base = self.pointer == _BASE
+        pointer = self.pointer + problem.pointer if is_base else self.pointer
+        return FieldProblem(pointer, problem.message, problem.hint)
+
+
+def variants(plan: Plan) -> list[Variant]:
+    """Return the base spec, and one for each choice of a base model or of rows."""
+    found = [Variant(_BASE, parse_spec(plan.spec), has_other_rows=True)]
     for pointer, dimension in plan.space.items():
-        if path_of(pointer)[0] in ("model", "data"):
-            for value in _probes(dimension).values():
-                yield parse_spec(overridden(plan.spec, {pointer: value}))
+        part = path_of(pointer)[0]
+        if part in ("model", "data"):
+            found.extend(
+                Variant(
+                    pointer_of(["space", pointer]) + place,
+                    parse_spec(overridden(plan.spec, {pointer: value})),
+                    has_other_rows=part == "data",
+                )
+                for place, value in _probes(dimension).items()
+            )
+    return found
 
 
 def _decided(plan: Plan, base: JobSpec) -> Plan:
@@ -79,7 +104,7 @@ def _of_spec(values: Mapping[str, Any]) -> Iterator[FieldProblem]:
         try:
             parse_spec(values["spec"])
         except InvalidSpec as error:
-            yield from _below("/spec", error)
+            yield from _below(_BASE, error)
 
 
 def _below(pointer: str, error: InvalidSpec) -> Iterator[FieldProblem]:

@@ -292,9 +292,13 @@ def test_rows_of_the_base_spec_are_checked_and_nothing_is_made(shared: Shared) -
     both = shared.client.post("/sweeps", json=body)
     del body["spec"]["training"]
     missing = shared.client.post("/sweeps", json=body)
+    choices = {"/model": {"type": "choice", "values": ["hub:org/encoder", "model:unknown"]}}
+    unknown = shared.client.post("/sweeps", json=body_of(shared.client, space=choices))
 
     assert [error["pointer"] for error in both.json()["errors"]] == ["/spec/training/epochs"]
-    assert (missing.status_code, missing.json()["errors"][0]["pointer"]) == (422, "/data/train")
+    assert [error["pointer"] for error in missing.json()["errors"]] == ["/spec/data/train"]
+    assert [error["pointer"] for error in unknown.json()["errors"]] == ["/space/~1model/values/1"]
+    assert shared.client.get("/sweeps").json()["data"] == []
 
 
 def test_unknown_sweep_is_told(shared: Shared) -> None:
