@@ -82,6 +82,11 @@ class Settings(BaseSettings):
     `keep`, to killing it; then no model is kept."""
     keep_failed_days: Annotated[float, Field(ge=0, le=3650)] = 7
     """How long the newest checkpoint of a failed job stays on its worker, days. 0 keeps none."""
+    store_checkpoints: bool = True
+    """Copy each checkpoint to the storage while training goes on, so that another machine can go
+    on from it. Where the storage is on the same disk it takes no room besides."""
+    keep_checkpoints_days: Annotated[float, Field(ge=0, le=3650)] = 7
+    """How long the checkpoints of a job that has ended stay in the storage, days."""
     stall_seconds: Annotated[float, Field(ge=1, le=10_000_000)] = 1800
     """A training process that gets no further for so long is ended, and its job tried again."""
     sweep_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10

@@ -5,7 +5,8 @@
     |-- InvalidRequest          the request can't be taken, whatever it asks for
     |   |-- InvalidJson, UnsupportedMediaType, CrossSiteRequest, UnknownHost
     |-- NotFound                no such job, dataset, model, file or task
-    |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
+    |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound,
+    |   |   CheckpointNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
     |-- DataError               the user's rows or files can't be trained on
@@ -197,6 +198,10 @@ class TaskNotFound(NotFound):
 
 class FileNotFound(NotFound):
     code = "file_not_found"
+
+
+class CheckpointNotFound(NotFound):
+    code = "checkpoint_not_found"
 
 
 class Conflict(LuthierError):
