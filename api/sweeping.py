@@ -1,7 +1,6 @@
-"""The sweeper: takes back leases that ran out, rings again for jobs that nobody answered, and
-deletes stored checkpoints whose time has passed.
+"""The sweeper: takes back leases that ran out, and rings again for jobs that nobody answered.
 
-Every API process has one; an advisory lock of the database lets one sweep at a time.
+It also deletes stored checkpoints whose time has passed. Every API process has one; an advisory lock of the database lets one sweep at a time.
 """
 
 import asyncio

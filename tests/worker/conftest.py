@@ -37,10 +37,12 @@ class Road:
     settings: Settings
     workers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
-    def start_worker(self) -> "subprocess.Popen[bytes]":
+    def start_worker(self, **changes: object) -> "subprocess.Popen[bytes]":
+        """Start a worker; with a `home` of its own it is one of another machine."""
+        values = {**self.settings.model_dump(), "storage_url": self.settings.storage, **changes}
         given = {
             f"{PREFIX}{name.upper()}": _text(value)
-            for name, value in self.settings.model_dump().items()
+            for name, value in values.items()
             if value is not None
         }
         log = self.settings.home / "logs" / f"worker-{len(self.workers)}.log"
