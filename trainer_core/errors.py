@@ -15,7 +15,7 @@
     |-- ModelError              the base model can't be used for the task
     |   |-- UnsafeModel, UnusableModel
     |-- CapacityError           the machine is too small or too full
-    |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, PayloadTooLarge
+    |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, TooManyProcesses, PayloadTooLarge
     |-- Diverged                the loss became NaN or infinite
     |-- InvalidSetting          an environment variable or flag of the service is wrong
     |-- ServiceFault            our fault, or our infrastructure's
@@ -311,6 +311,10 @@ class OutOfMemory(CapacityError):
 class DiskFull(CapacityError):
     code = "disk_full"
     retryable = True
+
+
+class TooManyProcesses(CapacityError):
+    code = "too_many_processes"
 
 
 class MaxRuntimeReached(CapacityError):

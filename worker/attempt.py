@@ -148,8 +148,12 @@ class Attempt:
             run.outcome.unlink(missing_ok=True)
             process = self._process = self.spare.take()
             process.start(run.path, trackers=self.job.spec["tracking"])
-            max_bytes = self.backends.settings.job_memory_bytes
-            watch = MemoryWatch(process.pid, max_bytes=max_bytes, on_excess=process.kill)
+            watch = MemoryWatch(
+                process.pid,
+                max_bytes=self.backends.settings.job_memory_bytes,
+                max_processes=self.backends.settings.job_processes,
+                on_excess=process.kill,
+            )
             store = CheckpointStore(self.backends, self.job, run, teller=pump)
             with store, watch as memory, pump.log_capped():
                 stop = supervisor.watch(process, pump)

@@ -54,7 +54,7 @@ _LEAVING_FILES = """
 
 _HOME = {
     "cache", "hub", "lock", "logs", "postgres", "postgres.json",
-    "runs", "storage", "uploads", "valkey", "valkey.json",
+    "runs", "storage", "uploads", "valkey", "valkey.json", "worker.alive",
 }  # fmt: skip
 
 
