@@ -1,6 +1,7 @@
 """The sweeper: takes back leases that ran out, and rings again for jobs that nobody answered.
 
-It also deletes stored checkpoints whose time has passed. Every API process has one; an advisory lock of the database lets one sweep at a time.
+It also deletes stored checkpoints whose time has passed. Every API process has one; an advisory
+lock of the database lets one sweep at a time.
 """
 
 import asyncio

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from jobs.records import Job
-from trainer_core.errors import OutOfMemory, ProcessDied, TypedError
+from trainer_core.errors import OutOfMemory, ProcessDied, TooManyProcesses, TypedError
 from trainer_core.memory import shown
 from trainer_core.spec import parse_spec, relief_of
 from worker.memory import MemoryUse

@@ -17,7 +17,7 @@ import redis
 from jobs.feed import open_redis
 from jobs.queue import QUEUE
 
-SILENT_SECONDS = 20.0
+SILENT_SECONDS = 10.0  # within 30 of a message that was lost with its connection: one is rung again
 LOOK_SECONDS = 2.0
 ALIVE_FILE = "worker.alive"
 

@@ -49,7 +49,7 @@ def test_operations_are_named_after_their_functions(document: dict[str, Any]) ->
     assert set(operations(document)) == {
         "create_job", "list_jobs", "get_job", "cancel_job", "pause_job", "resume_job",
         "list_events", "list_metrics", "get_logs", "download_model", "download_model_file",
-        "inspect_model_file",
+        "inspect_model_file", "list_checkpoints",
         "upload_dataset", "list_datasets", "get_dataset", "preview_dataset", "delete_dataset",
         "register_model", "list_models", "get_model", "list_tasks", "get_task",
         "get_liveness", "get_readiness",

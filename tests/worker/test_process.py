@@ -114,7 +114,7 @@ def test_nothing_secret_of_the_worker_reaches_it(tmp_path, monkeypatch):
     assert_soon(lambda: b"OMP_NUM_THREADS=1" in environment.read_bytes())
     assert secret.encode() not in environment.read_bytes()
     assert secret.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
-    descriptors = [os.readlink(path) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
+    descriptors = [str(path.readlink()) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
     assert not [name for name in descriptors if name.startswith("socket:")]
     process.kill()
 
