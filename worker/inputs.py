@@ -50,23 +50,23 @@ def read_needs(backends: Backends, job: Job) -> Needs:
     """
     model = parse_model_reference(job.model)
     with backends.database.transaction() as tx:
-        found = datasets_of(tx, parse_spec(job.spec))
+        found = datasets_of(tx, parse_spec(job.spec), project=job.project)
         match model.scheme:
             case Scheme.HUB:
                 return Needs(found, hub=model)
             case Scheme.JOB:
-                return Needs(found, files=_files_of_job(tx, model))
+                return Needs(found, files=_files_of_job(tx, model, project=job.project))
             case _:
-                registered = models.get(tx, model.name)
+                registered = models.get(tx, model.name, project=job.project)
     if registered.hub is not None:
         return Needs(found, hub=Reference(Scheme.HUB, registered.hub, registered.revision))
     assert registered.path is not None, f"model {registered.name} has no source"
     return Needs(found, folder=Path(registered.path))
 
 
-def _files_of_job(tx: Transaction, model: Reference) -> dict[str, str]:
+def _files_of_job(tx: Transaction, model: Reference, *, project: str) -> dict[str, str]:
     if model.checkpoint is not None:
-        checkpoint = checkpoints.get_any(tx, model.name, model.checkpoint)
+        checkpoint = checkpoints.get(tx, model.name, model.checkpoint, project=project)
         named = zip(checkpoint.files, checkpoint.keys, strict=True)
         return {file["path"]: key for file, key in named if is_of_model(file["path"])}
     files = artifacts.of_job(tx, model.name)

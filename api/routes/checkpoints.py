@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from api import problems
+from api.access import Reader
 from api.dependencies import JobId, PageParameters, Service
 from api.schemas import Schema, Timestamp
 from jobs.records import Checkpoint as StoredCheckpoint
@@ -43,7 +44,10 @@ class CheckpointPage(Schema):
 
 @router.get("/jobs/{job_id}/checkpoints", responses=problems.responses(404, 422))
 def list_checkpoints(
-    service: Service, job_id: JobId, parameters: Annotated[PageParameters, Query()]
+    caller: Reader,
+    service: Service,
+    job_id: JobId,
+    parameters: Annotated[PageParameters, Query()],
 ) -> CheckpointPage:
     """List the checkpoints of a job that are in the storage, the latest step first.
 
@@ -51,7 +55,7 @@ def list_checkpoints(
     a time that the operator sets, seven days by default.
     """
     with service.database.transaction() as tx:
-        stored = checkpoints.of_job(tx, job_id)
+        stored = checkpoints.of_job(tx, job_id, project=caller.project)
     best = next((one.step for one in stored if one.is_best), None)
     found = [_shown(one, is_best=one.step == best) for one in _after(stored, parameters.after)]
     limit = parameters.limit

@@ -116,7 +116,7 @@ def retire(tx: Transaction, checkpoint: Checkpoint, *, attempt: int) -> None:
     _let_go(tx, _is(checkpoint))
 
 
-def of_job(tx: Transaction, job_id: str, *, project: str = "default") -> list[Checkpoint]:
+def of_job(tx: Transaction, job_id: str, *, project: str) -> list[Checkpoint]:
     """Return the stored checkpoints of a job of a project, the latest step first.
 
     Raises:
@@ -131,7 +131,7 @@ def of_any(tx: Transaction, job_id: str) -> list[Checkpoint]:
     return _all(tx, _stored(job_id))
 
 
-def get(tx: Transaction, job_id: str, step: int, *, project: str = "default") -> Checkpoint:
+def get(tx: Transaction, job_id: str, step: int, *, project: str) -> Checkpoint:
     """Return a stored checkpoint of a job of a project.
 
     Raises:
@@ -139,11 +139,6 @@ def get(tx: Transaction, job_id: str, step: int, *, project: str = "default") ->
         CheckpointNotFound: it is not stored, or no longer.
     """
     jobs_store.get(tx, job_id, project=project)
-    return get_any(tx, job_id, step)
-
-
-def get_any(tx: Transaction, job_id: str, step: int) -> Checkpoint:
-    """Return a stored checkpoint of a job of whatever project, or raise CheckpointNotFound."""
     found = _all(tx, _stored(job_id).where(checkpoints.c.step == min(step, _MAX_STEP)))
     if not found or step > _MAX_STEP:
         raise CheckpointNotFound(

@@ -15,7 +15,12 @@ from jobs.storage import Storage
 from jobs.store import attempts, checkpoints, events, jobs
 from jobs.store.attempts import Steps
 from jobs.tables import jobs as table
-from trainer_core.errors import CheckpointNotFound, NoUsableCheckpoint, ServiceUnavailable
+from trainer_core.errors import (
+    CheckpointNotFound,
+    JobNotFound,
+    NoUsableCheckpoint,
+    ServiceUnavailable,
+)
 from trainer_core.events import EventType
 from trainer_core.run_directory import RunDirectory, checkpoints_in, seal, write_json
 from worker.inputs import directory_of
@@ -47,7 +52,7 @@ def claimed(backends, *, lease_seconds=30.0):
 
 def now(backends, job):
     with backends.database.transaction() as tx:
-        return jobs.get(tx, job.id)
+        return jobs.get_any(tx, job.id)
 
 
 def requeue(backends, job):
@@ -87,7 +92,7 @@ def store_now(backends, job, run, *, told=()):
 
 def stored(backends, job):
     with backends.database.transaction() as tx:
-        return checkpoints.of_job(tx, job.id)
+        return checkpoints.of_any(tx, job.id)
 
 
 def steps(backends, job):
@@ -375,7 +380,7 @@ def test_checkpoints_of_an_ended_job_go_after_their_time_unless_one_is_to_be_sta
     expire_checkpoints(backends, days=1)
     assert steps(backends, job) == [4]
     with backends.database.transaction() as tx:
-        jobs.cancel(tx, wanting.id)
+        jobs.cancel(tx, wanting.id, project="default")
     expire_checkpoints(backends, days=1)
     assert steps(backends, job) == []
     assert backends.storage.keys(f"jobs/{job.id}/") == []
@@ -385,11 +390,11 @@ def test_checkpoints_of_another_project_are_not_there(backends, job, run):
     save(run, 4)
     store_now(backends, job, run)
     with backends.database.transaction() as tx, pytest.raises(CheckpointNotFound):
-        checkpoints.get(tx, job.id, 5)
+        checkpoints.get(tx, job.id, 5, project="default")
     with backends.database.transaction() as tx, pytest.raises(CheckpointNotFound):
-        checkpoints.get(tx, job.id, 2**40)
+        checkpoints.get(tx, job.id, 2**40, project="default")
     with backends.database.transaction() as tx:
-        assert checkpoints.get(tx, job.id, 4).step == 4
+        assert checkpoints.get(tx, job.id, 4, project="default").step == 4
         tx.connection.execute(table.update().values(project="other"))
-    with backends.database.transaction() as tx, pytest.raises(Exception, match="no job"):
-        checkpoints.of_job(tx, job.id)
+    with backends.database.transaction() as tx, pytest.raises(JobNotFound):
+        checkpoints.of_job(tx, job.id, project="default")

@@ -1,0 +1,16 @@
+"""The tables, a module a family. `migrations/` makes them; `alembic check` holds the two equal."""
+
+from jobs.tables.base import metadata
+from jobs.tables.inputs import datasets, models
+from jobs.tables.jobs import artifacts, attempts, checkpoints, events, jobs
+
+__all__ = [
+    "artifacts",
+    "attempts",
+    "checkpoints",
+    "datasets",
+    "events",
+    "jobs",
+    "metadata",
+    "models",
+]
