@@ -9,6 +9,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -203,12 +204,12 @@ def test_pause_is_heard_while_the_model_is_being_stored_and_loses_nothing(
 @pytest.mark.parametrize(
     ("request_late", "left"),
     [
-        (jobs.cancel, (State.CANCELLED, 0)),
+        (partial(jobs.cancel, project="default"), (State.CANCELLED, 0)),
         (
             lambda tx, job_id: jobs.cancel(tx, job_id, project="default", keep=True),
             (State.CANCELLED, 3),
         ),
-        (jobs.pause, (State.SUCCEEDED, 3)),
+        (partial(jobs.pause, project="default"), (State.SUCCEEDED, 3)),
     ],
     ids=["cancel", "keep", "pause"],
 )
