@@ -1,6 +1,8 @@
 """Every query, as functions on an open transaction. The caller's edge commits, nobody else.
 
-jobs        create, get, list, queue position
+jobs        create, get, cancel, pause, resume
+listing     pages of jobs, by whatever they are filtered
+editing     what the owner may change, and deletion
 attempts    claim, renew, finish, requeue: what a worker or the sweeper does to a job
 events      number, keep and read events
 estimates   when queued jobs may start
@@ -8,4 +10,5 @@ artifacts   the files that a job made
 checkpoints what of a job is stored to go on from, or to start another from
 datasets    uploads
 models      registered base models
+replies     first replies by Idempotency-Key
 """

@@ -2,7 +2,8 @@
 
 from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
-from jobs.tables.jobs import artifacts, attempts, checkpoints, events, jobs
+from jobs.tables.jobs import artifacts, attempts, checkpoints, events, job_labels, jobs
+from jobs.tables.replies import replies
 
 __all__ = [
     "artifacts",
@@ -10,7 +11,9 @@ __all__ = [
     "checkpoints",
     "datasets",
     "events",
+    "job_labels",
     "jobs",
     "metadata",
     "models",
+    "replies",
 ]

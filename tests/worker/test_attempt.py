@@ -9,7 +9,6 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from functools import partial
 from pathlib import Path
 
 import pytest
