@@ -11,6 +11,7 @@ import redis
 from jobs.queue import QUEUE
 from luthier.embedded.ports import free_port
 from tests.cutting_proxy import CuttingProxy
+from tests.worker.conftest import open_road
 from worker.board import Board
 from worker.listening import Listening
 
@@ -91,12 +92,19 @@ def test_slots_are_free_until_they_work(tmp_path):
     assert board.is_draining
 
 
-def test_worker_whose_connections_were_swallowed_ends_within_half_a_minute(forked_road):
-    parts = urlsplit(forked_road.settings.redis_url)
-    with CuttingProxy(forked_road.settings.redis_url) as proxy:
+@pytest.fixture
+def road(servers, tmp_path):
+    """A service whose worker has no training process."""
+    with open_road(servers, tmp_path, warm_spare=False) as found:
+        yield found
+
+
+def test_worker_whose_connections_were_swallowed_ends_within_half_a_minute(road):
+    parts = urlsplit(road.settings.redis_url)
+    with CuttingProxy(road.settings.redis_url) as proxy:
         netloc = f"{parts.netloc.rpartition(':')[0]}:{proxy.port}"
-        worker = forked_road.start_worker(redis_url=parts._replace(netloc=netloc).geturl())
-        alive = forked_road.settings.home / "worker.alive"
+        worker = road.start_worker(redis_url=parts._replace(netloc=netloc).geturl())
+        alive = road.settings.home / "worker.alive"
         deadline = time.monotonic() + 60
         while not alive.exists():
             assert worker.poll() is None
@@ -104,10 +112,10 @@ def test_worker_whose_connections_were_swallowed_ends_within_half_a_minute(forke
             time.sleep(0.1)
         time.sleep(1)
         proxy.swallow_all()
-        with redis.Redis.from_url(forked_road.settings.redis_url) as client:
+        with redis.Redis.from_url(road.settings.redis_url) as client:
             client.lpush(QUEUE, "{}")  # answers a request of before, and is lost on the way
             time.sleep(1)
             client.lpush(QUEUE, "{}")  # as the sweeper rings again
             worker.wait(30)
             client.delete(QUEUE)
-    forked_road.workers.clear()
+    road.workers.clear()
