@@ -15,6 +15,7 @@ from api.openapi import describe
 from api.reading import Readers
 from api.routes import (
     artifacts,
+    checkpoints,
     datasets,
     events,
     health,
@@ -29,6 +30,19 @@ from jobs.backends import connect
 from jobs.delivery.sender import Sender
 from jobs.settings import Settings, load_settings
 
+_ROUTES = (  # as the documentation shows them
+    jobs,
+    records,
+    events,
+    checkpoints,
+    artifacts,
+    datasets,
+    models,
+    tasks,
+    sweeps,
+    webhooks,
+    health,
+)
 _DESCRIPTION = """Fine-tuning jobs on Hugging Face Transformers models.
 
 Upload rows with `POST /datasets`, start a job with `POST /jobs`, follow it at
@@ -54,18 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.backends = connect(settings or load_settings())
     app.state.sender = Sender(app.state.backends)
     app.state.stopping = asyncio.Event()
-    for routes in (
-        jobs,
-        records,
-        events,
-        artifacts,
-        datasets,
-        models,
-        tasks,
-        sweeps,
-        webhooks,
-        health,
-    ):
+    for routes in _ROUTES:
         app.include_router(routes.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)

@@ -2,7 +2,7 @@
 
 from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
-from jobs.tables.jobs import artifacts, attempts, events, job_labels, jobs
+from jobs.tables.jobs import artifacts, attempts, checkpoints, events, job_labels, jobs
 from jobs.tables.replies import replies
 from jobs.tables.sweeps import sweeps, trials
 from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
@@ -10,6 +10,7 @@ from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
 __all__ = [
     "artifacts",
     "attempts",
+    "checkpoints",
     "datasets",
     "deliveries",
     "delivery_tries",
