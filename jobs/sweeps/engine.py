@@ -144,7 +144,8 @@ def _submit(
     ):
         params = next_params(plan, trials)
         number = len(trials)
-        job, reason = None, None
+        job: Job | None = None
+        reason: str | None = None
         try:
             spec = _spec_of(sweep, plan, params, number=number)
             with tx.connection.begin_nested():
@@ -161,7 +162,7 @@ def _submit(
             reason = str(error)
         trials.append(
             sweeps.add_trial(
-                tx, sweep.id, number, params=params, job_id=job and job.id, reason=reason
+                tx, sweep.id, number, params=params, job_id=job.id if job else None, reason=reason
             )
         )
 
