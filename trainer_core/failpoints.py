@@ -5,8 +5,8 @@
     LUTHIER_FAILPOINTS=step.ended:sleep=60:5          sleep 60 seconds there
 
 Actions: `kill`, `term` and `stop` (SIGKILL, SIGTERM and SIGSTOP to this process), `raise` (an
-OSError, EIO), `raise=gpu` (as torch does when a GPU is full), `sleep=S`, `exit=CODE`, `hold=BYTES` (of
-memory, for two seconds), `print=BYTES` (of anything, in lines without end).
+OSError, EIO), `raise=gpu` (as torch does when a GPU is full), `sleep=S`, `exit=CODE`, `hold=BYTES`
+(of memory, for two seconds), `print=BYTES` (of anything, in a line without end).
 """
 
 import errno

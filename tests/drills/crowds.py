@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from jobs.store import jobs
 from tests.drills.plan import Counted, Drill, not_run
-from tests.drills.site import Site, until
+from tests.drills.site import Site
 from tests.drills.work import Work, spec_of
 from trainer_core.spec import parse_spec
 
@@ -97,11 +97,12 @@ class _Trials:
     def d14(self, site: Site, _: random.Random) -> Counted:
         site.only_worker()
         job_id = self._work.assert_whole(site, self._work.submit(site))["id"]
-        waiting = site.submit(spec_of(self._work.dataset, **{"name": "followed"}))
+        site.kill_workers()
+        waiting = site.submit(spec_of(self._work.dataset))
         load = _Load()
         with _streams(site, waiting, count=_LOAD_STREAMS):
             asyncio.run(_press(site, load, job_id))
-        site.wait_for_end(waiting)
+        site.client.post(f"/jobs/{waiting}/cancel")
         failed = {status: n for status, n in load.statuses.items() if status >= 500}
         assert not failed, failed
         slow = _p99(load.seconds)

@@ -1,4 +1,4 @@
-"""Group C, disks: that are full, that fail, that lose power; and kills while old files are removed."""
+"""Group C, disks: full, failing, without power; and kills while files are removed."""
 
 import random
 import re

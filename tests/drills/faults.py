@@ -1,9 +1,6 @@
 """Group E: training processes that fail in every way but openly."""
 
-import os
 import random
-import shutil
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +30,7 @@ def drills(work: Work) -> list[Drill]:
     """Return the group's drills for a site that is set up."""
     trials = _Trials(work)
     return [
-        Drill("E1", "host out of memory: limit, control group", "named, worker lives", trials.e1, 50, 2),
+        Drill("E1", "host out of memory: limit, kernel", "named, worker lives", trials.e1, 50, 2),
         Drill("E2", "GPU out of memory, as raised by torch", "named, with advice", trials.e2, 20),
         Drill("E3", "exit code 0 and no model", "failed", trials.e3, 20),
         Drill("E4", "hang in a step", "stalled, stacks kept", trials.e4, 20),
@@ -53,7 +50,7 @@ def drills(work: Work) -> list[Drill]:
 class _Trials:
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._before: "_Use | None" = None  # E7's first jobs
+        self._before: _Use | None = None  # E7's first jobs
 
     def e1(self, site: Site, chance: random.Random) -> None:
         ways = [self._over_the_limit]

@@ -1,7 +1,8 @@
-"""Group B, outages: a Valkey that refuses, a PostgreSQL whose processes die, disk or pool is full."""
+"""Group B, outages: a Valkey that refuses, a PostgreSQL that loses processes, disk or network."""
 
 import os
 import random
+import secrets
 import signal
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 import redis
 
+from luthier.embedded.home import Home, ServerRecord
 from tests.cutting_proxy import CuttingProxy
 from tests.drills.disk_space import fill, mounted, obstacle_to_mounting
 from tests.drills.plan import Counted, Drill
@@ -79,10 +81,11 @@ class _Trials:
         with tempfile.TemporaryDirectory(prefix="luthier-drill-b10-", dir="/tmp") as name:
             folder = Path(name)
             folder.chmod(0o755)  # PostgreSQL has a user of its own and must come through
-            disk = folder / "home" / "postgres"
-            disk.mkdir(parents=True)
+            disk = folder / "disk"
+            disk.mkdir()
             with (
                 mounted(disk, size=_DATABASE_DISK),
+                _database_on(disk, home=folder / "home"),
                 open_site(folder, fork_server=Path(str(site.settings.fork_server))) as small,
             ):
                 return self._fill(small, disk)
@@ -129,6 +132,17 @@ class _Trials:
             proxy.release()
             site.kill_workers()
         return seconds
+
+
+@contextmanager
+def _database_on(disk: Path, *, home: Path) -> Iterator[None]:
+    """Let the database of a home lie on a disk of its own."""
+    (disk / "postgres").mkdir(mode=0o711)
+    place = Home(home)
+    place.create()
+    password = secrets.token_urlsafe(24)
+    place.write_record("postgres", ServerRecord(password=password, folder=str(disk / "postgres")))
+    yield
 
 
 _SLOW = {"training": {"max_steps": 5000}}  # it has to outlive a lease

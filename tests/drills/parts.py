@@ -1,14 +1,16 @@
 """The processes of a service under drill: each can be killed, frozen or told to leave.
 
-They are forked from a process that has imported everything: a drill of a hundred kills would else be
-an hour of imports.
+They are forked from a process that has imported everything: a drill of a hundred kills would else
+be an hour of imports.
 """
 
 import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +57,28 @@ class Part:
         self.kill_group()
 
 
+class Executed:
+    """A process that runs a program of its own, where a fork would not do."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def join(self, seconds: float) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+
+
 def preload() -> None:
     """Have the server of these processes import everything when it starts."""
     _FORKS.set_forkserver_preload(_PRELOADED)
@@ -68,11 +92,10 @@ def start_part(command: str, values: Mapping[str, object], *, log: Path) -> Part
         values: settings by name, `failpoints` for one; a name in capitals is a variable as it is.
         log: where it prints to.
     """
-    environment = {
-        name if name.isupper() else f"{PREFIX}{name.upper()}": _text(value)
-        for name, value in values.items()
-        if value is not None
-    }
+    environment = _environment(values)
+    if "LD_PRELOAD" in environment:
+        ours = {**os.environ, **environment}
+        return Part(Executed([sys.executable, "-m", "luthier", command], ours, log), log)
     process = _FORKS.Process(target=_run, args=(command, environment, str(log)), name=command)
     process.start()
     return Part(process, log)
@@ -97,6 +120,14 @@ def _run(command: str, environment: Mapping[str, str], log: str) -> None:
     from luthier.cli.main import cli
 
     cli([command], prog_name="luthier")
+
+
+def _environment(values: Mapping[str, object]) -> dict[str, str]:
+    return {
+        name if name.isupper() else f"{PREFIX}{name.upper()}": _text(value)
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def _text(value: object) -> str:

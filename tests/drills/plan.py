@@ -150,7 +150,7 @@ def _try_once(drill: Drill, site: Site, report: Report, *, seed: int) -> None:
         raise
     except Exception as error:  # noqa: BLE001 - every kind is a failed trial
         where = traceback.extract_tb(error.__traceback__)[-1]
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
+        told = " ".join(_words_of(error).split())[:1000]
         report.failures.append(f"{drill.id} seed {seed}: {told} ({where.name})")
         report.num_failed += drill.per_trial
         site.mend()
@@ -160,6 +160,11 @@ def _try_once(drill: Drill, site: Site, report: Report, *, seed: int) -> None:
         report.worst_seconds = max(took, report.worst_seconds or 0.0)
         report.num_passed += counted.number
     report.num_trials += 1
+
+
+def _words_of(error: Exception) -> str:
+    inner = error.exceptions if isinstance(error, ExceptionGroup) else ()
+    return "; ".join([f"{type(error).__name__}: {error}", *map(_words_of, inner)])
 
 
 def find(drills: Sequence[Drill], ids: Sequence[str]) -> list[Drill]:

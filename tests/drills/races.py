@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from hypothesis import HealthCheck, Phase, seed, settings
@@ -78,9 +78,11 @@ class _Trials:
             list(pool.map(lambda _: sweep(site.backends), range(_NUM_SWEEPERS)))
         site.start_api()
         for job_id in found:
-            moves = [e["data"]["state"] for e in site.events(job_id) if e["type"] == "state"]
+            with database.transaction() as tx:
+                told = events.read(tx, job_id, after=0, limit=100)
+                jobs.cancel(tx, job_id)
+            moves = [event.data["state"] for event in told if event.type == "state"]
             assert moves == ["queued", "running", "queued"], moves
-            site.client.post(f"/jobs/{job_id}/cancel")
         return Counted(_NUM_STALLED)
 
     def b11(self, site: Site, chance: random.Random) -> Counted:
@@ -93,6 +95,7 @@ class _Trials:
                     Race.arena = _Arena(backends, spec, pool)
                     seeded = seed(chance.randrange(2**32))(Race)
                     run_state_machine_as_test(seeded, settings=_SETTINGS)
+                    assert not Race.arena.broken, Race.arena.broken
                     num_steps += Race.arena.num_steps
         finally:
             backends.engine.dispose()
@@ -117,6 +120,8 @@ class _Arena:
     spec: JobSpec
     pool: ThreadPoolExecutor
     num_steps: int = 0
+    broken: list[str] = field(default_factory=list)
+    """What was found; not raised at once, since Hypothesis would race again and see nothing."""
 
 
 _Action = tuple[str, int, int]  # what, to which job, by which of its claims
@@ -157,9 +162,9 @@ class Race(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_broken(self) -> None:
-        broken = list(invariants.in_database(self.arena.backends.engine))
-        assert not broken, broken
-        assert all(count == 1 for count in self.ends.values()), self.ends
+        self.arena.broken += invariants.in_database(self.arena.backends.engine)
+        doubled = [attempt for attempt, count in self.ends.items() if count > 1]
+        self.arena.broken += [f"attempt {number} of {job} ended twice" for job, number in doubled]
 
     @property
     def _database(self) -> Database:

@@ -40,7 +40,7 @@ class Work:
 
 
 def spec_of(dataset: str, **changes: Any) -> dict[str, Any]:
-    """Return the spec: three epochs, with dropout and shuffling, a checkpoint at every sixth step."""
+    """Return the spec: three epochs, dropout and shuffling, a checkpoint at every sixth step."""
     training = {"max_steps": NUM_STEPS, "batch_size": 12, "learning_rate": 0.01, "seed": 3}
     return {
         "task": "text-classification",

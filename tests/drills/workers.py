@@ -29,7 +29,13 @@ def drills(work: Work) -> list[Drill]:
         Drill("KP", "killed at a named point of worker or save", "same weights", trials.kp, 70, 2),
         Drill("K3", "training process killed", "attempt names the signal", trials.k3, 60),
         Drill("K4", "supervisor killed, training process lives", "gone <= 5 s", trials.k4, 50),
-        Drill("K5", "worker and training process gone at once", "taken over <= 1.5 lease", trials.k5, 50),
+        Drill(
+            "K5",
+            "worker and training process gone",
+            "taken over <= 1.5 leases",
+            trials.k5,
+            50,
+        ),
         Drill("K6", "frozen worker wakes after its job was taken", "0 writes", trials.k6, 50),
         Drill("K7", "worker told to leave", "saved, at most one step redone", trials.k7, 50),
         Drill("K8", "worker killed while it saves to leave", "resumes", trials.k8, 30),
@@ -95,12 +101,14 @@ class _Trials:
         return seconds
 
     def k5(self, site: Site, chance: random.Random) -> float:
+        while len(site.workers) < 2:
+            site.start_worker()
+        for part in site.workers:
+            until(lambda part=part: _pool(part), seconds=30, what="a worker's pool")
         job_id = self._work.running(site)
-        other = site.start_worker()
-        until(lambda: _pool(other), seconds=30, what="the other worker's pool")
         until(lambda: site.training_pids(job_id), seconds=20, what="a training process")
         time.sleep(chance.uniform(0, self._work.seconds / 2))
-        gone = site.workers[0]
+        gone = _holder(site, job_id)
         everybody = [*site.training_pids(job_id), *(one.pid for one in members_of(gone.pid))]
         for number in (signal.SIGSTOP, signal.SIGKILL):  # frozen first: nobody is left to act
             for pid in everybody:
@@ -109,7 +117,8 @@ class _Trials:
         seconds = until(lambda: len(site.job(job_id)["attempts"]) > 1, seconds=30)
         job = self._work.assert_whole(site, job_id)
         assert job["attempts"][1]["worker"] != job["attempts"][0]["worker"], job["attempts"]
-        site.kill_workers()
+        gone.kill_group()
+        site.workers.remove(gone)
         assert seconds <= 1.5 * site.settings.lease_seconds, f"it took {seconds:.1f} s"
         return seconds
 
@@ -203,6 +212,13 @@ class _Trials:
 def _pool(worker: Part) -> set[int]:
     """Return the children of a worker that carry out jobs."""
     return {one.pid for one in members_of(worker.pid) if one.parent == worker.pid}
+
+
+def _holder(site: Site, job_id: str) -> Part:
+    """Return the worker of a job's first attempt, whose name has the number of its pool's child."""
+    name = site.job(job_id)["attempts"][0]["worker"]
+    pid = int(name.partition("@")[0].rpartition("-")[2])
+    return next(part for part in site.workers if pid in _pool(part) | {part.pid})
 
 
 def _first_end(site: Site, job_id: str) -> object:
