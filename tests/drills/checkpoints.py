@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.drills.alone import Alone, alone, end, obstacle_to_tracing, write_inputs
-from tests.drills.plan import Drill, Exhausted
+from tests.drills.plan import ALL, Drill, Exhausted
 from tests.drills.site import Site
 from tests.drills.work import NUM_STEPS, Work
 from trainer_core.run_directory import verified_manifest
@@ -16,7 +16,6 @@ _SAVE_CALLS = (
 )  # fmt: skip
 """What a save and a rotation ask of the system."""
 _STOP = 15  # the newest checkpoint, saved on the way out
-_UNKNOWN = 100_000  # how many cases there are is known once the first has been looked at
 
 
 def drills(work: Work) -> list[Drill]:
@@ -25,7 +24,7 @@ def drills(work: Work) -> list[Drill]:
     return [
         Drill(
             "K2", "killed at each system call of one save", "resumes, same weights", trials.k2,
-            _UNKNOWN, unit="calls", obstacle=obstacle_to_tracing(),
+            ALL, unit="calls", obstacle=obstacle_to_tracing(),
         ),
         Drill(
             "C1", "stopped at step N of three epochs and resumed", "same weights", trials.c1,

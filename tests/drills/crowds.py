@@ -21,6 +21,7 @@ from trainer_core.spec import parse_spec
 _NUM_STREAMS = 200
 _MAX_CONNECTIONS = 30  # of an API: ten that stay, and twenty more
 _NUM_POSTS = 100
+_HEARTBEAT_SECONDS = 15  # as a service has it; the site's own is shorter
 _NUM_OLD = 40  # jobs that are there before D12's walks
 _WALKS = 10  # a trial
 _LOAD_SECONDS = 60  # a trial
@@ -54,6 +55,7 @@ class _Trials:
 
     def b14(self, site: Site, _: random.Random) -> float:
         site.kill_workers()
+        site.only_api(heartbeat_seconds=_HEARTBEAT_SECONDS)
         spec = spec_of(self._work.dataset)
         job_id = site.submit(spec)
         with _streams(site, job_id, count=_NUM_STREAMS):
@@ -99,6 +101,7 @@ class _Trials:
         job_id = self._work.assert_whole(site, self._work.submit(site))["id"]
         site.kill_workers()
         waiting = site.submit(spec_of(self._work.dataset))
+        site.only_api(heartbeat_seconds=_HEARTBEAT_SECONDS)
         load = _Load()
         with _streams(site, waiting, count=_LOAD_STREAMS):
             asyncio.run(_press(site, load, job_id))

@@ -32,6 +32,8 @@ class FakeHub:
         parts = unquote(path.partition("?")[0]).strip("/").split("/")
         if parts[:2] == ["api", "models"]:
             return self._describe(parts)
+        if len(parts) < 5:
+            return 404, {}, b""
         _owner, _name, _resolve, revision, *file = parts
         commit = self._main if revision == "main" else revision
         files = self._snapshots.get(commit, {})

@@ -91,8 +91,13 @@ class _Trials:
         _end(site, job_id)
 
     def e3(self, site: Site, chance: random.Random) -> None:
-        point = chance.choice(["step.ended", "directory.written", "directory.sealed"])
-        site.only_worker(failpoints=f"{point}:exit=0:{chance.randint(1, 4)}")
+        number = chance.randint(1, 4)  # before anything is saved, so that no attempt gets on
+        points = [
+            f"step.ended:exit=0:{number}",
+            "directory.written:exit=0",
+            "directory.sealed:exit=0",
+        ]
+        site.only_worker(failpoints=chance.choice(points))
         job = site.wait_for_end(site.submit(spec_of(self._work.dataset)))
         assert job["state"] == "failed", job["state"]
         assert job["error"]["code"] == "process_died", job["error"]

@@ -10,6 +10,8 @@ from typing import Any
 from tests.drills import invariants
 from tests.drills.site import Site
 
+ALL = 100_000
+"""For a drill that has a trial for every case, whose number is known once a run was looked at."""
 _TIDY_EVERY = 20  # trials
 
 
@@ -78,7 +80,8 @@ class Report:
             return [f"{begin} not run: {self.obstacle}"]
         num_run = self.num_passed + self.num_failed
         worst = "-" if self.worst_seconds is None else f"{self.worst_seconds:.1f} s"
-        short = f"  (the plan: {self.planned})" if num_run < self.planned else ""
+        planned = "all" if self.planned == ALL else self.planned
+        short = f"  (the plan: {planned})" if num_run < self.planned else ""
         line = (
             f"{begin} {self.expected:31} seed {self.seed}  N {num_run:<5} {self.unit:11} "
             f"passed {self.num_passed:<5} worst {worst}{short}"
