@@ -35,7 +35,7 @@ def drills(work: Work) -> list[Drill]:
     return [
         Drill(
             "B14", "200 streams on a pool of 30 connections", "POST: p99 <= 500 ms", trials.b14, 5,
-            is_alone=True,
+            quick=0, is_alone=True,
         ),
         Drill(
             "D12", "pages walked while jobs come", "none skipped or doubled", trials.d12, 100,

@@ -82,7 +82,9 @@ class _Trials:
 
     def c7(self, site: Site, _: random.Random) -> Counted:
         with alone(site, self._work) as own:
-            process = own.start(strace="trace=write,pwrite64,fsync,fdatasync,rename,ftruncate")
+            process = own.start(
+                strace="trace=write,pwrite64,fsync,fdatasync,rename,unlink,ftruncate"
+            )
             assert end(process) == 0
             lines = own.told.read_text("utf-8", errors="replace").splitlines()
         return Counted(_assert_synced_before_renamed(lines))
@@ -128,26 +130,35 @@ def _assert_synced_before_renamed(lines: list[str]) -> int:
     Args:
         lines: of strace, with the paths of descriptors.
     """
-    written: set[str] = set()  # and not synced since
-    synced: set[str] = set()
+    is_synced: dict[str, bool] = {}  # of everything that was written or synced
     num_files = 0
     for line in lines:
         if "(" not in line or "resumed>" in line:
             continue
         name = line.split(None, 1)[1].partition("(")[0]
+        quoted = _QUOTED.findall(line)
         if name == "rename":
-            source, target = _QUOTED.findall(line)[:2]
-            inside = {path for path in synced | written if path.startswith(f"{source}/")}
-            # Of the cache nothing is lost but time.
+            source, target = quoted[:2]
             if Path(source).name.startswith(".partial-") and "/cache/" not in source:
-                unsynced = sorted(inside & written)
-                assert not unsynced, f"{target} was named before {unsynced} were synced"
-                assert inside, f"nothing in {target} was synced"
-                assert source in synced, f"{target} was named before its own names were synced"
-                num_files += len(inside)
+                num_files += _num_synced(is_synced, source)  # of the cache only time is lost
+            is_synced = {_moved(path, source, target): done for path, done in is_synced.items()}
+        elif name == "unlink":
+            is_synced.pop(quoted[0], None)
         elif found := _PATH.search(line):
-            (synced if name.startswith(("fsync", "fdatasync")) else written).add(found[1])
-            if name.startswith(("fsync", "fdatasync")):
-                written.discard(found[1])
+            is_synced[found[1]] = name in ("fsync", "fdatasync")
     assert num_files, "nothing was renamed"
     return num_files
+
+
+def _num_synced(is_synced: dict[str, bool], folder: str) -> int:
+    inside = {path: done for path, done in is_synced.items() if path.startswith(f"{folder}/")}
+    unsynced = sorted(path for path, done in inside.items() if not done)
+    assert not unsynced, f"{folder} was renamed before {unsynced} were synced"
+    assert inside, f"nothing in {folder} was synced"
+    assert is_synced.get(folder), f"{folder} was renamed before the names in it were synced"
+    return len(inside)
+
+
+def _moved(path: str, source: str, target: str) -> str:
+    is_inside = path == source or path.startswith(f"{source}/")
+    return target + path.removeprefix(source) if is_inside else path
