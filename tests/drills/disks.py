@@ -12,6 +12,7 @@ from tests.drills.work import Work
 from trainer_core.run_directory import checkpoints_in, verified_manifest
 
 _KEEP_ONE = {"checkpoints": {"strategy": "steps", "steps": 6, "keep": 1}}
+_WRITING = "write,pwrite64,ftruncate,fsync,fdatasync,rename,renameat,renameat2,unlink"
 _REMOVING = ("rename", "unlink", "unlinkat", "rmdir")
 _PATH = re.compile(r"<(/[^>]*)>")
 _QUOTED = re.compile(r'"([^"]*)"')
@@ -82,9 +83,7 @@ class _Trials:
 
     def c7(self, site: Site, _: random.Random) -> Counted:
         with alone(site, self._work) as own:
-            process = own.start(
-                strace="trace=write,pwrite64,fsync,fdatasync,rename,unlink,ftruncate"
-            )
+            process = own.start(strace=f"trace={_WRITING}")
             assert end(process) == 0
             lines = own.told.read_text("utf-8", errors="replace").splitlines()
         return Counted(_assert_synced_before_renamed(lines))
@@ -137,7 +136,7 @@ def _assert_synced_before_renamed(lines: list[str]) -> int:
             continue
         name = line.split(None, 1)[1].partition("(")[0]
         quoted = _QUOTED.findall(line)
-        if name == "rename":
+        if name.startswith("rename"):
             source, target = quoted[:2]
             if Path(source).name.startswith(".partial-") and "/cache/" not in source:
                 num_files += _num_synced(is_synced, source)  # of the cache only time is lost
