@@ -16,7 +16,10 @@ class Job:
 
     id: str
     project: str
+    parent_id: str | None  # the job that it was cloned from or tries again
     name: str | None
+    notes: str | None
+    version: int  # how often its owner has edited it
     task: str
     model: str  # the spec's reference
     spec: Json  # with defaults filled
@@ -98,9 +101,23 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """What the first request with an `Idempotency-Key` was answered."""
+
+    project: str
+    key: str
+    fingerprint: str  # of the request
+    status: int
+    headers: dict[str, str]
+    body: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A registered base model: a folder of the server, or a repository of the Hub."""
 
+    project: str
     name: str
     path: str | None
     hub: str | None

@@ -21,8 +21,8 @@ from trainer_core.spec import (
 )
 
 
-def check(database: Database, storage: Storage, spec: JobSpec) -> Survey:
-    """Return what the rows of a job hold, or raise what is wrong with the job.
+def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) -> Survey:
+    """Return what the rows of a job of a project hold, or raise what is wrong with the job.
 
     Raises:
         InvalidSpec: it asks for what this version can't do, or refers to what is not there.
@@ -30,7 +30,7 @@ def check(database: Database, storage: Storage, spec: JobSpec) -> Survey:
     """
     check_built(spec)
     with database.transaction() as tx:
-        found = _referred(tx, spec)
+        found = _referred(tx, spec, project=project)
     with files_of(storage, found) as files:
         return survey(spec, files)
 
@@ -50,20 +50,21 @@ def files_of(storage: Storage, found: Mapping[str, Dataset]) -> Iterator[dict[st
         }
 
 
-def datasets_of(tx: Transaction, spec: JobSpec) -> dict[str, Dataset]:
+def datasets_of(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Dataset]:
     """Return the data set of each split that has one of its own, or raise DatasetNotFound."""
     return {
-        split: datasets.get(tx, parse_data_reference(source).name)
+        split: datasets.get(tx, parse_data_reference(source).name, project=project)
         for split, source in spec.data.references().items()
     }
 
 
-def _referred(tx: Transaction, spec: JobSpec) -> dict[str, Dataset]:
-    problems = [*_model_problems(tx, spec.model)]
+def _referred(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Dataset]:
+    problems = [*_model_problems(tx, spec.model, project=project)]
     found: dict[str, Dataset] = {}
     for split, source in spec.data.references().items():
         try:
-            found[split] = datasets.get(tx, parse_data_reference(source).name)
+            name = parse_data_reference(source).name
+            found[split] = datasets.get(tx, name, project=project)
         except NotFound as error:
             problems.append(FieldProblem(f"/data/{split}", error.message, error.hint))
     if problems:
@@ -71,12 +72,12 @@ def _referred(tx: Transaction, spec: JobSpec) -> dict[str, Dataset]:
     return found
 
 
-def _model_problems(tx: Transaction, reference: str) -> Iterator[FieldProblem]:
+def _model_problems(tx: Transaction, reference: str, *, project: str) -> Iterator[FieldProblem]:
     model = parse_model_reference(reference)
     try:
         match model.scheme:
             case Scheme.MODEL:
-                folder = models.get(tx, model.name).path
+                folder = models.get(tx, model.name, project=project).path
                 if folder is not None and not (Path(folder) / "config.json").is_file():
                     yield FieldProblem(
                         "/model",
@@ -84,7 +85,7 @@ def _model_problems(tx: Transaction, reference: str) -> Iterator[FieldProblem]:
                         "Put the folder back, or register the model again.",
                     )
             case Scheme.JOB:
-                job = jobs.get(tx, model.name)
+                job = jobs.get(tx, model.name, project=project)
                 if model.checkpoint is not None:
                     yield FieldProblem(
                         "/model",

@@ -4,10 +4,12 @@
     |-- InvalidSpec             the request or job spec breaks a rule; carries one problem a field
     |-- InvalidRequest          the request can't be taken, whatever it asks for
     |   |-- InvalidJson, UnsupportedMediaType, CrossSiteRequest, UnknownHost
+    |   |-- IdempotencyKeyReused, PreconditionFailed
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
+    |   |-- JobInUse, RequestInFlight
     |-- DataError               the user's rows or files can't be trained on
     |   |-- EmptyFile, UnknownFormat, UnknownColumn, InvalidRows, TooFewRows, UnseenLabel
     |   |-- DataChanged
@@ -172,6 +174,18 @@ class UnknownHost(InvalidRequest):
     code = "unknown_host"
 
 
+class IdempotencyKeyReused(InvalidRequest):
+    """An `Idempotency-Key` was sent before, with another request."""
+
+    code = "idempotency_key_reused"
+
+
+class PreconditionFailed(InvalidRequest):
+    """What the client would change is no longer what it has seen (`If-Match`)."""
+
+    code = "precondition_failed"
+
+
 class NotFound(LuthierError):
     """No such thing, or not for this caller."""
 
@@ -220,6 +234,19 @@ class DatasetInUse(Conflict):
 
 class ModelNotReady(Conflict):
     code = "model_not_ready"
+
+
+class JobInUse(Conflict):
+    """A job that has not ended needs what another has made."""
+
+    code = "job_in_use"
+
+
+class RequestInFlight(Conflict):
+    """The first request with the same `Idempotency-Key` is still being worked on."""
+
+    code = "request_in_flight"
+    retryable = True
 
 
 class HomeInUse(Conflict):

@@ -1,10 +1,13 @@
 """Every query, as functions on an open transaction. The caller's edge commits, nobody else.
 
-jobs        create, get, list, queue position
+jobs        create, get, cancel, pause, resume
+listing     pages of jobs, by whatever they are filtered
+editing     what the owner may change, and deletion
 attempts    claim, renew, finish, requeue: what a worker or the sweeper does to a job
 events      number, keep and read events
 estimates   when queued jobs may start
 artifacts   the files that a job made
 datasets    uploads
 models      registered base models
+replies     first replies by Idempotency-Key
 """

@@ -1,10 +1,12 @@
 """What owners ask of jobs, in each state: cancel, cancel with keep, pause, resume."""
 
+from functools import partial
+
 import pytest
 from sqlalchemy import text
 
 from jobs.states import State
-from jobs.store import attempts, events, jobs
+from jobs.store import attempts, estimates, events, jobs
 from jobs.store.attempts import Held, Steps
 from jobs.store.events import LeaseLost
 from jobs.tables import jobs as table
@@ -17,10 +19,10 @@ __all__ = ["database"]
 
 REFUSED = None
 ACTIONS = {
-    "cancel": jobs.cancel,
-    "keep": lambda tx, job_id: jobs.cancel(tx, job_id, keep=True),
-    "pause": jobs.pause,
-    "resume": jobs.resume,
+    "cancel": partial(jobs.cancel, project="default"),
+    "keep": partial(jobs.cancel, project="default", keep=True),
+    "pause": partial(jobs.pause, project="default"),
+    "resume": partial(jobs.resume, project="default"),
 }
 LEADS_TO = {
     State.QUEUED: ("cancelled", "cancelled", "paused", "queued"),
@@ -85,10 +87,10 @@ def test_a_resumed_job_comes_last_of_its_priority_and_rings(database):
     first, second = submit(database), submit(database)
     act(database, "pause", first)
     with database.transaction() as tx:
-        resumed = jobs.resume(tx, first.id)
+        resumed = jobs.resume(tx, first.id, project="default")
         assert tx.bells == [first.id]
     with database.transaction() as tx:
-        assert jobs.queue_positions(tx, [resumed, second]) == {second.id: 1, first.id: 2}
+        assert estimates.queue_positions(tx, [resumed, second]) == {second.id: 1, first.id: 2}
     assert [claim(database).id for _ in range(2)] == [second.id, first.id]
 
 

@@ -1,4 +1,4 @@
-"""The tables. `migrations/` makes them; `alembic check` holds the two equal."""
+"""Jobs, and what happens to them."""
 
 from sqlalchemy import (
     BigInteger,
@@ -9,37 +9,24 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     Table,
     Text,
-    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from jobs.states import LEASED, State
-
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-def _now(name: str) -> Column[object]:
-    return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
-
+from jobs.tables.base import metadata, now
 
 jobs = Table(
     "jobs",
     metadata,
     Column("id", Text, primary_key=True),
     Column("project", Text, nullable=False, server_default="default"),
+    Column("parent_id", Text, ForeignKey("jobs.id", ondelete="SET NULL")),
     Column("name", Text),
+    Column("notes", Text),
+    Column("version", Integer, nullable=False, server_default="0"),
     Column("task", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("spec", JSONB, nullable=False),
@@ -60,15 +47,26 @@ jobs = Table(
     Column("error", JSONB(none_as_null=True)),
     Column("keep", Boolean, nullable=False, server_default=text("false")),
     Column("last_event_id", BigInteger, nullable=False, server_default="0"),
-    _now("created_at"),
-    _now("queued_at"),
+    now("created_at"),
+    now("queued_at"),
     Column("started_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
-    _now("updated_at"),
+    now("updated_at"),
     CheckConstraint(
         "state IN ({})".format(", ".join(f"'{state}'" for state in State)), name="state_is_known"
     ),
+    # A page of a list reads as many entries as it has jobs, by whichever one it is filtered.
     Index("ix_jobs_project_id", "project", text("id DESC")),
+    Index("ix_jobs_state", "project", "state", text("id DESC")),
+    Index("ix_jobs_task", "project", "task", text("id DESC")),
+    Index("ix_jobs_model", "project", "model", text("id DESC")),
+    Index("ix_jobs_name", "project", "name", text("id DESC")),
+    Index(
+        "ix_jobs_parent_id",
+        "parent_id",
+        text("id DESC"),
+        postgresql_where=text("parent_id IS NOT NULL"),
+    ),
     Index(
         "ix_jobs_queue",
         text("priority DESC"),
@@ -84,8 +82,24 @@ jobs = Table(
             "state IN ({})".format(", ".join(f"'{state}'" for state in sorted(LEASED)))
         ),
     ),
-    Index("ix_jobs_labels", "labels", postgresql_using="gin"),
+    Index(
+        "ix_jobs_finished_at",
+        text("finished_at DESC"),
+        postgresql_where=text("finished_at IS NOT NULL AND started_at IS NOT NULL"),
+    ),
     Index("ix_jobs_dataset_ids", "dataset_ids", postgresql_using="gin"),
+)
+
+
+# `jobs.labels` is what is shown; this is where jobs are found by them, in order.
+job_labels = Table(
+    "job_labels",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Index("ix_job_labels_job_id", "job_id"),
 )
 
 
@@ -101,7 +115,7 @@ attempts = Table(
     _job_id(),
     Column("number", Integer, primary_key=True),
     Column("worker", Text, nullable=False),
-    _now("started_at"),
+    now("started_at"),
     Column("finished_at", DateTime(timezone=True)),
     Column("reason", Text),
     Column("first_step", Integer),
@@ -114,7 +128,7 @@ events = Table(
     _job_id(),
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("attempt", Integer),
-    _now("at"),
+    now("at"),
     Column("type", Text, nullable=False),
     Column("data", JSONB, nullable=False),
 )
@@ -127,31 +141,5 @@ artifacts = Table(
     Column("key", Text, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
-    _now("created_at"),
-)
-
-datasets = Table(
-    "datasets",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("project", Text, nullable=False, server_default="default"),
-    Column("name", Text, nullable=False),
-    Column("has_header", Boolean, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("sha256", Text, nullable=False),
-    Column("description", JSONB, nullable=False),
-    _now("created_at"),
-    Index("ix_datasets_project_id", "project", text("id DESC")),
-)
-
-models = Table(
-    "models",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("path", Text),
-    Column("hub", Text),
-    Column("revision", Text),
-    _now("created_at"),
-    CheckConstraint("(path IS NULL) <> (hub IS NULL)", name="one_source"),
+    now("created_at"),
 )

@@ -1,0 +1,18 @@
+"""The tables, a module a family. `migrations/` makes them; `alembic check` holds the two equal."""
+
+from jobs.tables.base import metadata
+from jobs.tables.inputs import datasets, models
+from jobs.tables.jobs import artifacts, attempts, events, job_labels, jobs
+from jobs.tables.replies import replies
+
+__all__ = [
+    "artifacts",
+    "attempts",
+    "datasets",
+    "events",
+    "job_labels",
+    "jobs",
+    "metadata",
+    "models",
+    "replies",
+]
