@@ -164,7 +164,7 @@ def _num_connections(site: Site) -> int:
 
 def _create(site: Site, spec: object) -> str:
     with site.backends.database.transaction() as tx:
-        return jobs.create(tx, spec, max_attempts=3).id
+        return jobs.create(tx, spec, max_attempts=3, project="default").id
 
 
 def _walk_pages(site: Site) -> Iterator[str]:

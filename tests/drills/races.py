@@ -40,6 +40,7 @@ _NUM_JOBS = 3
 _NUM_STEPS = 500  # of a trial, at the least
 _NUM_STALLED = 50  # jobs of K11, a trial
 _NUM_SWEEPERS = 5
+_PROJECT = "default"
 _EXPIRE = text("UPDATE jobs SET lease_until = now() - interval '1 s' WHERE lease_until IS NOT NULL")
 
 
@@ -68,7 +69,10 @@ class _Trials:
         database = site.backends.database
         spec = parse_spec(spec_of(self._work.dataset))
         with database.transaction() as tx:
-            found = {jobs.create(tx, spec, max_attempts=3).id for _ in range(_NUM_STALLED)}
+            found = {
+                jobs.create(tx, spec, max_attempts=3, project=_PROJECT).id
+                for _ in range(_NUM_STALLED)
+            }
         for _job in found:
             with database.transaction() as tx:
                 attempts.claim(tx, worker="drill", lease_seconds=60)
@@ -80,7 +84,7 @@ class _Trials:
         for job_id in found:
             with database.transaction() as tx:
                 told = events.read(tx, job_id, after=0, limit=100)
-                jobs.cancel(tx, job_id)
+                jobs.cancel(tx, job_id, project=_PROJECT)
             moves = [event.data["state"] for event in told if event.type == "state"]
             assert moves == ["queued", "running", "queued"], moves
         return Counted(_NUM_STALLED)
@@ -139,7 +143,8 @@ class Race(RuleBasedStateMachine):
         with self._database.transaction() as tx:
             tx.connection.exec_driver_sql("TRUNCATE jobs CASCADE")
             self.jobs = [
-                jobs.create(tx, self.arena.spec, max_attempts=4).id for _ in range(_NUM_JOBS)
+                jobs.create(tx, self.arena.spec, max_attempts=4, project=_PROJECT).id
+                for _ in range(_NUM_JOBS)
             ]
 
     @rule(
@@ -213,10 +218,10 @@ def _said() -> NewEvent:
 _TARGETS = {"fail": State.FAILED, "release": State.QUEUED, "succeed": State.SUCCEEDED}
 _ACTIONS: dict[str, Callable[[Race, Any, str, int], Any]] = {
     "claim": Race.claim,
-    "cancel": lambda _, tx, job, __: jobs.cancel(tx, job),
-    "keep": lambda _, tx, job, __: jobs.cancel(tx, job, keep=True),
-    "pause": lambda _, tx, job, __: jobs.pause(tx, job),
-    "resume": lambda _, tx, job, __: jobs.resume(tx, job),
+    "cancel": lambda _, tx, job, __: jobs.cancel(tx, job, project=_PROJECT),
+    "keep": lambda _, tx, job, __: jobs.cancel(tx, job, project=_PROJECT, keep=True),
+    "pause": lambda _, tx, job, __: jobs.pause(tx, job, project=_PROJECT),
+    "resume": lambda _, tx, job, __: jobs.resume(tx, job, project=_PROJECT),
     "renew": lambda _, tx, job, a: attempts.renew(tx, job, attempt=a, lease_seconds=60),
     "say": lambda _, tx, job, a: events.append(tx, job, [_said()], attempt=a),
     **{name: _end(target) for name, target in _TARGETS.items()},
