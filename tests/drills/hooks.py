@@ -55,11 +55,15 @@ class _Trials:
             return faults.choice(_FAULTS) if tries[received.event_id] <= number else 204
 
         elsewhere = {"Location": "/elsewhere"}
-        with Receiver(answer, headers=elsewhere) as target, Receiver(lambda _: 410) as gone:
-            with _webhook(site, target.url) as kept, _webhook(site, gone.url) as disabled:
-                found = self._submit_and_cancel(site)
-                until(lambda: not _is_pending(site, kept), seconds=60, what="all is delivered")
-                until(lambda: not _is_enabled(site, disabled), seconds=10, what="it is disabled")
+        with (
+            Receiver(answer, headers=elsewhere) as target,
+            Receiver(lambda _: 410) as gone,
+            _webhook(site, target.url) as kept,
+            _webhook(site, gone.url) as disabled,
+        ):
+            found = self._submit_and_cancel(site)
+            until(lambda: not _is_pending(site, kept), seconds=60, what="all is delivered")
+            until(lambda: not _is_enabled(site, disabled), seconds=10, what="it is disabled")
         told = {(body["data"]["id"], body["type"]) for body in map(_body, target.received)}
         assert told == {(job, kind) for job in found for kind in _TYPES}, "events are missing"
         assert all(tries[event] == number + 1 for event, number in wanted.items()), tries

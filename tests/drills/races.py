@@ -69,10 +69,7 @@ class _Trials:
         database = site.backends.database
         spec = parse_spec(spec_of(self._work.dataset))
         with database.transaction() as tx:
-            found = {
-                jobs.create(tx, spec, max_attempts=3, project=_PROJECT).id
-                for _ in range(_NUM_STALLED)
-            }
+            found = [_create(tx, spec) for _ in range(_NUM_STALLED)]
         for _job in found:
             with database.transaction() as tx:
                 attempts.claim(tx, worker="drill", lease_seconds=60)
@@ -142,10 +139,7 @@ class Race(RuleBasedStateMachine):
         self.ends: Counter[tuple[str, int]] = Counter()
         with self._database.transaction() as tx:
             tx.connection.exec_driver_sql("TRUNCATE jobs CASCADE")
-            self.jobs = [
-                jobs.create(tx, self.arena.spec, max_attempts=4, project=_PROJECT).id
-                for _ in range(_NUM_JOBS)
-            ]
+            self.jobs = [_create(tx, self.arena.spec) for _ in range(_NUM_JOBS)]
 
     @rule(
         actions=some.lists(
@@ -226,6 +220,10 @@ _ACTIONS: dict[str, Callable[[Race, Any, str, int], Any]] = {
     "say": lambda _, tx, job, a: events.append(tx, job, [_said()], attempt=a),
     **{name: _end(target) for name, target in _TARGETS.items()},
 }
+
+
+def _create(tx: Any, spec: JobSpec) -> str:
+    return jobs.create(tx, spec, max_attempts=4, project=_PROJECT).id
 
 
 def _own_database(site: Site) -> Backends:
