@@ -26,6 +26,7 @@ class CuttingProxy:
         self._flowing.set()
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._swallowed: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads = [threading.Thread(target=self._accept)]
 
@@ -74,6 +75,10 @@ class CuttingProxy:
         """Let through what was held, and all that follows."""
         self._flowing.set()
 
+    def swallow_all(self) -> None:
+        """Pass on nothing more of what is open, and tell nobody; new connections work."""
+        self._swallowed |= self._open
+
     def _accept(self) -> None:
         while True:
             try:
@@ -91,6 +96,8 @@ class CuttingProxy:
     def _pass_requests(self, near: socket.socket, far: socket.socket) -> None:
         for chunk in _chunks(near):
             self._flowing.wait()
+            if near in self._swallowed:
+                continue
             with contextlib.suppress(OSError):
                 far.sendall(chunk)
             if self._is_last(chunk):
@@ -113,6 +120,8 @@ class CuttingProxy:
         left = self.cut_after_bytes
         for chunk in _chunks(far):
             self._flowing.wait()
+            if far in self._swallowed:
+                continue
             passed = chunk if left is None else chunk[:left]
             with contextlib.suppress(OSError):
                 near.sendall(passed)

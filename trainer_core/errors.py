@@ -6,7 +6,8 @@
     |   |-- InvalidJson, UnsupportedMediaType, CrossSiteRequest, UnknownHost
     |   |-- IdempotencyKeyReused, PreconditionFailed
     |-- NotFound                no such job, dataset, model, file or task
-    |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
+    |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound,
+    |   |   CheckpointNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
     |   |-- JobInUse, RequestInFlight
@@ -16,7 +17,7 @@
     |-- ModelError              the base model can't be used for the task
     |   |-- UnsafeModel, UnusableModel
     |-- CapacityError           the machine is too small or too full
-    |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, PayloadTooLarge
+    |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, TooManyProcesses, PayloadTooLarge
     |-- Diverged                the loss became NaN or infinite
     |-- InvalidSetting          an environment variable or flag of the service is wrong
     |-- ServiceFault            our fault, or our infrastructure's
@@ -213,6 +214,10 @@ class FileNotFound(NotFound):
     code = "file_not_found"
 
 
+class CheckpointNotFound(NotFound):
+    code = "checkpoint_not_found"
+
+
 class Conflict(LuthierError):
     """The state of the thing forbids the request."""
 
@@ -333,6 +338,10 @@ class OutOfMemory(CapacityError):
 class DiskFull(CapacityError):
     code = "disk_full"
     retryable = True
+
+
+class TooManyProcesses(CapacityError):
+    code = "too_many_processes"
 
 
 class MaxRuntimeReached(CapacityError):

@@ -2,12 +2,13 @@
 
 from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
-from jobs.tables.jobs import artifacts, attempts, events, job_labels, jobs
+from jobs.tables.jobs import artifacts, attempts, checkpoints, events, job_labels, jobs
 from jobs.tables.replies import replies
 
 __all__ = [
     "artifacts",
     "attempts",
+    "checkpoints",
     "datasets",
     "events",
     "job_labels",
