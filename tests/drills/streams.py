@@ -97,6 +97,9 @@ class _Trials:
 
     def d9(self, site: Site, _: random.Random) -> None:
         with _waiting(site, self._work) as job_id:
+            for reader in [_connect(site, job_id) for _ in range(_NUM_SLOW)]:
+                reader.close()  # what a hundred readers take of threads and connections
+            time.sleep(2)
             before = _resident_bytes(site)
             readers = [_connect(site, job_id) for _ in range(_NUM_SLOW)]
             for _block in range(_NUM_LONG // 100):
