@@ -9,10 +9,11 @@ from typing import Any
 
 import psutil
 
+from tests.cutting_proxy import CuttingProxy
 from tests.drills.control_groups import fork_server_of, limited_group, obstacle_to_control_groups
 from tests.drills.disk_space import fill, mounted, obstacle_to_mounting
 from tests.drills.plan import Counted, Drill
-from tests.drills.site import Part, Site, until
+from tests.drills.site import Part, Site, through, until
 from tests.drills.work import Work, spec_of
 from worker.logs import MAX_LOG_BYTES
 
@@ -21,6 +22,7 @@ _HELD_BYTES = 1500 * _MB
 _LIMIT_BYTES = 1000 * _MB
 _STALL_SECONDS = 1
 _FLOOD_BYTES = 1_000 * _MB
+_DEAF_SECONDS = 90
 _LEASES = 3  # for which E8's step lasts
 _JOBS_OF_A_BATCH = 10
 _SMALLEST = {"training": {"max_steps": 1}, "checkpoints": {"strategy": "no"}}
@@ -43,7 +45,7 @@ def drills(work: Work) -> list[Drill]:
             "E7", "many small jobs", "memory, files, zombies flat", trials.e7, 1000,
             unit="jobs", per_trial=_JOBS_OF_A_BATCH,
         ),
-        Drill("E8", "one step outlasts three leases", "busy worker keeps its job", trials.e8, 20),
+        Drill("E8", "step of three leases; deaf consumer", "stays; ends <= 90 s", trials.e8, 20),
     ]  # fmt: skip
 
 
@@ -54,6 +56,7 @@ class _Trials:
         self._ways = [self._over_the_limit]  # of E1, in turn
         if obstacle_to_control_groups() is None:
             self._ways.append(self._killed_by_the_kernel)
+        self._is_deaf = True  # at E8's last trial; the next one is busy
 
     def e1(self, site: Site, _: random.Random) -> None:
         self._ways = self._ways[1:] + self._ways[:1]
@@ -173,7 +176,28 @@ class _Trials:
         for job_id in [site.submit(spec) for _ in range(_JOBS_OF_A_BATCH)]:
             self._assert_quiet_end(site, job_id)
 
-    def e8(self, site: Site, chance: random.Random) -> None:
+    def e8(self, site: Site, chance: random.Random) -> float | None:
+        self._is_deaf = not self._is_deaf
+        return self._deaf(site) if self._is_deaf else self._busy(site, chance)
+
+    def _deaf(self, site: Site) -> float:
+        site.kill_workers()
+        with CuttingProxy(site.valkey.url) as proxy:
+            worker = site.start_worker(redis_url=through(proxy, site.valkey.url))
+            until(lambda: proxy.num_connections, seconds=30, what="the worker connects")
+            time.sleep(2)
+            proxy.swallow_all()
+            job_id = site.submit(spec_of(self._work.dataset))
+            swallowed = time.monotonic()
+            while worker.is_alive() and site.job(job_id)["state"] == "queued":
+                assert time.monotonic() - swallowed < _DEAF_SECONDS, "it is deaf and stays"
+                time.sleep(0.1)
+            seconds = time.monotonic() - swallowed
+            site.only_worker()
+            self._work.assert_whole(site, job_id)
+        return seconds
+
+    def _busy(self, site: Site, chance: random.Random) -> None:
         seconds = site.settings.lease_seconds * _LEASES
         site.only_worker(failpoints=f"step.ended:sleep={seconds}:{chance.randrange(2, 25)}")
         site.start_worker()  # which would take the job over
