@@ -23,10 +23,24 @@ from api.routes import (
     models,
     records,
     tasks,
+    webhooks,
 )
 from jobs.backends import connect
+from jobs.delivery.sender import Sender
 from jobs.settings import Settings, load_settings
 
+_ROUTES = (  # as the documentation shows them
+    jobs,
+    records,
+    events,
+    checkpoints,
+    artifacts,
+    datasets,
+    models,
+    tasks,
+    webhooks,
+    health,
+)
 _DESCRIPTION = """Fine-tuning jobs on Hugging Face Transformers models.
 
 Upload rows with `POST /datasets`, start a job with `POST /jobs`, follow it at
@@ -50,8 +64,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses=problems.default_response(),
     )
     app.state.backends = connect(settings or load_settings())
+    app.state.sender = Sender(app.state.backends)
     app.state.stopping = asyncio.Event()
-    for routes in (jobs, records, events, checkpoints, artifacts, datasets, models, tasks, health):
+    for routes in _ROUTES:
         app.include_router(routes.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)
@@ -75,9 +90,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stopping=app.state.stopping,
     )
     sweeper = asyncio.create_task(sweeping.sweep_until(app.state.stopping, backends))
+    sender = asyncio.create_task(app.state.sender.run_until(app.state.stopping))
     yield
     app.state.stopping.set()
-    await sweeper
+    await asyncio.gather(sweeper, sender)
     await client.aclose()
     backends.engine.dispose()
 

@@ -6,11 +6,12 @@
     |   |-- InvalidJson, UnsupportedMediaType, CrossSiteRequest, UnknownHost
     |   |-- IdempotencyKeyReused, PreconditionFailed
     |-- NotFound                no such job, dataset, model, file or task
-    |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound,
-    |   |   CheckpointNotFound
+    |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
+    |   |-- CheckpointNotFound, WebhookNotFound, DeliveryNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
     |   |-- JobInUse, RequestInFlight
+    |   |-- TooManyWebhooks
     |-- DataError               the user's rows or files can't be trained on
     |   |-- EmptyFile, UnknownFormat, UnknownColumn, InvalidRows, TooFewRows, UnseenLabel
     |   |-- DataChanged
@@ -18,11 +19,12 @@
     |   |-- UnsafeModel, UnusableModel
     |-- CapacityError           the machine is too small or too full
     |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, TooManyProcesses, PayloadTooLarge
+    |-- ForbiddenTarget         a URL leads to where the service sends nothing
     |-- Diverged                the loss became NaN or infinite
     |-- InvalidSetting          an environment variable or flag of the service is wrong
     |-- ServiceFault            our fault, or our infrastructure's
         |-- WorkerLost, ProcessDied, NoUsableCheckpoint, Stalled, ServerFailed
-        |-- ServiceUnavailable, InternalError
+        |-- ServiceUnavailable, InternalError, SecretUnreadable
 
 A message says what happened, with the values; what was expected; what to do.
 """
@@ -214,6 +216,14 @@ class FileNotFound(NotFound):
     code = "file_not_found"
 
 
+class WebhookNotFound(NotFound):
+    code = "webhook_not_found"
+
+
+class DeliveryNotFound(NotFound):
+    code = "delivery_not_found"
+
+
 class CheckpointNotFound(NotFound):
     code = "checkpoint_not_found"
 
@@ -231,6 +241,10 @@ class IllegalTransition(Conflict):
 
 class NameTaken(Conflict):
     code = "name_taken"
+
+
+class TooManyWebhooks(Conflict):
+    code = "too_many_webhooks"
 
 
 class DatasetInUse(Conflict):
@@ -352,6 +366,13 @@ class PayloadTooLarge(CapacityError):
     code = "payload_too_large"
 
 
+class ForbiddenTarget(LuthierError):
+    """A URL leads to an address to which the service sends nothing."""
+
+    code = "forbidden_target"
+    whose = Whose.USER
+
+
 class Diverged(LuthierError):
     code = "diverged"
     whose = Whose.USER
@@ -400,4 +421,11 @@ class ServiceUnavailable(ServiceFault):
 
 class InternalError(ServiceFault):
     code = "internal_error"
+    retryable = False
+
+
+class SecretUnreadable(ServiceFault):
+    """A stored secret was sealed with a key that the service no longer has."""
+
+    code = "secret_unreadable"
     retryable = False
