@@ -96,7 +96,7 @@ def ready_site(fork_server: Path) -> Iterator[tuple[Site, list[Drill]]]:
         open_site(Path(folder), fork_server=fork_server) as site,
     ):
         site.start_api()
-        yield site, all_drills(set_up(site), site)
+        yield site, all_drills(set_up(site))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def drills(work: Work) -> list[Drill]:
             "D12", "pages walked while jobs come", "none skipped or doubled", trials.d12, 100,
             unit="walks", per_trial=_WALKS,
         ),
-        not_run("D13", "malformed requests", "tests/api holds them, in `make test`"),
+        not_run("D13", "malformed requests", "a test of the API, not of a running site"),
         Drill(
             "D14", "200 requests a second and 50 streams", "no 5xx, p99 <= 250 ms", trials.d14, 600,
             quick=0, unit="seconds", per_trial=_LOAD_SECONDS, is_alone=True,

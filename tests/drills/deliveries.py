@@ -1,4 +1,4 @@
-"""Groups C and D, what comes from elsewhere and goes there: base models, models, webhooks."""
+"""Group C, what comes from elsewhere and goes there: base models and models."""
 
 import hashlib
 import os
@@ -17,7 +17,6 @@ from tests.drills.work import Work, spec_of
 
 _BIG_BYTES = 24 << 20  # three reads of the storage
 _RACES = 10  # of C14, a trial
-_NO_WEBHOOKS = "this version has no webhooks"
 
 
 def drills(work: Work) -> list[Drill]:
@@ -31,8 +30,6 @@ def drills(work: Work) -> list[Drill]:
             "C14", "model deleted while it is downloaded", "whole, or an error", trials.c14, 100,
             unit="downloads", per_trial=_RACES,
         ),
-        not_run("D10", "webhook target down, slow, gone", _NO_WEBHOOKS),
-        not_run("D11", "sender of webhooks dies after POST", _NO_WEBHOOKS),
     ]  # fmt: skip
 
 

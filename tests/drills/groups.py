@@ -8,6 +8,7 @@ from tests.drills import (
     deliveries,
     disks,
     faults,
+    hooks,
     keys,
     outages,
     races,
@@ -16,7 +17,6 @@ from tests.drills import (
     workers,
 )
 from tests.drills.plan import Drill
-from tests.drills.site import Site
 from tests.drills.work import Work
 
 MAIN = "K1 K2 K6 K14 B1 B2 B4 B5 B11 C1 D3 D6 D7 E1".split()  # noqa: SIM905 - as issues list them
@@ -24,14 +24,14 @@ MAIN = "K1 K2 K6 K14 B1 B2 B4 B5 B11 C1 D3 D6 D7 E1".split()  # noqa: SIM905 - a
 _ORDER = "KBCDE"
 _GROUPS = (
     workers, servers, outages, races, clocks, checkpoints, disks, deliveries, cancels, streams,
-    crowds, faults,
+    hooks, crowds, faults, keys,
 )  # fmt: skip
 
 
-def all_drills(work: Work, site: Site) -> list[Drill]:
+def all_drills(work: Work) -> list[Drill]:
     """Return every row, in the plan's order, for a site that is set up."""
     found = [drill for group in _GROUPS for drill in group.drills(work)]
-    return sorted([*found, *keys.drills(work, site)], key=lambda drill: place_of(drill.id))
+    return sorted(found, key=lambda drill: place_of(drill.id))
 
 
 def place_of(id_: str) -> tuple[int, int]:

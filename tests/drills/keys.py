@@ -23,26 +23,24 @@ _PASSING = (409, 503)  # answers after which a client tries again with the same 
 _REPLAYED = "Idempotency-Replayed"
 
 
-def drills(work: Work, site: Site) -> list[Drill]:
+def drills(work: Work) -> list[Drill]:
     """Return the group's drills for a site that is set up."""
     trials = _Trials(work)
-    obstacle = _obstacle(site, work)
     return [
         Drill(
             "K10", "API killed before it answers; retry by key", "one job, once", trials.k10,
-            100, obstacle=obstacle,
+            100,
         ),
         Drill(
             "B9", "connection cut once COMMIT is sent; retry", "one job a key", trials.b9,
-            200, unit="rounds", per_trial=_NUM_ROUNDS, obstacle=obstacle,
+            200, unit="rounds", per_trial=_NUM_ROUNDS,
         ),
         Drill(
             "D1", "one key, 50 requests at once", "one job, one answer", trials.d1, 200,
-            unit="rounds", obstacle=obstacle,
+            unit="rounds",
         ),
         Drill(
             "D2", "key used for another body; while it runs", "422; 409", trials.d2, 20,
-            obstacle=obstacle,
         ),
     ]  # fmt: skip
 
@@ -145,15 +143,6 @@ def _api_behind_proxy(site: Site) -> Iterator[CuttingProxy]:
         site.apis.pop().stop()
     site.start_api()
     until(lambda: site.client.get("/readyz").status_code == 200, seconds=20, what="ready")
-
-
-def _obstacle(site: Site, work: Work) -> str | None:
-    """Return why requests can't be repeated, by asking twice for one job."""
-    key, spec = _new_key(), spec_of(work.dataset)
-    answers = [_post(site.client, spec, key) for _ in range(2)]
-    for answer in answers:
-        site.client.post(f"/jobs/{answer.json()['id']}/cancel")
-    return None if _REPLAYED in answers[1].headers else "this version has no Idempotency-Key"
 
 
 def _post(client: httpx.Client, spec: dict[str, Any], key: str) -> httpx.Response:

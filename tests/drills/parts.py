@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from jobs.settings import PREFIX
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -131,6 +133,9 @@ def _environment(values: Mapping[str, object]) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
     if isinstance(value, tuple):
-        return ":".join(map(str, value))
+        are_paths = all(isinstance(one, Path) for one in value)
+        return (":" if are_paths else ",").join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value, default=str).strip('"')

@@ -232,6 +232,8 @@ def open_site(folder: Path, *, fork_server: Path, **changes: object) -> Iterator
             "sweep_seconds": 0.5,
             "retry_seconds": 0.2,
             "heartbeat_seconds": 1,
+            "webhook_networks": "127.0.0.0/8",
+            "webhook_seconds": 0.1,
         }
         settings = load_settings(**{**values, **changes})
         url = f"http://127.0.0.1:{settings.port}"
