@@ -16,6 +16,7 @@ from trainer_core.training.models.base_model import BaseModel, open_model
 from trainer_core.training.models.quantizing import choose_quantizing
 from trainer_core.training.models.scratch import begin_anew
 from trainer_core.training.models.sentence_folders import SentenceForm, read_form
+from trainer_core.training.models.shapes import shape_of
 from trainer_core.training.preparing import Given
 from trainer_core.training.process import processes
 from trainer_core.training.process.clock import PhaseClock
@@ -118,6 +119,7 @@ def _facts(given: Given, base: BaseModel) -> Facts:
         device_memory_bytes=given.device.memory_bytes,
         has_fast_bf16=given.device.has_fast_bf16,
         can_recompute=base.can_recompute,
+        shape=shape_of(base.config),
         has_flash_attention=given.device.has_fast_bf16 and has_flash_attention(base.config),
         num_logits_per_token=_num_logits_per_token(given.spec, base),
         **_pooling_facts(form),
