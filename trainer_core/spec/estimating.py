@@ -29,6 +29,7 @@ bodies of 20 M to 7 B weights."""
 _BYTES_PER_LOGIT = 16  # in bf16 and fp32, the same again as probabilities and as gradient
 _HALF_SHARE = 0.6  # of what is kept in fp32, where products are of 16 bits
 _LOW_SHARE, _HIGH_SHARE = 0.8, 1.3  # how far a run may be from what is expected
+_SPREAD = 3  # the same of times: machines differ, and are shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,3 +148,27 @@ def _kept_bytes(spec: JobSpec, size: ModelSize, *, device: DeviceKind, length: i
         of_input = num_tokens * WEIGHT_BYTES * shape.hidden_size
         return shape.num_layers * of_input + 2 * of_layer
     return (shape.num_layers + 1) * of_layer
+
+
+def estimate_seconds(
+    spec: JobSpec, *, num_tokens: float, num_weights: int, device: DeviceKind, num_threads: int = 1
+) -> tuple[float, float, float] | None:
+    """Return how long training takes at the least, as expected and at the most; None: not known.
+
+    Args:
+        spec: resolved.
+        num_tokens: that are trained on in all.
+        num_weights: that each token goes through.
+        device: whose speed was measured.
+        num_threads: of the CPU.
+    """
+    speed = DEVICES[device].flops_per_second
+    if speed is None:
+        return None
+    # Of a product and its sum each: the pass forward, the gradients of what is inside, and those
+    # of the weights, which frozen ones don't have.
+    flops_per_weight = 4 if spec.adapter else 6
+    if spec.training.gradient_checkpointing is True:
+        flops_per_weight += 2
+    expected = num_tokens * num_weights * flops_per_weight / (speed * num_threads)
+    return expected / _SPREAD, expected, expected * _SPREAD

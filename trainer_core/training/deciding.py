@@ -92,7 +92,7 @@ def _resolve(given: Given, base: BaseModel, checkpoint: Checkpoint | None) -> Re
     if checkpoint is not None:
         spec, as_before = keep_choices(spec, checkpoint, device=given.device)
         kept = (*kept, *as_before)
-    resolution = resolve(spec, _facts(given, base))
+    resolution = resolve(spec, facts_of(given, base))
     return Resolution(resolution.spec, (*kept, *resolution.choices))
 
 
@@ -105,7 +105,8 @@ def _shrunk(given: Given) -> tuple[JobSpec, tuple[Choice, ...]]:
     return with_micro_batch(spec, size), (choice,)
 
 
-def _facts(given: Given, base: BaseModel) -> Facts:
+def facts_of(given: Given, base: BaseModel) -> Facts:
+    """Return what the choices of a run depend on."""
     form = read_form(base.path, base.config) if given.spec.pools_tokens else None
     lengths = (base.usual_length, form.max_length if form else None)
     return Facts(
