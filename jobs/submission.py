@@ -1,15 +1,18 @@
 """What is checked before a job is accepted: what it refers to, and every row it would train on."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from jobs.records import Dataset
+from jobs.records import Dataset, Worker, WorkerDevice
 from jobs.states import State
 from jobs.storage import Storage
-from jobs.store import datasets, jobs, models
+from jobs.store import artifacts, datasets, jobs, models, workers
 from jobs.transaction import Database, Transaction
-from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
+from jobs.weights import num_weights_in
+from trainer_core.errors import FieldProblem, InvalidSpec, NotFound, NothingFits
+from trainer_core.memory import shown
 from trainer_core.rows.checking import Survey, survey
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import (
@@ -19,6 +22,7 @@ from trainer_core.spec import (
     parse_data_reference,
     parse_model_reference,
 )
+from trainer_core.spec.estimating import WEIGHT_BYTES, least_bytes
 
 
 def check(database: Database, storage: Storage, spec: JobSpec) -> Survey:
@@ -26,11 +30,15 @@ def check(database: Database, storage: Storage, spec: JobSpec) -> Survey:
 
     Raises:
         InvalidSpec: it asks for what this version can't do, or refers to what is not there.
+        NothingFits: no worker that is there is large enough.
         DataError: its rows can't be trained on.
     """
     check_built(spec)
     with database.transaction() as tx:
-        found = _referred(tx, spec)
+        found, problems = referred(tx, spec)
+        if problems:
+            raise InvalidSpec(problems)
+        check_capacity(spec, num_weights=num_weights_of(tx, spec), workers=workers.present(tx))
     with files_of(storage, found) as files:
         return survey(spec, files)
 
@@ -58,17 +66,63 @@ def datasets_of(tx: Transaction, spec: JobSpec) -> dict[str, Dataset]:
     }
 
 
-def _referred(tx: Transaction, spec: JobSpec) -> dict[str, Dataset]:
+def referred(tx: Transaction, spec: JobSpec) -> tuple[dict[str, Dataset], list[FieldProblem]]:
+    """Return the data sets that are there, a split each, and what is wrong with references."""
     problems = [*_model_problems(tx, spec.model)]
     found: dict[str, Dataset] = {}
     for split, source in spec.data.references().items():
+        reference = parse_data_reference(source)
+        if reference.scheme is not Scheme.DATASET:  # what is not built is told elsewhere
+            continue
         try:
-            found[split] = datasets.get(tx, parse_data_reference(source).name)
+            found[split] = datasets.get(tx, reference.name)
         except NotFound as error:
             problems.append(FieldProblem(f"/data/{split}", error.message, error.hint))
-    if problems:
-        raise InvalidSpec(problems)
-    return found
+    return found, problems
+
+
+def num_weights_of(tx: Transaction, spec: JobSpec) -> int | None:
+    """Return the number of weights of a job's base model, where that can be told at once."""
+    model = parse_model_reference(spec.model)
+    if spec.scratch is not None:
+        return None
+    match model.scheme:
+        case Scheme.MODEL:
+            folder = models.get(tx, model.name).path
+            return None if folder is None else num_weights_in(Path(folder))
+        case Scheme.JOB:
+            files = artifacts.of_job(tx, model.name)
+            sizes = (file.size_bytes for file in files if file.path.endswith(".safetensors"))
+            return sum(sizes) // WEIGHT_BYTES or None
+        case _:
+            return None
+
+
+def check_capacity(spec: JobSpec, *, num_weights: int | None, workers: Sequence[Worker]) -> None:
+    """Raise NothingFits where each worker that is there is smaller than the weights' own state."""
+    devices = [device for worker in workers for device in worker.devices]
+    if num_weights is None or not devices or spec.resources.parallel.strategy != "ddp":
+        return
+    largest = max(memory_of(device, spec) for device in devices)
+    least = least_bytes(spec, num_weights=num_weights)
+    if least > largest:
+        raise NothingFits(
+            f"the job needs {shown(least)} of memory at the least, for {num_weights:,} weights and "
+            f"what is kept of each; the largest device of {len(workers)} workers has "
+            f"{shown(round(largest)) if largest else 'none for it'}.",
+            hint="Train an adapter, choose a smaller model, or start a larger worker.",
+            param="/model",
+            detail={"least_bytes": least, "largest_bytes": largest, "num_workers": len(workers)},
+        )
+
+
+def memory_of(device: WorkerDevice, spec: JobSpec) -> float:
+    """Return the memory that a device has for a job: 0 if it is of the wrong kind."""
+    gpus = spec.resources.gpus
+    is_wanted = gpus == "auto" or (gpus == 0) == (device.kind == "cpu")
+    if not is_wanted:
+        return 0
+    return math.inf if device.memory_bytes is None else device.memory_bytes
 
 
 def _model_problems(tx: Transaction, reference: str) -> Iterator[FieldProblem]:

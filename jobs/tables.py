@@ -155,3 +155,13 @@ models = Table(
     _now("created_at"),
     CheckConstraint("(path IS NULL) <> (hub IS NULL)", name="one_source"),
 )
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("num_slots", Integer, nullable=False),
+    Column("devices", JSONB, nullable=False),
+    _now("started_at"),
+    _now("seen_at"),
+)

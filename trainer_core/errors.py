@@ -14,7 +14,7 @@
     |-- ModelError              the base model can't be used for the task
     |   |-- UnsafeModel, UnusableModel
     |-- CapacityError           the machine is too small or too full
-    |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, PayloadTooLarge
+    |   |-- OutOfMemory, NothingFits, DiskFull, MaxRuntimeReached, PayloadTooLarge
     |-- Diverged                the loss became NaN or infinite
     |-- InvalidSetting          an environment variable or flag of the service is wrong
     |-- ServiceFault            our fault, or our infrastructure's
@@ -301,6 +301,12 @@ class CapacityError(LuthierError):
 
 class OutOfMemory(CapacityError):
     code = "out_of_memory"
+
+
+class NothingFits(CapacityError):
+    """No worker that is there is large enough for a job."""
+
+    code = "nothing_fits"
 
 
 class DiskFull(CapacityError):

@@ -21,7 +21,9 @@ from jobs.settings import Settings
 from jobs.store import attempts
 from trainer_core.failpoints import failpoint
 from worker.attempt import Attempt
+from worker.devices import devices_of
 from worker.outputs import tidy_finished
+from worker.presence import Presence
 from worker.spare import Spare
 
 _CONSUMER_SECONDS = 10
@@ -37,6 +39,8 @@ class Slot:
         self._drain_flag = drain_flag  # one byte, shared with the parent
         self._backends: Backends | None = None
         self._spare = Spare(settings)
+        self._name = _name()  # of the worker: the children of its pool have other numbers
+        self._presence: Presence | None = None
 
     def is_draining(self) -> bool:
         """Return whether the worker was asked to end."""
@@ -45,12 +49,22 @@ class Slot:
     def open(self) -> None:
         """Connect and warm up, in the child: connections do not survive a fork."""
         self._backends = connect(self._settings)
+        if _index() == 0:  # one child speaks for all
+            self._presence = Presence(
+                self._backends.database,
+                self._name,
+                num_slots=self._settings.num_slots,
+                devices=devices_of(self._settings),
+            )
+            self._presence.open()
         self._spare.refill()
         self._tidy(self._backends)
 
     def close(self) -> None:
-        """End the spare."""
+        """End the spare, and say that the worker is gone."""
         self._spare.close()
+        if self._presence is not None:
+            self._presence.close()
 
     def run_next(self) -> int:
         """Carry out the jobs whose turn it is, until none is left; return how many that were."""
@@ -140,5 +154,9 @@ def _name() -> str:
 def _device(settings: Settings) -> str | None:
     if not settings.devices:
         return None
-    index = getattr(current_process(), "index", 0)
-    return settings.devices[index % len(settings.devices)]
+    return settings.devices[_index() % len(settings.devices)]
+
+
+def _index() -> int:
+    """Return the number of this child in the pool, from 0."""
+    return int(getattr(current_process(), "index", 0))
