@@ -11,9 +11,20 @@ from fastapi.routing import APIRoute
 
 from api import problems, streams, sweeping, uploads
 from api.guard import DOCS_PATH, Guard
+from api.inspections import Inspections
 from api.openapi import describe
 from api.reading import Readers
-from api.routes import artifacts, datasets, events, health, jobs, models, tasks
+from api.routes import (
+    artifacts,
+    datasets,
+    events,
+    health,
+    jobs,
+    models,
+    tasks,
+    validation,
+    workers,
+)
 from jobs.backends import connect
 from jobs.settings import Settings, load_settings
 
@@ -41,7 +52,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.backends = connect(settings or load_settings())
     app.state.stopping = asyncio.Event()
-    for routes in (jobs, events, artifacts, datasets, models, tasks, health):
+    for routes in (
+        jobs,
+        validation,
+        events,
+        artifacts,
+        datasets,
+        models,
+        tasks,
+        workers,
+        health,
+    ):
         app.include_router(routes.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)
@@ -56,6 +77,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings = backends.settings
     uploads.clear_stale(settings.home / uploads.FOLDER)
     app.state.readers = Readers()
+    app.state.inspections = Inspections(settings)
     client = streams.redis_client(backends.redis_url)
     app.state.hub = streams.Hub(
         database=backends.database,
@@ -68,6 +90,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.stopping.set()
     await sweeper
     await client.aclose()
+    app.state.inspections.processes.close()
     backends.engine.dispose()
 
 

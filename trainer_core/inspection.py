@@ -8,7 +8,7 @@ It speaks by a run directory (see `run_directory.py`) in which there are besides
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,7 +43,8 @@ class Request:
 
     def write(self, folder: Path) -> None:
         """Write it into a run directory."""
-        write_json(folder / REQUEST, asdict(self))
+        counts = {split: dict(part) for split, part in self.class_counts.items()}
+        write_json(folder / REQUEST, asdict(replace(self, class_counts=counts)))
 
     @classmethod
     def read(cls, folder: Path) -> Self:

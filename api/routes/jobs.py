@@ -5,12 +5,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
 from pydantic import StrictBool, ValidationError
 
 from api import openapi, problems
 from api.bodies import JsonBody, OptionalJsonBody
-from api.dependencies import JobId, PageParameters, Service
+from api.dependencies import JobId, PageParameters, Parameters, Service
+from api.inspections import JobInspector
 from api.reading import RowReaders
+from api.reports import Validation
+from api.routes.validation import validated
 from api.schemas import Job, JobDetail, JobPage
 from jobs import submission
 from jobs.backends import Backends
@@ -37,20 +41,40 @@ class JobParameters(PageParameters):
     ] = []  # noqa: RUF012 - pydantic copies it
 
 
+class CreateParameters(Parameters):
+    """What to do with a spec."""
+
+    validate_only: Annotated[
+        bool, Query(description="Answer as POST /jobs/validate does, and queue nothing.")
+    ] = False
+
+
 @router.post(
     "/jobs",
     status_code=201,
-    responses=problems.responses(400, 413, 415, 422, 503),
+    responses={
+        200: {"model": Validation, "description": "With `validate_only`: what it would do"},
+        **problems.responses(400, 413, 415, 422, 503),
+    },
     openapi_extra=openapi.spec_body(),
+    response_model=Job,
 )
 async def create_job(
-    service: Service, readers: RowReaders, body: JsonBody, response: Response
-) -> Job:
+    service: Service,
+    readers: RowReaders,
+    inspector: JobInspector,
+    body: JsonBody,
+    parameters: Annotated[CreateParameters, Query()],
+    response: Response,
+) -> Job | Response:
     """Submit a job: its spec is the body.
 
     Everything that can be told beforehand is checked: every field, what the spec refers to, and
     every row that it would train on. Then the job is queued.
     """
+    if parameters.validate_only:
+        found = await validated(service, inspector, body)
+        return JSONResponse(found.model_dump(mode="json"))
     spec = await run_in_threadpool(parse_spec, body)
     await readers.run(partial(submission.check, service.database, service.storage, spec))
     job = await run_in_threadpool(_create, service, spec)

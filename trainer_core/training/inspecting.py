@@ -87,7 +87,8 @@ def _sampled(spec: JobSpec, files: Mapping[str, InputFile], request: Request) ->
     data = spec.data.model_copy(update=own)
     # What may be wrong with a part of the rows, such as an unseen label, is not with all of them.
     found, problems = look_through(spec.model_copy(update={"data": data}), files)
-    assert found is not None and not found.num_skipped, f"a sample that can't be read: {problems}"
+    assert found is not None, f"a sample that can't be read: {problems}"
+    assert not found.num_skipped, f"{found.num_skipped} rows of a sample can't be read again"
     return replace(found, classes=request.classes, class_counts=request.class_counts)
 
 
