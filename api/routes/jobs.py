@@ -60,6 +60,7 @@ class CreateParameters(Parameters):
     response_model=Job,
 )
 async def create_job(
+    *,
     service: Service,
     readers: RowReaders,
     inspector: JobInspector,
