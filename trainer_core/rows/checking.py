@@ -94,15 +94,15 @@ def look_through(
         watch: is shown each usable row, under the split whose file it is in.
     """
     read = {split: _Read(watch and partial(watch, split)) for split in files}
-    problems: list[DataError] = []
+    unread: dict[str, DataError] = {}
     for split, file in sorted(files.items(), key=lambda item: item[0] != "train"):
         try:
             spec = _read_file(spec, split, file, part=read[split])
         except DataError as error:
-            problems.append(error)
-    num_bad, refusal = _bad_rows(spec, [read[split] for split in files])
-    if problems:
-        return None, problems + refusal
+            unread[split] = error
+    num_bad, refusal = _bad_rows(spec, [read[split] for split in files if split not in unread])
+    if unread:
+        return None, [*unread.values(), *refusal]
     found = _found(spec, read, num_bad=num_bad)
     return found, [*refusal, *_label_problems(found, files, read), *_shortages(found, files)]
 
