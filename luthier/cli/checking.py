@@ -1,4 +1,4 @@
-"""`luthier dataset check`: whether a file of rows suits a task, without a service."""
+"""`luthier datasets check`: whether a file of rows suits a task, without a service."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +20,9 @@ _SHOWN_LABELS = 20
 @click.command(
     cls=Command,
     examples=[
-        "luthier dataset check train.csv --task text-classification",
-        "luthier dataset check train.csv --task text-classification --column label=intent",
-        "luthier dataset check train.jsonl --eval eval.jsonl --task causal-lm --json",
+        "luthier datasets check train.csv --task text-classification",
+        "luthier datasets check train.csv --task text-classification --column label=intent",
+        "luthier datasets check train.jsonl --eval eval.jsonl --task causal-lm --json",
     ],
     short_help="Check a file for a task, here.",
 )
