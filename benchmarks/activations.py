@@ -42,7 +42,7 @@ _KINDS: dict[str, tuple[str, tuple[str, ...], str]] = {
 def main() -> None:
     """Print a line of the table for each type of model."""
     torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     for model_type in _KINDS:
         figures = ", ".join(f"{figure:.1f}" for figure in _coefficients(model_type))
         print(f'    "{model_type}": Kept({figures}),', flush=True)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from jobs.settings import Settings
@@ -123,11 +124,11 @@ class _Server:
     def is_idle(self) -> bool:
         return time.monotonic() >= self._idle_at
 
-    def postpone_end(self, end: "threading.Timer | object") -> None:
+    def postpone_end(self, end: Callable[[], None]) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._idle_at = time.monotonic() + _IDLE_SECONDS
-        self._timer = threading.Timer(_IDLE_SECONDS, end)  # type: ignore[arg-type]
+        self._timer = threading.Timer(_IDLE_SECONDS, end)
         self._timer.daemon = True
         self._timer.start()
 

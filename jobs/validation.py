@@ -171,8 +171,8 @@ def _inspect(
     estimates = report.findings.estimates if report.findings else ()
     report.fits = [fit(worker, spec, estimates) for worker in present]
     is_told = any(error.code == NothingFits.code for error in report.errors)
-    if not is_told and (error := refusal(report.fits, estimates)):
-        report.errors.append(error)
+    if not is_told and (refused := refusal(report.fits, estimates)):
+        report.errors.append(refused)
 
 
 def _why_not(spec: JobSpec, report: Report) -> str | None:

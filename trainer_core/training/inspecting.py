@@ -187,7 +187,8 @@ class _Count:
     def of(cls, model: Any, recipe: Recipe) -> "_Count":
         weights = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
         num_weights = sum(number for number, _ in weights)
-        table, head = recipe.model.get_input_embeddings(), recipe.model.get_output_embeddings()
+        own: Any = recipe.model  # whose layers are untyped
+        table, head = own.get_input_embeddings(), own.get_output_embeddings()
         is_head = head is not None and head.weight is table.weight
         return cls(
             num_weights=num_weights,

@@ -44,7 +44,7 @@ def _mask(batch: Any, ids: torch.Tensor, labels: torch.Tensor | None) -> torch.T
     learnt = torch.zeros_like(ids, dtype=torch.bool)
     if labels is None or labels.shape not in (ids.shape, ids.shape[:-1]):
         return learnt
-    is_marked = labels.eq(1) if labels.unique().tolist() == [0, 1] else labels.ne(_IGNORED)
+    is_marked = labels.eq(1) if set(labels.flatten().tolist()) == {0, 1} else labels.ne(_IGNORED)
     if labels.shape == ids.shape:
         return is_marked
     return learnt if ids.ndim == 2 else is_marked[..., None].expand(ids.shape)
@@ -73,5 +73,5 @@ def _target(labels: torch.Tensor, classes: Sequence[str]) -> str:
     if len(values) == len(classes) > 1 and set(values) <= {0, 1}:  # a mark for each class
         return ", ".join(name for name, mark in zip(classes, values, strict=True) if mark)
     if len(values) == 1 and labels.dtype == torch.int64 and values[0] < len(classes):
-        return classes[values[0]]
+        return str(classes[int(values[0])])
     return ", ".join(f"{value:g}" for value in values)
