@@ -16,13 +16,14 @@ class NotHere(Exception):
     """The model's files can't be had here; the message says why."""
 
 
-def model_folder(backends: Backends, spec: JobSpec, *, folder: Path) -> Path:
+def model_folder(backends: Backends, spec: JobSpec, folder: Path, *, project: str) -> Path:
     """Return a folder with the base model of a job, or raise NotHere.
 
     Args:
         backends: where models are registered and kept.
         spec: of the job, whose reference was looked up.
         folder: to be filled, where the model is that of another job.
+        project: in which the model is registered.
     """
     model = parse_model_reference(spec.model)
     with backends.database.transaction() as tx:
@@ -30,7 +31,9 @@ def model_folder(backends: Backends, spec: JobSpec, *, folder: Path) -> Path:
             files = artifacts.of_job(tx, model.name)
         else:
             files = []
-            path = models.get(tx, model.name).path if model.scheme is Scheme.MODEL else None
+            path = None
+            if model.scheme is Scheme.MODEL:
+                path = models.get(tx, model.name, project=project).path
             if path is None:
                 raise NotHere("models of the Hub are fetched by workers, when a job needs them")
             if not Path(path).is_dir():

@@ -1,15 +1,16 @@
 """Which workers a job fits, as far as estimates can tell."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from jobs.records import Worker, WorkerDevice
-from jobs.submission import memory_of
 from trainer_core.errors import NothingFits, TypedError
 from trainer_core.inspection import Estimate, Target
 from trainer_core.memory import limit_bytes, shown
 from trainer_core.spec import JobSpec
+from trainer_core.spec.estimating import least_bytes
 
 _MAX_TARGETS = 4  # kinds of devices for which a job is looked at
 
@@ -71,6 +72,33 @@ def refusal(fits: Sequence[Fit], estimates: Sequence[Estimate]) -> TypedError | 
         "model, or start a larger worker.",
         detail={"least_bytes": least},
     ).to_typed()
+
+
+def check_capacity(spec: JobSpec, *, num_weights: int | None, workers: Sequence[Worker]) -> None:
+    """Raise NothingFits where each worker that is there is smaller than the weights' own state."""
+    devices = [device for worker in workers for device in worker.devices]
+    if num_weights is None or not devices or spec.resources.parallel.strategy != "ddp":
+        return
+    largest = max(memory_of(device, spec) for device in devices)
+    least = least_bytes(spec, num_weights=num_weights)
+    if least > largest:
+        raise NothingFits(
+            f"the job needs {shown(least)} of memory at the least, for {num_weights:,} weights and "
+            f"what is kept of each; the largest device of {len(workers)} workers has "
+            f"{shown(round(largest)) if largest else 'none for it'}.",
+            hint="Train an adapter, choose a smaller model, or start a larger worker.",
+            param="/model",
+            detail={"least_bytes": least, "largest_bytes": largest, "num_workers": len(workers)},
+        )
+
+
+def memory_of(device: WorkerDevice, spec: JobSpec) -> float:
+    """Return the memory that a device has for a job: 0 if it is of the wrong kind."""
+    gpus = spec.resources.gpus
+    is_wanted = gpus == "auto" or (gpus == 0) == (device.kind == "cpu")
+    if not is_wanted:
+        return 0
+    return math.inf if device.memory_bytes is None else device.memory_bytes
 
 
 _RANKS = list(Verdict)

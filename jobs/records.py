@@ -101,6 +101,7 @@ class Dataset:
 class Model:
     """A registered base model: a folder of the server, or a repository of the Hub."""
 
+    project: str
     name: str
     path: str | None
     hub: str | None

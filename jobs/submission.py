@@ -1,18 +1,17 @@
 """What is checked before a job is accepted: what it refers to, and every row it would train on."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from jobs.records import Dataset, Worker, WorkerDevice
+from jobs.fitting import check_capacity
+from jobs.records import Dataset
 from jobs.states import State
 from jobs.storage import Storage
 from jobs.store import artifacts, datasets, jobs, models, workers
 from jobs.transaction import Database, Transaction
 from jobs.weights import num_weights_in
-from trainer_core.errors import FieldProblem, InvalidSpec, NotFound, NothingFits
-from trainer_core.memory import shown
+from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
 from trainer_core.rows.checking import Survey, survey
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import (
@@ -22,11 +21,11 @@ from trainer_core.spec import (
     parse_data_reference,
     parse_model_reference,
 )
-from trainer_core.spec.estimating import WEIGHT_BYTES, least_bytes
+from trainer_core.spec.estimating import WEIGHT_BYTES
 
 
-def check(database: Database, storage: Storage, spec: JobSpec) -> Survey:
-    """Return what the rows of a job hold, or raise what is wrong with the job.
+def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) -> Survey:
+    """Return what the rows of a job of a project hold, or raise what is wrong with the job.
 
     Raises:
         InvalidSpec: it asks for what this version can't do, or refers to what is not there.
@@ -35,10 +34,12 @@ def check(database: Database, storage: Storage, spec: JobSpec) -> Survey:
     """
     check_built(spec)
     with database.transaction() as tx:
-        found, problems = referred(tx, spec)
+        found, problems = referred(tx, spec, project=project)
         if problems:
             raise InvalidSpec(problems)
-        check_capacity(spec, num_weights=num_weights_of(tx, spec), workers=workers.present(tx))
+        check_capacity(
+            spec, num_weights=num_weights_of(tx, spec, project=project), workers=workers.present(tx)
+        )
     with files_of(storage, found) as files:
         return survey(spec, files)
 
@@ -58,37 +59,39 @@ def files_of(storage: Storage, found: Mapping[str, Dataset]) -> Iterator[dict[st
         }
 
 
-def datasets_of(tx: Transaction, spec: JobSpec) -> dict[str, Dataset]:
+def datasets_of(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Dataset]:
     """Return the data set of each split that has one of its own, or raise DatasetNotFound."""
     return {
-        split: datasets.get(tx, parse_data_reference(source).name)
+        split: datasets.get(tx, parse_data_reference(source).name, project=project)
         for split, source in spec.data.references().items()
     }
 
 
-def referred(tx: Transaction, spec: JobSpec) -> tuple[dict[str, Dataset], list[FieldProblem]]:
+def referred(
+    tx: Transaction, spec: JobSpec, *, project: str
+) -> tuple[dict[str, Dataset], list[FieldProblem]]:
     """Return the data sets that are there, a split each, and what is wrong with references."""
-    problems = [*_model_problems(tx, spec.model)]
+    problems = [*_model_problems(tx, spec.model, project=project)]
     found: dict[str, Dataset] = {}
     for split, source in spec.data.references().items():
         reference = parse_data_reference(source)
         if reference.scheme is not Scheme.DATASET:  # what is not built is told elsewhere
             continue
         try:
-            found[split] = datasets.get(tx, reference.name)
+            found[split] = datasets.get(tx, reference.name, project=project)
         except NotFound as error:
             problems.append(FieldProblem(f"/data/{split}", error.message, error.hint))
     return found, problems
 
 
-def num_weights_of(tx: Transaction, spec: JobSpec) -> int | None:
+def num_weights_of(tx: Transaction, spec: JobSpec, *, project: str) -> int | None:
     """Return the number of weights of a job's base model, where that can be told at once."""
     model = parse_model_reference(spec.model)
     if spec.scratch is not None:
         return None
     match model.scheme:
         case Scheme.MODEL:
-            folder = models.get(tx, model.name).path
+            folder = models.get(tx, model.name, project=project).path
             return None if folder is None else num_weights_in(Path(folder))
         case Scheme.JOB:
             files = artifacts.of_job(tx, model.name)
@@ -98,39 +101,12 @@ def num_weights_of(tx: Transaction, spec: JobSpec) -> int | None:
             return None
 
 
-def check_capacity(spec: JobSpec, *, num_weights: int | None, workers: Sequence[Worker]) -> None:
-    """Raise NothingFits where each worker that is there is smaller than the weights' own state."""
-    devices = [device for worker in workers for device in worker.devices]
-    if num_weights is None or not devices or spec.resources.parallel.strategy != "ddp":
-        return
-    largest = max(memory_of(device, spec) for device in devices)
-    least = least_bytes(spec, num_weights=num_weights)
-    if least > largest:
-        raise NothingFits(
-            f"the job needs {shown(least)} of memory at the least, for {num_weights:,} weights and "
-            f"what is kept of each; the largest device of {len(workers)} workers has "
-            f"{shown(round(largest)) if largest else 'none for it'}.",
-            hint="Train an adapter, choose a smaller model, or start a larger worker.",
-            param="/model",
-            detail={"least_bytes": least, "largest_bytes": largest, "num_workers": len(workers)},
-        )
-
-
-def memory_of(device: WorkerDevice, spec: JobSpec) -> float:
-    """Return the memory that a device has for a job: 0 if it is of the wrong kind."""
-    gpus = spec.resources.gpus
-    is_wanted = gpus == "auto" or (gpus == 0) == (device.kind == "cpu")
-    if not is_wanted:
-        return 0
-    return math.inf if device.memory_bytes is None else device.memory_bytes
-
-
-def _model_problems(tx: Transaction, reference: str) -> Iterator[FieldProblem]:
+def _model_problems(tx: Transaction, reference: str, *, project: str) -> Iterator[FieldProblem]:
     model = parse_model_reference(reference)
     try:
         match model.scheme:
             case Scheme.MODEL:
-                folder = models.get(tx, model.name).path
+                folder = models.get(tx, model.name, project=project).path
                 if folder is not None and not (Path(folder) / "config.json").is_file():
                     yield FieldProblem(
                         "/model",
@@ -138,7 +114,7 @@ def _model_problems(tx: Transaction, reference: str) -> Iterator[FieldProblem]:
                         "Put the folder back, or register the model again.",
                     )
             case Scheme.JOB:
-                job = jobs.get(tx, model.name)
+                job = jobs.get(tx, model.name, project=project)
                 if model.checkpoint is not None:
                     yield FieldProblem(
                         "/model",

@@ -8,18 +8,19 @@ they are missing.
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from jobs.backends import Backends
 from jobs.basemodels import NotHere, model_folder
-from jobs.fitting import Fit, fit, refusal, targets_of
+from jobs.fitting import Fit, check_capacity, fit, refusal, targets_of
 from jobs.inspecting import CannotInspect, Inspector
 from jobs.records import Dataset, Worker
 from jobs.store import workers
-from jobs.submission import check_capacity, files_of, num_weights_of, referred
+from jobs.submission import files_of, num_weights_of, referred
 from trainer_core.errors import FieldProblem, InvalidSpec, NothingFits, TypedError
 from trainer_core.inspection import Findings, Request
 from trainer_core.rows.examining import Examination, examine, sample_values
@@ -52,25 +53,27 @@ class Report:
     fits: list[Fit] = field(default_factory=list)
 
 
-def validate(backends: Backends, inspector: Inspector, values: object) -> Report:
+def validate(backends: Backends, inspector: Inspector, values: object, *, project: str) -> Report:
     """Return everything that is wrong with a job, and what it would do.
 
     Args:
         backends: where its rows and its model are.
         inspector: looks at tokens and model.
         values: the body of a submission.
+        project: in which its references are looked up.
     """
     report = Report()
     spec = _parsed(values, report)
     if spec is None:
         return report
-    present = _look_up(backends, spec, report)
+    present = _look_up(backends, spec, report, project=project)
     if "train" in report.datasets:
         with files_of(backends.storage, report.datasets) as files:
             report.examination = examine(spec, files)
         report.errors += [error.to_typed() for error in report.examination.problems]
         _tell_rows(spec, report)
-    _inspect(backends, inspector, spec, report, present)
+    model = partial(model_folder, backends, spec, project=project)
+    _inspect(inspector, spec, report, present, model=model)
     return report
 
 
@@ -107,18 +110,20 @@ def _without(values: object, pointers: Sequence[str]) -> JobSpec | None:
         return None
 
 
-def _look_up(backends: Backends, spec: JobSpec, report: Report) -> list[Worker]:
+def _look_up(backends: Backends, spec: JobSpec, report: Report, *, project: str) -> list[Worker]:
     """Note what the spec refers to, and return the workers that are there."""
     with backends.database.transaction() as tx:
         present = workers.present(tx)
-        report.datasets, problems = referred(tx, spec)
+        report.datasets, problems = referred(tx, spec, project=project)
         problems = [one for one in problems if spec.model != NO_MODEL or one.pointer != "/model"]
         if problems:
             report.errors.append(InvalidSpec(problems).to_typed())
         if any(problem.pointer == "/model" for problem in problems) or spec.model == NO_MODEL:
             return present
         try:
-            check_capacity(spec, num_weights=num_weights_of(tx, spec), workers=present)
+            check_capacity(
+                spec, num_weights=num_weights_of(tx, spec, project=project), workers=present
+            )
         except NothingFits as error:
             report.errors.append(error.to_typed())
     return present
@@ -148,17 +153,18 @@ def _warning(code: str, problem: FieldProblem) -> dict[str, str]:
 
 
 def _inspect(
-    backends: Backends,
     inspector: Inspector,
     spec: JobSpec,
     report: Report,
     present: Sequence[Worker],
+    *,
+    model: Callable[[Path], Path],
 ) -> None:
     """Add what only torch can tell: tokens, choices, memory, and whom the job fits."""
     why = _why_not(spec, report)
     if why is None:
         try:
-            with _run_directory(backends, spec, report, present) as folder:
+            with _run_directory(spec, report, present, model=model) as folder:
                 report.findings = inspector.inspect(folder)
         except (NotHere, CannotInspect) as error:
             why = str(error)
@@ -189,9 +195,20 @@ def _why_not(spec: JobSpec, report: Report) -> str | None:
 
 @contextmanager
 def _run_directory(
-    backends: Backends, spec: JobSpec, report: Report, present: Sequence[Worker]
+    spec: JobSpec,
+    report: Report,
+    present: Sequence[Worker],
+    *,
+    model: Callable[[Path], Path],
 ) -> Iterator[Path]:
-    """Give a run directory with a sample of the rows, for a while."""
+    """Give a run directory with a sample of the rows, for a while.
+
+    Args:
+        spec: of the job.
+        report: has its rows.
+        present: the workers that are there.
+        model: returns the folder of the base model, or fills the one that it is given.
+    """
     assert report.examination is not None, "the rows were examined"
     found, sample = report.examination.found, report.examination.sample
     assert found is not None, "the rows can be read"
@@ -204,7 +221,7 @@ def _run_directory(
                 lines = (json.dumps(sample_values(found.spec, row)) + "\n" for row in rows)
                 files[split].path.write_text("".join(lines), encoding="utf-8")
         inputs = Inputs(
-            model=model_folder(backends, spec, folder=folder / "model"),
+            model=model(folder / "model"),
             train=files["train"],
             eval=files.get("eval"),
             test=files.get("test"),

@@ -40,7 +40,7 @@ def read_needs(backends: Backends, job: Job) -> Needs:
     """
     model = parse_model_reference(job.model)
     with backends.database.transaction() as tx:
-        found = datasets_of(tx, parse_spec(job.spec))
+        found = datasets_of(tx, parse_spec(job.spec), project=job.project)
         match model.scheme:
             case Scheme.HUB:
                 return Needs(found, hub=model)
@@ -52,7 +52,7 @@ def read_needs(backends: Backends, job: Job) -> Needs:
                     )
                 return Needs(found, artifacts=tuple(files))
             case _:
-                registered = models.get(tx, model.name)
+                registered = models.get(tx, model.name, project=job.project)
     if registered.hub is not None:
         return Needs(found, hub=Reference(Scheme.HUB, registered.hub, registered.revision))
     assert registered.path is not None, f"model {registered.name} has no source"

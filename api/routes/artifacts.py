@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from api import problems
+from api.access import Caller, Reader
 from api.archives import tar_chunks, tar_size
 from api.dependencies import JobId, Service
 from api.downloads import attachment, file_response, stream
@@ -37,10 +38,10 @@ _FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
         **problems.responses(404, 409, 503),
     },
 )
-def download_model(service: Service, job_id: JobId) -> Response:
+def download_model(caller: Reader, service: Service, job_id: JobId) -> Response:
     """Download the finished model as one tar, in a folder `model/`."""
     with service.database.transaction() as tx:
-        files = _files(tx, job_id)
+        files = _files(tx, caller, job_id)
     return stream(
         tar_chunks(service.storage, files),
         headers={
@@ -52,28 +53,32 @@ def download_model(service: Service, job_id: JobId) -> Response:
 
 
 @router.get("/jobs/{job_id}/model/{path:path}", response_class=Response, responses=_FILE_RESPONSES)
-def download_model_file(request: Request, service: Service, job_id: JobId, path: str) -> Response:
+def download_model_file(
+    request: Request, caller: Reader, service: Service, job_id: JobId, path: str
+) -> Response:
     """Download one file of the finished model, or a range of it.
 
     `ETag` is the SHA-256 of the file in hex, and `Repr-Digest` the same as RFC 9530 has it.
     """
-    return file_response(request, service.storage, _file(service, job_id, path))
+    return file_response(request, service.storage, _file(service, caller, job_id, path))
 
 
 @router.head("/jobs/{job_id}/model/{path:path}", response_class=Response, responses=_FILE_RESPONSES)
-def inspect_model_file(request: Request, service: Service, job_id: JobId, path: str) -> Response:
+def inspect_model_file(
+    request: Request, caller: Reader, service: Service, job_id: JobId, path: str
+) -> Response:
     """Return the size and the digests of one file of the finished model."""
-    return file_response(request, service.storage, _file(service, job_id, path))
+    return file_response(request, service.storage, _file(service, caller, job_id, path))
 
 
-def _file(service: Backends, job_id: str, path: str) -> Artifact:
+def _file(service: Backends, caller: Caller, job_id: str, path: str) -> Artifact:
     with service.database.transaction() as tx:
-        _files(tx, job_id)
+        _files(tx, caller, job_id)
         return artifacts.get(tx, job_id, path)
 
 
-def _files(tx: Transaction, job_id: str) -> list[Artifact]:
-    job = jobs.get(tx, job_id)
+def _files(tx: Transaction, caller: Caller, job_id: str) -> list[Artifact]:
+    job = jobs.get(tx, job_id, project=caller.project)
     files = artifacts.of_job(tx, job_id)
     if not files:
         raise ModelNotReady(

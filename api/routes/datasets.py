@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from api import openapi, problems, uploads
+from api.access import Caller, Reader, Submitter
 from api.dependencies import DatasetId, PageParameters, Parameters, Service
 from api.reading import RowReaders
 from api.schemas import Column, Dataset, DatasetPage, Preview
@@ -47,6 +48,7 @@ class UploadParameters(Parameters):
 )
 async def upload_dataset(
     request: Request,
+    caller: Submitter,
     service: Service,
     readers: RowReaders,
     parameters: Annotated[UploadParameters, Query()],
@@ -65,35 +67,37 @@ async def upload_dataset(
     ) as upload:
         has_header = parameters.has_header
         kept = await readers.run(
-            partial(_keep, service, upload.path, name=upload.name, has_header=has_header)
+            partial(_keep, service, caller, upload.path, name=upload.name, has_header=has_header)
         )
     response.headers["Location"] = f"/datasets/{kept.id}"
     return kept
 
 
 @router.get("/datasets", responses=problems.responses(422))
-def list_datasets(service: Service, parameters: Annotated[PageParameters, Query()]) -> DatasetPage:
+def list_datasets(
+    caller: Reader, service: Service, parameters: Annotated[PageParameters, Query()]
+) -> DatasetPage:
     """List data sets, newest first."""
     limit = parameters.limit
     with service.database.transaction() as tx:
-        found = datasets.page(tx, after=parameters.after, limit=limit + 1)
+        found = datasets.page(tx, project=caller.project, after=parameters.after, limit=limit + 1)
     return DatasetPage(
         data=[Dataset.of(dataset) for dataset in found[:limit]], has_more=len(found) > limit
     )
 
 
 @router.get("/datasets/{dataset_id}", responses=problems.responses(404))
-def get_dataset(service: Service, dataset_id: DatasetId) -> Dataset:
+def get_dataset(caller: Reader, service: Service, dataset_id: DatasetId) -> Dataset:
     """Return what is in a data set."""
     with service.database.transaction() as tx:
-        return Dataset.of(datasets.get(tx, dataset_id))
+        return Dataset.of(datasets.get(tx, dataset_id, project=caller.project))
 
 
 @router.get("/datasets/{dataset_id}/preview", responses=problems.responses(404))
-def preview_dataset(service: Service, dataset_id: DatasetId) -> Preview:
+def preview_dataset(caller: Reader, service: Service, dataset_id: DatasetId) -> Preview:
     """Return the first rows of a data set."""
     with service.database.transaction() as tx:
-        found = datasets.get(tx, dataset_id).description
+        found = datasets.get(tx, dataset_id, project=caller.project).description
     return Preview(
         columns=[Column.model_validate(column) for column in found["columns"]],
         rows=found["preview"],
@@ -101,17 +105,17 @@ def preview_dataset(service: Service, dataset_id: DatasetId) -> Preview:
 
 
 @router.delete("/datasets/{dataset_id}", status_code=204, responses=problems.responses(404, 409))
-def delete_dataset(service: Service, dataset_id: DatasetId) -> None:
+def delete_dataset(caller: Submitter, service: Service, dataset_id: DatasetId) -> None:
     """Delete a data set, unless a job that has not ended needs it."""
     with service.database.transaction() as tx:
-        removed = datasets.remove(tx, dataset_id)
+        removed = datasets.remove(tx, dataset_id, project=caller.project)
     try:
         service.storage.delete(removed.key)
     except LuthierError as error:  # gone for every user, and the file only takes room
         _log.warning("%s is left over: %s", removed.key, error, extra={"action": "file_left"})
 
 
-def _keep(service: Backends, path: Path, *, name: str, has_header: bool) -> Dataset:
+def _keep(service: Backends, caller: Caller, path: Path, *, name: str, has_header: bool) -> Dataset:
     """Describe a file and store it; nothing of it stays if that fails."""
     description = describe(path, name=name, has_header=has_header)
     dataset_id = new_id("ds")
@@ -119,6 +123,7 @@ def _keep(service: Backends, path: Path, *, name: str, has_header: bool) -> Data
     stored = service.storage.put(key, path)
     values = {
         "id": dataset_id,
+        "project": caller.project,
         "name": name,
         "has_header": has_header,
         "key": key,

@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 
 from api import problems
+from api.access import Caller, Reader
 from api.dependencies import JobId, Parameters, Service
 from api.schemas import Event, EventPage, Measurement, Measurements
 from api.streams import Follower, Hub, encoded
@@ -49,6 +50,7 @@ class EventParameters(Parameters):
 )
 async def list_events(
     request: Request,
+    caller: Reader,
     service: Service,
     job_id: JobId,
     parameters: Annotated[EventParameters, Query()],
@@ -63,8 +65,8 @@ async def list_events(
     nothing twice; after the end it is answered 204.
     """
     if not _accepts(request, "text/event-stream"):
-        return await run_in_threadpool(_page, service, job_id, parameters)
-    job = await run_in_threadpool(_job, service, job_id)
+        return await run_in_threadpool(_page, service, caller, job_id, parameters)
+    job = await run_in_threadpool(_job, service, caller, job_id)
     after = parameters.after if last_event_id is None else last_event_id
     headers = {"Vary": "Accept", "X-Accel-Buffering": "no"}
     if job.state in FINAL and after >= job.last_event_id:
@@ -92,13 +94,14 @@ class MetricParameters(Parameters):
 )
 def list_metrics(
     request: Request,
+    caller: Reader,
     service: Service,
     job_id: JobId,
     parameters: Annotated[MetricParameters, Query()],
 ) -> Any:
     """Return every measurement of a job, oldest first, as JSON or CSV (`Accept: text/csv`)."""
     with service.database.transaction() as tx:
-        jobs.get(tx, job_id)
+        jobs.get(tx, job_id, project=caller.project)
         found = events.read_metrics(tx, job_id)
     rows = [Measurement.model_validate({**event.data, "at": event.at}) for event in found]
     form = parameters.format or ("csv" if _accepts(request, "text/csv") else "json")
@@ -124,25 +127,28 @@ class LogParameters(Parameters):
     },
 )
 def get_logs(
-    service: Service, job_id: JobId, parameters: Annotated[LogParameters, Query()]
+    caller: Reader,
+    service: Service,
+    job_id: JobId,
+    parameters: Annotated[LogParameters, Query()],
 ) -> Response:
     """Return a job's log as text, a line an entry: time, kind, message."""
-    _job(service, job_id)
+    _job(service, caller, job_id)
     lines = _log_lines(service, job_id)
     if parameters.tail is not None:
         lines = iter(deque(lines, maxlen=parameters.tail))
     return StreamingResponse(lines, media_type="text/plain; charset=utf-8")
 
 
-def _job(service: Backends, job_id: str) -> Job:
+def _job(service: Backends, caller: Caller, job_id: str) -> Job:
     with service.database.transaction() as tx:
-        return jobs.get(tx, job_id)
+        return jobs.get(tx, job_id, project=caller.project)
 
 
-def _page(service: Backends, job_id: str, parameters: EventParameters) -> EventPage:
+def _page(service: Backends, caller: Caller, job_id: str, parameters: EventParameters) -> EventPage:
     limit = parameters.limit
     with service.database.transaction() as tx:
-        jobs.get(tx, job_id)
+        jobs.get(tx, job_id, project=caller.project)
         found = events.read(tx, job_id, after=parameters.after, limit=limit + 1)
     return EventPage(data=[Event.of(event) for event in found[:limit]], has_more=len(found) > limit)
 

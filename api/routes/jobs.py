@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import StrictBool, ValidationError
 
 from api import openapi, problems
+from api.access import Caller, Reader, Submitter
 from api.bodies import JsonBody, OptionalJsonBody
 from api.dependencies import JobId, PageParameters, Parameters, Service
 from api.inspections import JobInspector
@@ -61,6 +62,7 @@ class CreateParameters(Parameters):
 )
 async def create_job(
     *,
+    caller: Submitter,
     service: Service,
     readers: RowReaders,
     inspector: JobInspector,
@@ -74,19 +76,25 @@ async def create_job(
     every row that it would train on. Then the job is queued.
     """
     if parameters.validate_only:
-        found = await validated(service, inspector, body)
+        found = await validated(service, inspector, body, project=caller.project)
         return JSONResponse(found.model_dump(mode="json"))
     spec = await run_in_threadpool(parse_spec, body)
-    await readers.run(partial(submission.check, service.database, service.storage, spec))
-    job = await run_in_threadpool(_create, service, spec)
+    checked = partial(
+        submission.check, service.database, service.storage, spec, project=caller.project
+    )
+    await readers.run(checked)
+    job = await run_in_threadpool(_create, service, spec, caller)
     response.headers["Location"] = f"/jobs/{job.id}"
     return job
 
 
 @router.get("/jobs", responses=problems.responses(422))
-def list_jobs(service: Service, parameters: Annotated[JobParameters, Query()]) -> JobPage:
+def list_jobs(
+    caller: Reader, service: Service, parameters: Annotated[JobParameters, Query()]
+) -> JobPage:
     """List jobs, newest first."""
     wanted = jobs.Filter(
+        project=caller.project,
         state=parameters.state,
         task=_known_task(parameters.task),
         labels=_labels(parameters.label),
@@ -102,10 +110,10 @@ def list_jobs(service: Service, parameters: Annotated[JobParameters, Query()]) -
 
 
 @router.get("/jobs/{job_id}", responses=problems.responses(404))
-def get_job(service: Service, job_id: JobId) -> JobDetail:
+def get_job(caller: Reader, service: Service, job_id: JobId) -> JobDetail:
     """Return a job with its attempts and the files of its model."""
     with service.database.transaction() as tx:
-        job = jobs.get(tx, job_id)
+        job = jobs.get(tx, job_id, project=caller.project)
         return JobDetail.whole(
             job,
             place=estimates.places(tx, [job])[job.id],
@@ -132,7 +140,7 @@ class Cancellation(SpecModel):
         is_required=False,
     ),
 )
-def cancel_job(service: Service, job_id: JobId, body: OptionalJsonBody) -> Job:
+def cancel_job(caller: Submitter, service: Service, job_id: JobId, body: OptionalJsonBody) -> Job:
     """Cancel a job. A running one is first `cancelling`, until its worker has stopped it.
 
     With `{"keep": true}` it stops after the step in hand, measures what it has learnt by then and
@@ -141,33 +149,35 @@ def cancel_job(service: Service, job_id: JobId, body: OptionalJsonBody) -> Job:
     """
     keep = _cancellation(body).keep
     with service.database.transaction() as tx:
-        return _shown(tx, jobs.cancel(tx, job_id, keep=keep))
+        return _shown(tx, jobs.cancel(tx, job_id, project=caller.project, keep=keep))
 
 
 @router.post("/jobs/{job_id}/pause", responses=problems.responses(404, 409))
-def pause_job(service: Service, job_id: JobId) -> Job:
+def pause_job(caller: Submitter, service: Service, job_id: JobId) -> Job:
     """Pause a job. A running one is first `pausing`, until its worker has saved and let it go.
 
     It gives its device free and keeps its checkpoint. A queued one is `paused` at once. Pausing a
     paused job changes nothing; one that trains no more may end as if it had not been asked.
     """
     with service.database.transaction() as tx:
-        return _shown(tx, jobs.pause(tx, job_id))
+        return _shown(tx, jobs.pause(tx, job_id, project=caller.project))
 
 
 @router.post("/jobs/{job_id}/resume", responses=problems.responses(404, 409))
-def resume_job(service: Service, job_id: JobId) -> Job:
+def resume_job(caller: Submitter, service: Service, job_id: JobId) -> Job:
     """Queue a paused job again, last of its priority; it goes on at the step that it had come to.
 
     Resuming a queued or running job changes nothing. One that is still `pausing` can't be: 409.
     """
     with service.database.transaction() as tx:
-        return _shown(tx, jobs.resume(tx, job_id))
+        return _shown(tx, jobs.resume(tx, job_id, project=caller.project))
 
 
-def _create(service: Backends, spec: JobSpec) -> Job:
+def _create(service: Backends, spec: JobSpec, caller: Caller) -> Job:
     with service.database.transaction() as tx:
-        return _shown(tx, jobs.create(tx, spec, max_attempts=service.settings.max_attempts))
+        max_attempts = service.settings.max_attempts
+        job = jobs.create(tx, spec, project=caller.project, max_attempts=max_attempts)
+        return _shown(tx, job)
 
 
 def _cancellation(values: object) -> Cancellation:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field, ValidationError, model_validator
 
 from api import openapi, problems
+from api.access import Admin, Reader
 from api.bodies import JsonBody
 from api.dependencies import PageParameters, Service
 from api.schemas import Model, ModelPage
@@ -59,34 +60,43 @@ class Registration(SpecModel):
         }
     ),
 )
-def register_model(service: Service, body: JsonBody, response: Response) -> Model:
+def register_model(caller: Admin, service: Service, body: JsonBody, response: Response) -> Model:
     """Register a base model under a name."""
     wanted = _registration(body)
     path = None
     if wanted.path is not None:
         path = str(_checked_folder(wanted.path, service.settings.model_roots))
     with service.database.transaction() as tx:
-        model = models.create(tx, wanted.name, path=path, hub=wanted.hub, revision=wanted.revision)
+        model = models.create(
+            tx,
+            wanted.name,
+            project=caller.project,
+            path=path,
+            hub=wanted.hub,
+            revision=wanted.revision,
+        )
     response.headers["Location"] = f"/models/{model.name}"
     return Model.model_validate(model)
 
 
 @router.get("/models", responses=problems.responses(422))
-def list_models(service: Service, parameters: Annotated[PageParameters, Query()]) -> ModelPage:
+def list_models(
+    caller: Reader, service: Service, parameters: Annotated[PageParameters, Query()]
+) -> ModelPage:
     """List base models by name."""
     limit = parameters.limit
     with service.database.transaction() as tx:
-        found = models.page(tx, after=parameters.after, limit=limit + 1)
+        found = models.page(tx, project=caller.project, after=parameters.after, limit=limit + 1)
     return ModelPage(
         data=[Model.model_validate(model) for model in found[:limit]], has_more=len(found) > limit
     )
 
 
 @router.get("/models/{name}", responses=problems.responses(404))
-def get_model(service: Service, name: str) -> Model:
+def get_model(caller: Reader, service: Service, name: str) -> Model:
     """Return a registered base model."""
     with service.database.transaction() as tx:
-        return Model.model_validate(models.get(tx, name))
+        return Model.model_validate(models.get(tx, name, project=caller.project))
 
 
 def _registration(values: object) -> Registration:

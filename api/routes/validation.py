@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
 from api import openapi, problems
+from api.access import Reader
 from api.bodies import JsonBody
 from api.dependencies import DatasetId, Service
 from api.inspections import Inspections, JobInspector
@@ -23,7 +24,9 @@ router = APIRouter(tags=["validation"])
     responses=problems.responses(400, 413, 415, 503),
     openapi_extra=openapi.spec_body(),
 )
-async def validate_job(service: Service, inspector: JobInspector, body: JsonBody) -> Validation:
+async def validate_job(
+    caller: Reader, service: Service, inspector: JobInspector, body: JsonBody
+) -> Validation:
     """Return everything that is wrong with a job, and what it would do; nothing is queued.
 
     The rows are read whole: columns, labels, bad rows with their places, what is there twice, what
@@ -31,7 +34,7 @@ async def validate_job(service: Service, inspector: JobInspector, body: JsonBody
     the workers, every `auto` is decided, and memory, disk and time are estimated. A job with errors
     is answered with 200, too: `is_valid` says whether it would be accepted.
     """
-    return await validated(service, inspector, body)
+    return await validated(service, inspector, body, project=caller.project)
 
 
 @router.post(
@@ -57,26 +60,33 @@ async def validate_job(service: Service, inspector: JobInspector, body: JsonBody
     ),
 )
 async def validate_dataset(
-    service: Service, inspector: JobInspector, dataset_id: DatasetId, body: JsonBody
+    caller: Reader,
+    service: Service,
+    inspector: JobInspector,
+    dataset_id: DatasetId,
+    body: JsonBody,
 ) -> Validation:
     """Return whether a data set suits a task, without a job.
 
     With a `model` its tokens are counted, too, and memory and time are estimated.
     """
-    spec = await run_in_threadpool(_spec, service, dataset_id, body)
-    return await validated(service, inspector, spec)
+    spec = await run_in_threadpool(_spec, service, dataset_id, body, project=caller.project)
+    return await validated(service, inspector, spec, project=caller.project)
 
 
-async def validated(service: Backends, inspector: Inspections, spec: object) -> Validation:
+async def validated(
+    service: Backends, inspector: Inspections, spec: object, *, project: str
+) -> Validation:
     """Return what is to be said of a job, from a thread that may take its time."""
-    report = await inspector.run(partial(validate, service, inspector.processes, spec))
+    look = partial(validate, service, inspector.processes, spec, project=project)
+    report = await inspector.run(look)
     return Validation.of(report)
 
 
-def _spec(service: Backends, dataset_id: str, values: object) -> dict[str, object]:
+def _spec(service: Backends, dataset_id: str, values: object, *, project: str) -> dict[str, object]:
     """Return the spec of a job that would train on a data set."""
     with service.database.transaction() as tx:
-        datasets.get(tx, dataset_id)
+        datasets.get(tx, dataset_id, project=project)
     if not isinstance(values, dict):
         raise InvalidSpec([FieldProblem("", "the body is no JSON object", 'Send {"task": …}.')])
     if unknown := sorted(values.keys() - {"task", "columns", "model"}):

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api import problems
+from api.access import Reader
 from api.dependencies import PageParameters, Service
 from api.schemas import Schema, Timestamp
 from jobs.store import workers
@@ -44,7 +45,11 @@ class WorkerPage(Schema):
 
 
 @router.get("/workers", responses=problems.responses(422))
-def list_workers(service: Service, parameters: Annotated[PageParameters, Query()]) -> WorkerPage:
+def list_workers(
+    caller: Reader,  # noqa: ARG001 - who may read may know
+    service: Service,
+    parameters: Annotated[PageParameters, Query()],
+) -> WorkerPage:
     """List the workers that are there, by name, with what they train on."""
     limit = parameters.limit
     with service.database.transaction() as tx:

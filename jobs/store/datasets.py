@@ -12,12 +12,12 @@ from trainer_core.errors import DatasetInUse, DatasetNotFound
 
 
 def create(tx: Transaction, values: dict[str, Any]) -> Dataset:
-    """Keep a new data set; `values` are its columns."""
+    """Keep a new data set; `values` are its columns, its project among them."""
     row = tx.connection.execute(insert(datasets).values(**values).returning(datasets)).one()
     return Dataset(**row._mapping)
 
 
-def get(tx: Transaction, dataset_id: str, *, project: str = "default") -> Dataset:
+def get(tx: Transaction, dataset_id: str, *, project: str) -> Dataset:
     """Return a data set, or raise DatasetNotFound."""
     row = tx.connection.execute(
         select(datasets).where(datasets.c.id == dataset_id, datasets.c.project == project)
@@ -31,9 +31,7 @@ def get(tx: Transaction, dataset_id: str, *, project: str = "default") -> Datase
     return Dataset(**row._mapping)
 
 
-def page(
-    tx: Transaction, *, after: str | None, limit: int, project: str = "default"
-) -> list[Dataset]:
+def page(tx: Transaction, *, project: str, after: str | None, limit: int) -> list[Dataset]:
     """Return up to `limit` data sets, newest first, older than the data set `after`."""
     statement = select(datasets).where(datasets.c.project == project)
     if after is not None:
@@ -56,7 +54,7 @@ def hold(tx: Transaction, dataset_ids: list[str]) -> None:
         )
 
 
-def remove(tx: Transaction, dataset_id: str, *, project: str = "default") -> Dataset:
+def remove(tx: Transaction, dataset_id: str, *, project: str) -> Dataset:
     """Forget a data set and return it, so that its file can be deleted after the commit.
 
     Raises:

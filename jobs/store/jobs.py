@@ -22,13 +22,13 @@ from trainer_core.spec import JobSpec, Scheme, parse_data_reference
 class Filter:
     """Which jobs of a project to list; None takes any."""
 
-    project: str = "default"
+    project: str
     state: State | None = None
     task: str | None = None
     labels: Mapping[str, str] | None = None
 
 
-def create(tx: Transaction, spec: JobSpec, *, max_attempts: int, project: str = "default") -> Job:
+def create(tx: Transaction, spec: JobSpec, *, max_attempts: int, project: str) -> Job:
     """Keep a new job, queued; its bell is rung after the commit."""
     references = [parse_data_reference(source) for source in spec.data.references().values()]
     dataset_ids = sorted({r.name for r in references if r.scheme is Scheme.DATASET})
@@ -56,7 +56,7 @@ def create(tx: Transaction, spec: JobSpec, *, max_attempts: int, project: str = 
     return job
 
 
-def get(tx: Transaction, job_id: str, *, project: str = "default", is_locked: bool = False) -> Job:
+def get(tx: Transaction, job_id: str, *, project: str, is_locked: bool = False) -> Job:
     """Return a job of a project, locked until the commit if asked, or raise JobNotFound."""
     statement = select(jobs).where(jobs.c.id == job_id, jobs.c.project == project)
     return _one(tx, statement.with_for_update() if is_locked else statement, job_id)
@@ -112,15 +112,15 @@ def queue_positions(tx: Transaction, found: Sequence[Job]) -> dict[str, int]:
     return positions
 
 
-def cancel(tx: Transaction, job_id: str, *, keep: bool = False, project: str = "default") -> Job:
+def cancel(tx: Transaction, job_id: str, *, project: str, keep: bool = False) -> Job:
     """End a job that waits, or ask the worker of a running one to end it; again is no error.
 
     Args:
         tx: the transaction.
         job_id: the job.
+        project: of the job.
         keep: let a running job first measure and store the model as it is by then. Asked for
             again without it, it ends at once; never the other way round.
-        project: of the job.
 
     Raises:
         JobNotFound: no such job.
@@ -142,7 +142,7 @@ def cancel(tx: Transaction, job_id: str, *, keep: bool = False, project: str = "
     return _move(tx, job, target, reason=reason, keep=keep and is_held)
 
 
-def pause(tx: Transaction, job_id: str, *, project: str = "default") -> Job:
+def pause(tx: Transaction, job_id: str, *, project: str) -> Job:
     """Take a job out of the queue, or ask the worker of a running one to save and let it go.
 
     Again is no error.
@@ -159,7 +159,7 @@ def pause(tx: Transaction, job_id: str, *, project: str = "default") -> Job:
     return _move(tx, job, target, reason="paused by request")
 
 
-def resume(tx: Transaction, job_id: str, *, project: str = "default") -> Job:
+def resume(tx: Transaction, job_id: str, *, project: str) -> Job:
     """Put a paused job at the end of the queue; one that waits or runs already is left as it is.
 
     Raises:

@@ -10,13 +10,19 @@ from trainer_core.errors import ModelNotFound, NameTaken
 
 
 def create(
-    tx: Transaction, name: str, *, path: str | None, hub: str | None, revision: str | None
+    tx: Transaction,
+    name: str,
+    *,
+    project: str,
+    path: str | None,
+    hub: str | None,
+    revision: str | None,
 ) -> Model:
     """Keep a new model, from a folder or from a Hub repository, or raise NameTaken."""
     try:
         row = tx.connection.execute(
             insert(models)
-            .values(name=name, path=path, hub=hub, revision=revision)
+            .values(project=project, name=name, path=path, hub=hub, revision=revision)
             .returning(models)
         ).one()
     except IntegrityError as error:
@@ -26,9 +32,11 @@ def create(
     return Model(**row._mapping)
 
 
-def get(tx: Transaction, name: str) -> Model:
+def get(tx: Transaction, name: str, *, project: str) -> Model:
     """Return a registered model, or raise ModelNotFound."""
-    row = tx.connection.execute(select(models).where(models.c.name == name)).one_or_none()
+    row = tx.connection.execute(
+        select(models).where(models.c.name == name, models.c.project == project)
+    ).one_or_none()
     if row is None:
         raise ModelNotFound(
             f"there is no registered model '{name[:100]}'.",
@@ -38,9 +46,10 @@ def get(tx: Transaction, name: str) -> Model:
     return Model(**row._mapping)
 
 
-def page(tx: Transaction, *, after: str | None, limit: int) -> list[Model]:
+def page(tx: Transaction, *, project: str, after: str | None, limit: int) -> list[Model]:
     """Return up to `limit` models by name, after the model `after`."""
-    statement = select(models).order_by(models.c.name).limit(limit)
+    statement = select(models).where(models.c.project == project)
     if after is not None:
         statement = statement.where(models.c.name > after)
-    return [Model(**row._mapping) for row in tx.connection.execute(statement)]
+    rows = tx.connection.execute(statement.order_by(models.c.name).limit(limit))
+    return [Model(**row._mapping) for row in rows]

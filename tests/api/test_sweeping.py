@@ -31,7 +31,7 @@ def queue(settings: Settings) -> redis.Redis:
 
 def read(backends: Backends, job_id: str) -> Job:
     with backends.database.transaction() as tx:
-        return jobs.get(tx, job_id)
+        return jobs.get(tx, job_id, project="default")
 
 
 def expire(backends: Backends, *, attempts_left: bool = True) -> Job:

@@ -192,7 +192,7 @@ def test_submit_and_wait_ends_with_the_outcome(
     def fail_once_submitted() -> None:
         while True:
             with backends.database.transaction() as tx:
-                if jobs.page(tx, jobs.Filter(), after=None, limit=1):
+                if jobs.page(tx, jobs.Filter("default"), after=None, limit=1):
                     break
             time.sleep(0.05)
         fail(backends, LuthierError("went wrong.", hint="Mend it."))

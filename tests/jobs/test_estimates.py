@@ -50,7 +50,7 @@ def test_what_can_not_be_told_is_not_made_up(slots, position):
 
 def places(database, *found):  # noqa: F811
     with database.transaction() as tx:
-        found = [jobs.get(tx, job.id) for job in found]
+        found = [jobs.get(tx, job.id, project="default") for job in found]
         return estimates.places(tx, found)
 
 

@@ -1,5 +1,7 @@
 """What owners ask of jobs, in each state: cancel, cancel with keep, pause, resume."""
 
+from functools import partial
+
 import pytest
 from sqlalchemy import text
 
@@ -17,10 +19,10 @@ __all__ = ["database"]
 
 REFUSED = None
 ACTIONS = {
-    "cancel": jobs.cancel,
-    "keep": lambda tx, job_id: jobs.cancel(tx, job_id, keep=True),
-    "pause": jobs.pause,
-    "resume": jobs.resume,
+    "cancel": partial(jobs.cancel, project="default"),
+    "keep": partial(jobs.cancel, project="default", keep=True),
+    "pause": partial(jobs.pause, project="default"),
+    "resume": partial(jobs.resume, project="default"),
 }
 LEADS_TO = {
     State.QUEUED: ("cancelled", "cancelled", "paused", "queued"),
@@ -85,7 +87,7 @@ def test_a_resumed_job_comes_last_of_its_priority_and_rings(database):
     first, second = submit(database), submit(database)
     act(database, "pause", first)
     with database.transaction() as tx:
-        resumed = jobs.resume(tx, first.id)
+        resumed = jobs.resume(tx, first.id, project="default")
         assert tx.bells == [first.id]
     with database.transaction() as tx:
         assert jobs.queue_positions(tx, [resumed, second]) == {second.id: 1, first.id: 2}

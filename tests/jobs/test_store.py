@@ -38,7 +38,7 @@ def submit(database, **changes):
         **changes,
     }
     with database.transaction() as tx:
-        return jobs.create(tx, parse_spec(values), max_attempts=2)
+        return jobs.create(tx, parse_spec(values), project="default", max_attempts=2)
 
 
 def claim(database, *, worker="w", lease_seconds=30.0):
@@ -55,7 +55,7 @@ def end(database, job, target, **values):
 
 def job_of(database, job_id):
     with database.transaction() as tx:
-        return jobs.get(tx, job_id)
+        return jobs.get(tx, job_id, project="default")
 
 
 def events_of(database, job_id):
@@ -157,7 +157,7 @@ def test_final_state_is_written_once(database, final):
     job = claim(database)
     if final is State.CANCELLED:
         with database.transaction() as tx:
-            jobs.cancel(tx, job.id)
+            jobs.cancel(tx, job.id, project="default")
     error = {"error": {"code": "x"}} if final is State.FAILED else {}
     end(database, job, final, **error)
     for target in State:
@@ -171,17 +171,19 @@ def test_final_state_is_written_once(database, final):
 def test_cancel_of_a_queued_job_is_final_at_once(database):
     job = submit(database)
     with database.transaction() as tx:
-        assert jobs.cancel(tx, job.id).state is State.CANCELLED
+        assert jobs.cancel(tx, job.id, project="default").state is State.CANCELLED
     assert claim(database) is None
     with database.transaction() as tx:
-        assert jobs.cancel(tx, job.id).state is State.CANCELLED  # again is no error
+        assert (
+            jobs.cancel(tx, job.id, project="default").state is State.CANCELLED
+        )  # again is no error
 
 
 def test_cancel_of_a_running_job_asks_its_worker(database):
     submit(database)
     job = claim(database)
     with database.transaction() as tx:
-        assert jobs.cancel(tx, job.id).state is State.CANCELLING
+        assert jobs.cancel(tx, job.id, project="default").state is State.CANCELLING
     with database.transaction() as tx:
         held = attempts.renew(tx, job.id, attempt=job.attempt, lease_seconds=9)
     assert held == Held(State.CANCELLING, keep=False)
@@ -195,7 +197,7 @@ def test_cancel_of_a_finished_job_is_refused(database):
     job = claim(database)
     end(database, job, State.SUCCEEDED)
     with pytest.raises(IllegalTransition, match="already succeeded"), database.transaction() as tx:
-        jobs.cancel(tx, job.id)
+        jobs.cancel(tx, job.id, project="default")
 
 
 def test_cancel_racing_with_the_end_leaves_one_final_state(database):
@@ -208,7 +210,7 @@ def test_cancel_racing_with_the_end_leaves_one_final_state(database):
             barrier.wait()
             try:
                 with database.transaction() as tx:
-                    jobs.cancel(tx, job.id)
+                    jobs.cancel(tx, job.id, project="default")
             except IllegalTransition:
                 return
 
@@ -236,7 +238,7 @@ def test_pages_show_every_older_job_once_while_new_ones_come(database):
     seen, after = [], None
     while True:
         with database.transaction() as tx:
-            page = jobs.page(tx, jobs.Filter(labels={"team": "a"}), after=after, limit=2)
+            page = jobs.page(tx, jobs.Filter("default", labels={"team": "a"}), after=after, limit=2)
         if not page:
             break
         seen += [job.id for job in page]
@@ -256,11 +258,11 @@ def test_another_project_sees_no_job(database):
 def test_dataset_of_a_waiting_job_stays_and_of_a_finished_one_goes(database):
     job = submit(database)
     with pytest.raises(DatasetInUse, match=job.id), database.transaction() as tx:
-        datasets.remove(tx, DATASET)
+        datasets.remove(tx, DATASET, project="default")
     with database.transaction() as tx:
-        jobs.cancel(tx, job.id)
+        jobs.cancel(tx, job.id, project="default")
     with database.transaction() as tx:
-        datasets.remove(tx, DATASET)
+        datasets.remove(tx, DATASET, project="default")
     with pytest.raises(DatasetNotFound):
         submit(database)
 
@@ -287,9 +289,9 @@ def test_files_of_a_job_are_found_by_their_exact_path_only(database):
 
 def test_model_names_are_taken_once(database):
     with database.transaction() as tx:
-        models.create(tx, "m", path="/x", hub=None, revision=None)
+        models.create(tx, "m", project="default", path="/x", hub=None, revision=None)
     with pytest.raises(NameTaken), database.transaction() as tx:
-        models.create(tx, "m", path=None, hub="a/b", revision=None)
+        models.create(tx, "m", project="default", path=None, hub="a/b", revision=None)
 
 
 def test_unanswered_jobs_are_those_that_wait_too_long(database):

@@ -141,7 +141,7 @@ def submit(backends, tmp_path):
     backends.storage.put(f"datasets/{DATASET}", [b"text,label\n" + b"x,a\ny,b\n" * 10])
     with backends.database.transaction() as tx:
         keep_dataset(tx)
-        models.create(tx, "tiny", path=str(tmp_path), hub=None, revision=None)
+        models.create(tx, "tiny", project="default", path=str(tmp_path), hub=None, revision=None)
     values = {
         "task": "text-classification",
         "model": "model:tiny",
@@ -150,7 +150,7 @@ def submit(backends, tmp_path):
 
     def submit(**changes):
         with backends.database.transaction() as tx:
-            return jobs.create(tx, parse_spec(values | changes), max_attempts=3)
+            return jobs.create(tx, parse_spec(values | changes), project="default", max_attempts=3)
 
     return submit
 

@@ -8,6 +8,7 @@ import errno
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def attempt_of(backends, job, *, is_draining=lambda: False):
 
 def job_of(backends, job):
     with backends.database.transaction() as tx:
-        return jobs.get(tx, job.id)
+        return jobs.get(tx, job.id, project="default")
 
 
 def stored_files(backends, job):
@@ -146,7 +147,7 @@ def test_cancel_is_heard_while_the_model_is_being_stored(broken, trained):
     carrying.start()
     time.sleep(1)
     with broken.database.transaction() as tx:
-        jobs.cancel(tx, trained.id)
+        jobs.cancel(tx, trained.id, project="default")
     carrying.join(timeout=10)
     assert job_of(broken, trained).state is State.CANCELLED
     assert stored_files(broken, trained) == []
@@ -161,7 +162,7 @@ def asked_late(broken, trained):
         carrying.start()
         time.sleep(1)
         with broken.database.transaction() as tx:
-            request(tx, trained.id)
+            request(tx, trained.id, project="default")
         time.sleep(1.5)  # it is heard, or not, before there is a way to store anything
         broken.storage.is_mended = True
         carrying.join(timeout=30)
@@ -177,7 +178,7 @@ def last_state(backends, job):
 
 
 def test_a_model_that_is_to_be_kept_is_stored_to_its_end(broken, trained, asked_late):
-    ended = asked_late(lambda tx, job_id: jobs.cancel(tx, job_id, keep=True))
+    ended = asked_late(partial(jobs.cancel, keep=True))
     assert ended.state is State.CANCELLED
     assert ended.best == {"step": 5, "metrics": {"accuracy": 0.9}}
     assert len(stored_files(broken, trained)) == 3
@@ -192,7 +193,7 @@ def test_pause_is_heard_while_the_model_is_being_stored_and_loses_nothing(
     assert asked_late(jobs.pause).state is State.PAUSED
     assert stored_files(broken, trained) == []
     with broken.database.transaction() as tx:
-        jobs.resume(tx, trained.id)
+        jobs.resume(tx, trained.id, project="default")
     with broken.database.transaction() as tx:
         again = attempts.claim(tx, worker="w2", lease_seconds=3.0)
     attempt_of(broken, again).carry_out()
@@ -203,7 +204,10 @@ def test_pause_is_heard_while_the_model_is_being_stored_and_loses_nothing(
     ("request_late", "left"),
     [
         (jobs.cancel, (State.CANCELLED, 0)),
-        (lambda tx, job_id: jobs.cancel(tx, job_id, keep=True), (State.CANCELLED, 3)),
+        (
+            lambda tx, job_id: jobs.cancel(tx, job_id, project="default", keep=True),
+            (State.CANCELLED, 3),
+        ),
         (jobs.pause, (State.SUCCEEDED, 3)),
     ],
     ids=["cancel", "keep", "pause"],
@@ -232,7 +236,7 @@ def test_a_request_between_the_end_of_the_process_and_of_the_job_is_obeyed(
 def test_an_error_worth_another_try_leaves_a_job_paused_that_was_to_pause(backends, claim):
     job = claim()
     with backends.database.transaction() as tx:
-        jobs.pause(tx, job.id)
+        jobs.pause(tx, job.id, project="default")
     runs_of(backends).parent.mkdir(parents=True, exist_ok=True)
     runs_of(backends).write_text("a file where the runs should be")
     attempt_of(backends, job).carry_out()
@@ -400,7 +404,7 @@ def test_runs_that_ended_elsewhere_are_tidied_and_others_left(backends, submit):
     unknown = runs_of(backends) / "job_of_another_database" / "attempt-1" / "checkpoints"
     unknown.mkdir(parents=True)
     with backends.database.transaction() as tx:
-        jobs.cancel(tx, ended.id)
+        jobs.cancel(tx, ended.id, project="default")
     tidy_finished(backends)
     assert not (runs_of(backends) / ended.id / "attempt-1" / "checkpoints").exists()
     assert (runs_of(backends) / waiting.id / "attempt-1" / "checkpoints").exists()

@@ -96,7 +96,7 @@ def attempt(backends, submit, tmp_path, monkeypatch):
         assert Attempt(service, claimed, spare, "cpu", lambda: False).carry_out()
         spare.close()
         with backends.database.transaction() as tx:
-            return jobs.get(tx, claimed.id)
+            return jobs.get(tx, claimed.id, project="default")
 
     return attempt
 

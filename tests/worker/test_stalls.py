@@ -57,7 +57,10 @@ def carry_out(backends, submit, monkeypatch):
             assert Attempt(backends, claimed, Spare(backends.settings), "cpu", never).carry_out()
         run = RunDirectory(runs_of(backends) / job.id / f"attempt-{num_attempts}")
         with backends.database.transaction() as tx:
-            found = jobs.get(tx, job.id), events.read(tx, job.id, after=0, limit=100_000)
+            found = (
+                jobs.get(tx, job.id, project="default"),
+                events.read(tx, job.id, after=0, limit=100_000),
+            )
         return *found, run
 
     return carry_out

@@ -1,4 +1,4 @@
-"""The tables. `migrations/` makes them; `alembic check` holds the two equal."""
+"""Jobs, and what happens to them."""
 
 from sqlalchemy import (
     BigInteger,
@@ -9,30 +9,14 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     Table,
     Text,
-    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from jobs.states import LEASED, State
-
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-def _now(name: str) -> Column[object]:
-    return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
-
+from jobs.tables.base import metadata, now
 
 jobs = Table(
     "jobs",
@@ -60,11 +44,11 @@ jobs = Table(
     Column("error", JSONB(none_as_null=True)),
     Column("keep", Boolean, nullable=False, server_default=text("false")),
     Column("last_event_id", BigInteger, nullable=False, server_default="0"),
-    _now("created_at"),
-    _now("queued_at"),
+    now("created_at"),
+    now("queued_at"),
     Column("started_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
-    _now("updated_at"),
+    now("updated_at"),
     CheckConstraint(
         "state IN ({})".format(", ".join(f"'{state}'" for state in State)), name="state_is_known"
     ),
@@ -101,7 +85,7 @@ attempts = Table(
     _job_id(),
     Column("number", Integer, primary_key=True),
     Column("worker", Text, nullable=False),
-    _now("started_at"),
+    now("started_at"),
     Column("finished_at", DateTime(timezone=True)),
     Column("reason", Text),
     Column("first_step", Integer),
@@ -114,7 +98,7 @@ events = Table(
     _job_id(),
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("attempt", Integer),
-    _now("at"),
+    now("at"),
     Column("type", Text, nullable=False),
     Column("data", JSONB, nullable=False),
 )
@@ -127,41 +111,5 @@ artifacts = Table(
     Column("key", Text, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
-    _now("created_at"),
-)
-
-datasets = Table(
-    "datasets",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("project", Text, nullable=False, server_default="default"),
-    Column("name", Text, nullable=False),
-    Column("has_header", Boolean, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("sha256", Text, nullable=False),
-    Column("description", JSONB, nullable=False),
-    _now("created_at"),
-    Index("ix_datasets_project_id", "project", text("id DESC")),
-)
-
-models = Table(
-    "models",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("path", Text),
-    Column("hub", Text),
-    Column("revision", Text),
-    _now("created_at"),
-    CheckConstraint("(path IS NULL) <> (hub IS NULL)", name="one_source"),
-)
-
-workers = Table(
-    "workers",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("num_slots", Integer, nullable=False),
-    Column("devices", JSONB, nullable=False),
-    _now("started_at"),
-    _now("seen_at"),
+    now("created_at"),
 )
