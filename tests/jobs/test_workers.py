@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from jobs.fitting import Verdict, fit, refusal, targets_of
+from jobs.fitting import Verdict, check_capacity, fit, refusal, targets_of
 from jobs.records import Worker, WorkerDevice
 from jobs.store import workers
-from jobs.submission import check_capacity
 from trainer_core.errors import NothingFits
 from trainer_core.inspection import Estimate, Target
 from trainer_core.spec import parse_spec
