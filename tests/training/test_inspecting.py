@@ -154,7 +154,8 @@ def test_no_weight_is_loaded_and_an_adapter_trains_few(models, tmp_path, monkeyp
     findings = inspected(directory)
     base = open_model(models["encoder"])
     assert findings.error is None, findings.error
-    assert findings.num_weights is not None and findings.num_trained is not None
+    assert findings.num_weights is not None
+    assert findings.num_trained is not None
     assert base.num_weights < findings.num_weights
     assert findings.num_trained < base.num_weights / 2
 
