@@ -58,10 +58,26 @@ def test_a_job_is_looked_at_by_a_process_with_torch(inspecting, backends):
     assert inspecting.get("/jobs").json()["data"] == []
 
 
-def test_a_model_of_which_the_weights_are_no_model_is_an_error(inspecting, tmp_path):
+def test_what_the_model_can_not_do_is_an_error(inspecting):
     spec = spec_of(upload(inspecting), model="model:minilm", max_length=100_000)
     found = inspecting.post("/jobs/validate", json=spec).json()
     assert not found["is_valid"]
+    (error,) = found["errors"]
+    assert error["detail"]["errors"][0]["pointer"] == "/max_length"
+    assert found["rows"]["num_rows"]["train"] == 36
+
+
+def test_a_job_that_is_too_large_for_every_worker_is_refused_by_the_low_estimate(
+    inspecting, backends
+):
+    with backends.database.transaction() as tx:
+        workers.beat(tx, "small", num_slots=1, devices=[device(1)])
+    training = {"batch_size": 256, "micro_batch_size": 256}
+    long = "text,label\n" + "".join(f"{'word ' * 300},{'ab'[n % 2]}\n" for n in range(40))
+    spec = spec_of(upload(inspecting, long), model="model:minilm", training=training)
+    found = inspecting.post("/jobs/validate", json=spec).json()
+    assert [error["code"] for error in found["errors"]] == ["nothing_fits"]
+    assert found["errors"][0]["whose"] == "capacity"
 
 
 def test_a_server_that_is_still_starting_is_not_waited_for_longer_than_allowed(settings, tmp_path):

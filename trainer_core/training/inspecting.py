@@ -202,11 +202,15 @@ def _device(target: Target) -> Device:
 
 
 def _resolved(known: _Known, target: Target) -> Resolution | LuthierError:
-    """Return the spec as it would be decided for a device, or why it can't run there."""
+    """Return the spec as it would be decided for a device, or why it can't run there.
+
+    Raises:
+        InvalidSpec: it can't run anywhere.
+    """
+    resolution = resolve(known.spec, facts_of(known.given(target), known.base))
+    check_limits(resolution.spec, known.base)
     try:
-        resolution = resolve(known.spec, facts_of(known.given(target), known.base))
         check_arguments(resolution.spec, device=_device(target))
-        check_limits(resolution.spec, known.base)
     except LuthierError as error:
         return error
     return resolution
