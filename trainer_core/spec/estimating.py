@@ -65,7 +65,13 @@ class Memory:
 
 
 def estimate_memory(
-    spec: JobSpec, size: ModelSize, *, device: DeviceKind, length: int, most: int
+    spec: JobSpec,
+    size: ModelSize,
+    *,
+    device: DeviceKind,
+    num_rows: int,
+    length: int,
+    most: int,
 ) -> Memory:
     """Return the peak of a run with a resolved spec.
 
@@ -73,11 +79,12 @@ def estimate_memory(
         spec: resolved.
         size: of the model.
         device: on which it runs.
+        num_rows: that there are to train on.
         length: tokens of the longest row.
         most: tokens that a row may have at all.
     """
-    micro_batch = spec.training.micro_batch_size
-    assert micro_batch != "auto", "the spec is resolved before"
+    assert spec.training.micro_batch_size != "auto", "the spec is resolved before"
+    micro_batch = min(spec.training.micro_batch_size, num_rows)
     figures = DEVICES[device]
     fixed = figures.framework_bytes + state_bytes(spec, size)
     fixed += figures.adapter_bytes if spec.adapter else 0

@@ -18,7 +18,7 @@ from trainer_core.rows.checking import Survey, look_through
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, RunDirectory
 from trainer_core.spec import JobSpec, parse_spec, resolve
-from trainer_core.spec.estimating import Memory, ModelSize, estimate_memory, estimate_seconds
+from trainer_core.spec.estimating import Memory, estimate_memory, estimate_seconds
 from trainer_core.spec.resolving import Resolution, num_optimizer_steps
 from trainer_core.training.building import learning_model
 from trainer_core.training.data.caching import Cache
@@ -244,16 +244,24 @@ def _estimate(
         spec=spec.model_dump(mode="json"),
         choices=[asdict(choice) for choice in resolution.choices],
         num_steps=num_steps,
-        memory=_memory(known, target, spec, count, longest=int(lengths.max())),
+        memory=_memory(
+            known, target, spec, count, num_rows=num_examples, longest=int(lengths.max())
+        ),
         disk_bytes=need.total_bytes,
         seconds=Seconds(*seconds) if seconds else None,
     )
 
 
-def _memory(known: _Known, target: Target, spec: JobSpec, count: _Count, *, longest: int) -> Memory:
+def _memory(
+    known: _Known, target: Target, spec: JobSpec, count: _Count, *, num_rows: int, longest: int
+) -> Memory:
     facts = facts_of(known.given(target), known.base)
-    size = ModelSize(count.num_weights, count.num_trained, facts.shape, facts.num_logits_per_token)
     length = -(-longest // spec.num_sequences)  # of a row with several texts all are counted
     return estimate_memory(
-        spec, size, device=target.kind, length=length, most=max(length, spec.num_row_tokens)
+        spec,
+        replace(facts.size, num_weights=count.num_weights, num_trained=count.num_trained),
+        device=target.kind,
+        num_rows=num_rows,
+        length=length,
+        most=max(length, spec.num_row_tokens),
     )
