@@ -21,13 +21,14 @@ from jobs.inspecting import CannotInspect, Inspector
 from jobs.records import Dataset, Worker
 from jobs.store import workers
 from jobs.submission import files_of, num_weights_of, referred
-from trainer_core.errors import FieldProblem, InvalidSpec, NothingFits, TypedError
+from trainer_core.errors import FieldProblem, InvalidSpec, NothingFits, TypedError, Whose
 from trainer_core.inspection import Findings, Request
 from trainer_core.rows.examining import Examination, examine, sample_values
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, RunDirectory, write_json
 from trainer_core.spec import JobSpec, check_built, parse_spec, unused
 
+_ALL_OF_IT = "tokens, choices, memory, disk and time"
 NO_MODEL = "model:luthier.none"
 """In place of a model that is not named, or wrongly: nobody looks at it."""
 
@@ -169,16 +170,25 @@ def _inspect(
         except (NotHere, CannotInspect) as error:
             why = str(error)
     if why is not None:
-        report.missing.append(Missing("tokens, choices, memory, disk and time", why))
+        report.missing.append(Missing(_ALL_OF_IT, why))
     if report.findings is not None:
-        if report.findings.error is not None:
-            report.errors.append(report.findings.error)
         report.warnings += report.findings.warnings
+        _tell_failure(report.findings.error, report)
     estimates = report.findings.estimates if report.findings else ()
     report.fits = [fit(worker, spec, estimates) for worker in present]
     is_told = any(error.code == NothingFits.code for error in report.errors)
     if not is_told and (refused := refusal(report.fits, estimates)):
         report.errors.append(refused)
+
+
+def _tell_failure(error: TypedError | None, report: Report) -> None:
+    """Note why an inspection ended early: a fault of the job, or of whoever looked at it."""
+    if error is None:
+        return
+    if error.whose in (Whose.USER, Whose.DATA):
+        report.errors.append(error)
+    else:
+        report.missing.append(Missing(_ALL_OF_IT, f"looking at it failed: {error.message}"))
 
 
 def _why_not(spec: JobSpec, report: Report) -> str | None:

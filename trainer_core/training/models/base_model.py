@@ -195,7 +195,12 @@ def _hollow_model(base: BaseModel, auto_class: Any, *, is_head_new: bool) -> Loa
     if not is_head_new:
         return LoadedModel(made.model, ())
     there = {name.partition(".")[0] for name in _weight_shapes(base.path)}
-    return LoadedModel(made.model, tuple(n for n in made.new_modules if n not in there))
+    new = (
+        name
+        for name in made.new_modules
+        if name not in there and any(True for _ in made.model.get_submodule(name).parameters())
+    )
+    return LoadedModel(made.model, tuple(new))
 
 
 def mend_generation(model: Any) -> str | None:
