@@ -49,8 +49,9 @@ def inspected(directory: RunDirectory, *targets: Target) -> Findings:
     Request(found.num_rows, found.classes, found.class_counts, targets or (CPU,)).write(
         directory.path
     )
-    findings = inspect(directory)
-    assert Findings.read(directory.path) == findings
+    inspect(directory)
+    findings = Findings.read(directory.path)
+    assert findings is not None
     return findings
 
 
@@ -70,11 +71,12 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "summarization": ("writer", {"source": "a red round one", "target": "red"}, ["red"]),
     "translation": ("writer", {"source": "a red round one", "target": "red"}, ["red"]),
     "sentence-embedding": ("encoder", {"anchor": "red", "positive": "blue"}, []),
-    "dpo": ("decoder", PAIR, ["is warm", "is cold"]),
-    "orpo": ("decoder", PAIR, ["is warm", "is cold"]),
-    "reward-model": ("decoder", PAIR, []),
+    "dpo": ("decoder", PAIR, ["warm", "cold"]),
+    "orpo": ("decoder", PAIR, ["warm", "cold"]),
+    "reward-model": ("decoder", PAIR, ["warm", "cold"]),
     "kto": ("decoder", {"prompt": "a", "completion": "is warm", "label": True}, ["is warm"]),
 }  # fmt: skip
+SHORT = {"question-answering": {"max_question_length": 16, "doc_stride": 8}}
 OTHERS: dict[str, dict[str, Any]] = {
     "text-classification": {"label": "y"}, "kto": {"label": False},
     "token-classification": {"tags": ["B-Y", "O"]},
@@ -85,7 +87,8 @@ OTHERS: dict[str, dict[str, Any]] = {
 def test_every_task_shows_what_is_learnt_of_a_row(models, task, tmp_path):
     model, row, learnt = ROWS[task]
     rows = [row, {**row, **OTHERS.get(task, {})}] * 20
-    directory = make_run(tmp_path / "run", model=models[model], rows=rows, spec={"task": task})
+    spec = {"task": task, **SHORT.get(task, {})}
+    directory = make_run(tmp_path / "run", model=models[model], rows=rows, spec=spec)
     findings = inspected(directory, CPU, GPU)
     assert findings.error is None, findings.error
     shown = [part.text for part in findings.examples[0].segments if part.is_learnt]

@@ -77,7 +77,7 @@ class _Known:
     def given(self, target: Target) -> Given:
         """Return what a run on a device would start from."""
         found = replace(self.sampled, num_rows=self.request.num_rows)
-        cache = Cache(self.inputs.train.path.parent / "cache")
+        cache = Cache(self.inputs.train.path.parent / "sampled")  # not for a run: it has all rows
         return Given(self.spec, self.inputs, self.files, {}, found, _device(target), cache)
 
 
@@ -142,6 +142,8 @@ class _Inspection:
         if spec.scratch is not None:
             base = begin_anew(base, spec.scratch)
         sampled = _sampled(spec, files, request)
+        data = spec.data.model_copy(update={"columns": sampled.spec.columns})
+        spec = spec.model_copy(update={"data": data})
         return _Known(request, spec, inputs, files, sampled, replace(base, is_hollow=True))
 
     def _recipe(self, known: _Known, spec: JobSpec) -> Recipe:

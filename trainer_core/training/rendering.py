@@ -21,7 +21,7 @@ def render(recipe: Recipe, row: TokenRow) -> Rendered:
     drawn = recipe.draw(row, np.random.default_rng(0)) if recipe.draw else row
     batch = recipe.collate([drawn])
     ids, labels = batch["input_ids"], batch.get("labels")
-    is_learnt = _mask(batch, ids, labels)
+    is_learnt = recipe.is_learnt(batch) if recipe.is_learnt else _mask(batch, ids, labels)
     segments: list[Segment] = []
     for sequence, learnt in zip(ids.flatten(0, -2), is_learnt.flatten(0, -2), strict=True):
         segments += _segments(recipe.tokenizer, sequence.tolist(), learnt.tolist())
@@ -35,19 +35,15 @@ def render(recipe: Recipe, row: TokenRow) -> Rendered:
 
 
 def _mask(batch: Any, ids: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-    """Return which tokens are learnt, those of the right choice, or those at a span's ends.
-
-    None are where the target is something else.
-    """
+    """Return which tokens are learnt, or are of the right choice; none of any other target."""
     if "is_learnt" in batch and batch["is_learnt"].shape == ids.shape:
         return torch.as_tensor(batch["is_learnt"]).bool()
     learnt = torch.zeros_like(ids, dtype=torch.bool)
     if labels is None or labels.shape not in (ids.shape, ids.shape[:-1]):
         return learnt
-    is_marked = labels.eq(1) if set(labels.flatten().tolist()) == {0, 1} else labels.ne(_IGNORED)
     if labels.shape == ids.shape:
-        return is_marked
-    return learnt if ids.ndim == 2 else is_marked[..., None].expand(ids.shape)
+        return labels.ne(_IGNORED)
+    return learnt if ids.ndim == 2 else labels.eq(1)[..., None].expand(ids.shape)
 
 
 def _segments(
@@ -67,8 +63,10 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 1] + "…"
 
 
-def _target(labels: torch.Tensor, classes: Sequence[str]) -> str:
-    """Return a row's label as people know it."""
+def _target(labels: torch.Tensor, classes: Sequence[str]) -> str | None:
+    """Return a row's label as people know it; None where it has none."""
+    if not classes:
+        return None
     values = labels.flatten().tolist()
     if len(values) == len(classes) > 1 and set(values) <= {0, 1}:  # a mark for each class
         return ", ".join(name for name, mark in zip(classes, values, strict=True) if mark)
