@@ -9,25 +9,43 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
-from api import problems, streams, sweeping, uploads
+from api import idempotency, problems, streams, sweeping, uploads
 from api.guard import DOCS_PATH, Guard
 from api.inspections import Inspections
 from api.openapi import describe
 from api.reading import Readers
 from api.routes import (
     artifacts,
+    checkpoints,
     datasets,
     events,
     health,
     jobs,
     models,
+    records,
     tasks,
     validation,
+    webhooks,
     workers,
 )
 from jobs.backends import connect
+from jobs.delivery.sender import Sender
 from jobs.settings import Settings, load_settings
 
+_ROUTES = (  # as the documentation shows them
+    jobs,
+    validation,
+    records,
+    events,
+    checkpoints,
+    artifacts,
+    datasets,
+    models,
+    tasks,
+    workers,
+    webhooks,
+    health,
+)
 _DESCRIPTION = """Fine-tuning jobs on Hugging Face Transformers models.
 
 Upload rows with `POST /datasets`, start a job with `POST /jobs`, follow it at
@@ -51,21 +69,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses=problems.default_response(),
     )
     app.state.backends = connect(settings or load_settings())
+    app.state.sender = Sender(app.state.backends)
     app.state.stopping = asyncio.Event()
-    for routes in (
-        jobs,
-        validation,
-        events,
-        artifacts,
-        datasets,
-        models,
-        tasks,
-        workers,
-        health,
-    ):
+    for routes in _ROUTES:
         app.include_router(routes.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)
+    idempotency.install(app)
     app.add_middleware(Guard)
     describe(app)
     return app
@@ -86,9 +96,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stopping=app.state.stopping,
     )
     sweeper = asyncio.create_task(sweeping.sweep_until(app.state.stopping, backends))
+    sender = asyncio.create_task(app.state.sender.run_until(app.state.stopping))
     yield
     app.state.stopping.set()
-    await sweeper
+    await asyncio.gather(sweeper, sender)
     await client.aclose()
     app.state.inspections.processes.close()
     backends.engine.dispose()

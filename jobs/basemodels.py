@@ -26,6 +26,8 @@ def model_folder(backends: Backends, spec: JobSpec, folder: Path, *, project: st
         project: in which the model is registered.
     """
     model = parse_model_reference(spec.model)
+    if model.checkpoint is not None:
+        raise NotHere("checkpoints of jobs are opened by workers alone")
     with backends.database.transaction() as tx:
         if model.scheme is Scheme.JOB:
             files = artifacts.of_job(tx, model.name)
