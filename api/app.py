@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 
 from api import idempotency, problems, streams, sweeping, uploads
 from api.guard import DOCS_PATH, Guard
+from api.inspections import Inspections
 from api.openapi import describe
 from api.reading import Readers
 from api.routes import (
@@ -23,7 +24,9 @@ from api.routes import (
     models,
     records,
     tasks,
+    validation,
     webhooks,
+    workers,
 )
 from jobs.backends import connect
 from jobs.delivery.sender import Sender
@@ -31,6 +34,7 @@ from jobs.settings import Settings, load_settings
 
 _ROUTES = (  # as the documentation shows them
     jobs,
+    validation,
     records,
     events,
     checkpoints,
@@ -38,6 +42,7 @@ _ROUTES = (  # as the documentation shows them
     datasets,
     models,
     tasks,
+    workers,
     webhooks,
     health,
 )
@@ -82,6 +87,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings = backends.settings
     uploads.clear_stale(settings.home / uploads.FOLDER)
     app.state.readers = Readers()
+    app.state.inspections = Inspections(settings)
     client = streams.redis_client(backends.redis_url)
     app.state.hub = streams.Hub(
         database=backends.database,
@@ -95,6 +101,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.stopping.set()
     await asyncio.gather(sweeper, sender)
     await client.aclose()
+    app.state.inspections.processes.close()
     backends.engine.dispose()
 
 

@@ -4,11 +4,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from jobs.fitting import check_capacity
 from jobs.records import Dataset
 from jobs.states import FINAL, State
 from jobs.storage import Storage
-from jobs.store import checkpoints, datasets, jobs, models
+from jobs.store import artifacts, checkpoints, datasets, jobs, models, workers
 from jobs.transaction import Database, Transaction
+from jobs.weights import num_weights_in
 from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
 from trainer_core.rows.checking import Survey, survey
 from trainer_core.rows.files import InputFile
@@ -20,6 +22,7 @@ from trainer_core.spec import (
     parse_data_reference,
     parse_model_reference,
 )
+from trainer_core.spec.estimating import WEIGHT_BYTES
 
 _WHOLE_WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 
@@ -29,11 +32,17 @@ def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) 
 
     Raises:
         InvalidSpec: it asks for what this version can't do, or refers to what is not there.
+        NothingFits: no worker that is there is large enough.
         DataError: its rows can't be trained on.
     """
     check_built(spec)
     with database.transaction() as tx:
-        found = _referred(tx, spec, project=project)
+        found, problems = referred(tx, spec, project=project)
+        if problems:
+            raise InvalidSpec(problems)
+        check_capacity(
+            spec, num_weights=num_weights_of(tx, spec, project=project), workers=workers.present(tx)
+        )
     with files_of(storage, found) as files:
         return survey(spec, files)
 
@@ -61,18 +70,38 @@ def datasets_of(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Da
     }
 
 
-def _referred(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Dataset]:
+def referred(
+    tx: Transaction, spec: JobSpec, *, project: str
+) -> tuple[dict[str, Dataset], list[FieldProblem]]:
+    """Return the data sets that are there, a split each, and what is wrong with references."""
     problems = [*_model_problems(tx, spec.model, project=project)]
     found: dict[str, Dataset] = {}
     for split, source in spec.data.references().items():
+        reference = parse_data_reference(source)
+        if reference.scheme is not Scheme.DATASET:  # what is not built is told elsewhere
+            continue
         try:
-            name = parse_data_reference(source).name
-            found[split] = datasets.get(tx, name, project=project)
+            found[split] = datasets.get(tx, reference.name, project=project)
         except NotFound as error:
             problems.append(FieldProblem(f"/data/{split}", error.message, error.hint))
-    if problems:
-        raise InvalidSpec(problems)
-    return found
+    return found, problems
+
+
+def num_weights_of(tx: Transaction, spec: JobSpec, *, project: str) -> int | None:
+    """Return the number of weights of a job's base model, where that can be told at once."""
+    model = parse_model_reference(spec.model)
+    if spec.scratch is not None:
+        return None
+    match model.scheme:
+        case Scheme.MODEL:
+            folder = models.get(tx, model.name, project=project).path
+            return None if folder is None else num_weights_in(Path(folder))
+        case Scheme.JOB:
+            files = artifacts.of_job(tx, model.name)
+            sizes = (file.size_bytes for file in files if file.path.endswith(".safetensors"))
+            return sum(sizes) // WEIGHT_BYTES or None
+        case _:
+            return None
 
 
 def _model_problems(tx: Transaction, reference: str, *, project: str) -> Iterator[FieldProblem]:

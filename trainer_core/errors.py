@@ -18,7 +18,8 @@
     |-- ModelError              the base model can't be used for the task
     |   |-- UnsafeModel, UnusableModel
     |-- CapacityError           the machine is too small or too full
-    |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, TooManyProcesses, PayloadTooLarge
+    |   |-- OutOfMemory, NothingFits, DiskFull, MaxRuntimeReached, TooManyProcesses
+    |   |-- PayloadTooLarge
     |-- ForbiddenTarget         a URL leads to where the service sends nothing
     |-- Diverged                the loss became NaN or infinite
     |-- InvalidSetting          an environment variable or flag of the service is wrong
@@ -347,6 +348,12 @@ class CapacityError(LuthierError):
 
 class OutOfMemory(CapacityError):
     code = "out_of_memory"
+
+
+class NothingFits(CapacityError):
+    """No worker that is there is large enough for a job."""
+
+    code = "nothing_fits"
 
 
 class DiskFull(CapacityError):

@@ -1,19 +1,23 @@
 """Submitting jobs, cloning and trying them again, cancelling, pausing and resuming them."""
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
 from pydantic import StrictBool, ValidationError
 
 from api import openapi, problems
 from api.access import Caller, Submitter
 from api.bodies import JsonBody, OptionalJsonBody
-from api.dependencies import JobId, Service
+from api.dependencies import JobId, Parameters, Service
 from api.idempotency import Idempotent, Once
+from api.inspections import JobInspector
 from api.merging import merged
 from api.reading import Readers, RowReaders
+from api.reports import Validation
+from api.routes.validation import validated
 from api.schemas import Job
 from api.showing import shown
 from jobs import submission
@@ -31,21 +35,42 @@ router = APIRouter(tags=["jobs"])
 _RETRYABLE = frozenset({State.FAILED, State.CANCELLED})
 
 
+class CreateParameters(Parameters):
+    """What to do with a spec."""
+
+    validate_only: Annotated[
+        bool, Query(description="Answer as POST /jobs/validate does, and queue nothing.")
+    ] = False
+
+
 @router.post(
     "/jobs",
     status_code=201,
-    response_model=Job,
-    responses=problems.responses(400, 409, 413, 415, 422, 503),
+    responses={
+        200: {"model": Validation, "description": "With `validate_only`: what it would do"},
+        **problems.responses(400, 409, 413, 415, 422, 503),
+    },
     openapi_extra=openapi.spec_body(),
+    response_model=Job,
 )
 async def create_job(
-    caller: Submitter, service: Service, readers: RowReaders, once: Idempotent, body: JsonBody
+    *,
+    caller: Submitter,
+    service: Service,
+    readers: RowReaders,
+    inspector: JobInspector,
+    once: Idempotent,
+    body: JsonBody,
+    parameters: Annotated[CreateParameters, Query()],
 ) -> Response:
     """Submit a job: its spec is the body.
 
     Everything that can be told beforehand is checked: every field, what the spec refers to, and
     every row that it would train on. Then the job is queued.
     """
+    if parameters.validate_only:
+        found = await validated(service, inspector, body, project=caller.project)
+        return JSONResponse(found.model_dump(mode="json"))
     spec = await run_in_threadpool(parse_spec, body)
     return await _submit(service, readers, caller, spec, once)
 

@@ -5,6 +5,7 @@ from jobs.tables.inputs import datasets, models
 from jobs.tables.jobs import artifacts, attempts, checkpoints, events, job_labels, jobs
 from jobs.tables.replies import replies
 from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
+from jobs.tables.workers import workers
 
 __all__ = [
     "artifacts",
@@ -20,4 +21,5 @@ __all__ = [
     "models",
     "replies",
     "webhooks",
+    "workers",
 ]
