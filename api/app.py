@@ -13,7 +13,18 @@ from api import idempotency, problems, streams, sweeping, uploads
 from api.guard import DOCS_PATH, Guard
 from api.openapi import describe
 from api.reading import Readers
-from api.routes import artifacts, datasets, events, health, jobs, models, records, tasks
+from api.routes import (
+    artifacts,
+    datasets,
+    events,
+    health,
+    jobs,
+    logs,
+    metrics,
+    models,
+    records,
+    tasks,
+)
 from jobs.backends import connect
 from jobs.settings import Settings, load_settings
 
@@ -41,7 +52,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.backends = connect(settings or load_settings())
     app.state.stopping = asyncio.Event()
-    for routes in (jobs, records, events, artifacts, datasets, models, tasks, health):
+    for routes in (
+        jobs,
+        records,
+        events,
+        metrics,
+        logs,
+        artifacts,
+        datasets,
+        models,
+        tasks,
+        health,
+    ):
         app.include_router(routes.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)
