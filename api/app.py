@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
 from api import idempotency, problems, streams, sweeping, uploads
-from api.guard import DOCS_PATH, Guard
+from api.guard import Guard
 from api.openapi import describe
 from api.reading import Readers
 from api.routes import (
     artifacts,
     datasets,
+    docs,
     events,
     health,
     jobs,
@@ -35,6 +35,8 @@ Upload rows with `POST /datasets`, start a job with `POST /jobs`, follow it at
 be trained. Every error is a problem (RFC 9457) with a stable `code` and a `hint`.
 """
 
+_ROUTES = (jobs, records, events, metrics, logs, artifacts, datasets, models, tasks, health, docs)
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application, on the given settings or on those of the environment."""
@@ -42,9 +44,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="Luthier",
         version=version("luthier"),
         description=_DESCRIPTION,
-        docs_url=DOCS_PATH,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
         lifespan=_lifespan,
         generate_unique_id_function=_operation_id,
@@ -52,20 +53,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.backends = connect(settings or load_settings())
     app.state.stopping = asyncio.Event()
-    for routes in (
-        jobs,
-        records,
-        events,
-        metrics,
-        logs,
-        artifacts,
-        datasets,
-        models,
-        tasks,
-        health,
-    ):
+    for routes in _ROUTES:
         app.include_router(routes.router)
-    app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)
     idempotency.install(app)
     app.add_middleware(Guard)
@@ -92,10 +81,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await sweeper
     await client.aclose()
     backends.engine.dispose()
-
-
-async def _to_docs() -> RedirectResponse:
-    return RedirectResponse(DOCS_PATH)
 
 
 def _operation_id(route: APIRoute) -> str:

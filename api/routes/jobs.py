@@ -39,7 +39,7 @@ _RETRYABLE = frozenset({State.FAILED, State.CANCELLED})
     openapi_extra=openapi.spec_body(),
 )
 async def create_job(
-    caller: Submitter, service: Service, readers: RowReaders, once: Idempotent, body: JsonBody
+    caller: Submitter, service: Service, readers: RowReaders, body: JsonBody, once: Idempotent
 ) -> Response:
     """Submit a job: its spec is the body.
 
