@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from api import idempotency, problems, streams, sweeping, uploads
@@ -27,6 +28,7 @@ from api.routes import (
 )
 from jobs.backends import connect
 from jobs.settings import Settings, load_settings
+from trainer_core.rows import apart
 
 _DESCRIPTION = """Fine-tuning jobs on Hugging Face Transformers models.
 
@@ -68,6 +70,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings = backends.settings
     uploads.clear_stale(settings.home / uploads.FOLDER)
     app.state.readers = Readers()
+    warming = asyncio.create_task(run_in_threadpool(apart.warm))
     client = streams.redis_client(backends.redis_url)
     app.state.hub = streams.Hub(
         database=backends.database,
@@ -79,6 +82,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     app.state.stopping.set()
     await sweeper
+    await warming
     await client.aclose()
     backends.engine.dispose()
 

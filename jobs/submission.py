@@ -1,5 +1,8 @@
 """What is checked before a job is accepted: what it refers to, and every row it would train on."""
 
+import hashlib
+import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,7 +13,7 @@ from jobs.storage import Storage
 from jobs.store import datasets, jobs, models
 from jobs.transaction import Database, Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
-from trainer_core.rows.checking import Survey, survey
+from trainer_core.rows import apart
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import (
     JobSpec,
@@ -20,9 +23,27 @@ from trainer_core.spec import (
     parse_model_reference,
 )
 
+_MAX_CHECKED = 1000
+_BESIDE_ROWS = {
+    "name",
+    "labels",
+    "model",
+    "resources",
+    "checkpoints",
+    "tracking",
+    "output",
+    "adapter",
+}
+"""Parts of a spec on which it does not depend whether its rows can be trained on."""
 
-def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) -> Survey:
-    """Return what the rows of a job of a project hold, or raise what is wrong with the job.
+# Rows that were found good, by all that this depends on; the oldest first. A sweep, a clone or a
+# second try need not read them again.
+_checked: dict[str, None] = {}
+_lock = threading.Lock()
+
+
+def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) -> None:
+    """Raise what is wrong with a job of a project; its rows are read in another process.
 
     Raises:
         InvalidSpec: it asks for what this version can't do, or refers to what is not there.
@@ -31,8 +52,21 @@ def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) 
     check_built(spec)
     with database.transaction() as tx:
         found = _referred(tx, spec, project=project)
+    asked = _asked(spec, found)
+    if asked in _checked:
+        return
     with files_of(storage, found) as files:
-        return survey(spec, files)
+        apart.check(spec.model_dump(mode="json"), files)
+    with _lock:
+        if len(_checked) >= _MAX_CHECKED:
+            del _checked[next(iter(_checked))]
+        _checked[asked] = None
+
+
+def _asked(spec: JobSpec, found: Mapping[str, Dataset]) -> str:
+    rows = {split: (one.sha256, one.name, one.has_header) for split, one in found.items()}
+    values = spec.model_dump(mode="json", exclude=_BESIDE_ROWS)
+    return hashlib.sha256(json.dumps([rows, values]).encode()).hexdigest()
 
 
 @contextmanager

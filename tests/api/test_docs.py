@@ -33,6 +33,6 @@ def test_the_page_may_load_nothing_from_elsewhere(shared: Shared) -> None:
     assert "<script>" not in shared.client.get("/docs").text
 
 
-@pytest.mark.parametrize("path", ["..", "../../etc/passwd", "%2e%2e/app.py", "redoc.standalone.js"])
+@pytest.mark.parametrize("path", ["../../etc/passwd", "%2e%2e%2fcore.py", "redoc.standalone.js"])
 def test_nothing_else_of_the_package_is_served(shared: Shared, path: str) -> None:
     assert shared.client.get(f"/docs/{path}").status_code == 404
