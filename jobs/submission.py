@@ -24,16 +24,7 @@ from trainer_core.spec import (
 )
 
 _MAX_CHECKED = 1000
-_BESIDE_ROWS = {
-    "name",
-    "labels",
-    "model",
-    "resources",
-    "checkpoints",
-    "tracking",
-    "output",
-    "adapter",
-}
+_BESIDE_ROWS = {"name", "labels", "model", "resources", "checkpoints", "tracking", "output"}
 """Parts of a spec on which it does not depend whether its rows can be trained on."""
 
 # Rows that were found good, by all that this depends on; the oldest first. A sweep, a clone or a

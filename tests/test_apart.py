@@ -1,4 +1,4 @@
-"""Rows are read in a process that may be lost; the service that asks it goes on, and stays small."""
+"""Rows are read in a process that may be lost; who asks it goes on, and stays small."""
 
 import gzip
 import os
@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trainer_core import memory
 from trainer_core.errors import DataError, EmptyFile, UnknownColumn, restored
 from trainer_core.rows import apart
 from trainer_core.rows.describing import describe
@@ -51,9 +52,8 @@ def test_what_is_wrong_with_a_file_or_its_rows_is_told_as_here(tmp_path):
         apart.describe(path, name="rows.csv")
     path.write_text("text,intent\n" + "a,b\n" * 20)
     with pytest.raises(UnknownColumn, match="label") as told:
-        apart.check(
-            parse_spec(SPEC).model_dump(mode="json"), {"train": InputFile(path, "rows.csv")}
-        )
+        spec = parse_spec(SPEC).model_dump(mode="json")
+        apart.check(spec, {"train": InputFile(path, "rows.csv")})
     assert told.value.hint
 
 
@@ -116,6 +116,7 @@ def test_bombs_are_refused_or_their_rows_are_bad(tmp_path, small_pool, name, con
     assert described.num_bad_rows
 
 
+@pytest.mark.skipif(not memory.PROC.is_dir(), reason="there is no /proc")
 def test_the_process_holds_no_secret_of_the_service(small_pool, tmp_path, monkeypatch):
     monkeypatch.setenv("LUTHIER_DATABASE_URL", "postgresql://user:secret@host/name")
     pool = apart.Pool(1)
