@@ -12,6 +12,7 @@ from trainer_core.errors import InvalidJson, InvalidRequest, PayloadTooLarge, Un
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
+_SMALL_BYTES = 1 << 14
 
 _TOKEN = re.compile(
     # Possessive, and without need of a closing quote: no text takes more than one pass.
@@ -52,7 +53,7 @@ async def read_json(_: Annotated[None, Depends(check_is_json)], body: RawBody) -
         PayloadTooLarge: it has more than MAX_BYTES.
         InvalidJson: it is not JSON as RFC 8259 has it, or nested too deeply.
     """
-    return await run_in_threadpool(parse_json, body)
+    return await _parsed(body)
 
 
 async def read_optional_json(request: Request, body: RawBody) -> Any:
@@ -61,6 +62,12 @@ async def read_optional_json(request: Request, body: RawBody) -> Any:
     if is_empty and "transfer-encoding" not in request.headers:
         return {}
     await check_is_json(request)
+    return await _parsed(body)
+
+
+async def _parsed(body: bytes) -> Any:
+    if len(body) <= _SMALL_BYTES:
+        return parse_json(body)  # another thread would cost more than this does
     return await run_in_threadpool(parse_json, body)
 
 

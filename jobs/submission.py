@@ -40,18 +40,31 @@ def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) 
         InvalidSpec: it asks for what this version can't do, or refers to what is not there.
         DataError: its rows can't be trained on.
     """
-    check_built(spec)
     with database.transaction() as tx:
-        found = _referred(tx, spec, project=project)
-    asked = _asked(spec, found)
-    if asked in _checked:
+        found = look_up(tx, spec, project=project)
+    if is_checked(spec, found):
         return
     with files_of(storage, found) as files:
         apart.check(spec.model_dump(mode="json"), files)
     with _lock:
         if len(_checked) >= _MAX_CHECKED:
             del _checked[next(iter(_checked))]
-        _checked[asked] = None
+        _checked[_asked(spec, found)] = None
+
+
+def look_up(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Dataset]:
+    """Return the data set of each split that has one of its own; its rows are not looked at.
+
+    Raises:
+        InvalidSpec: it asks for what this version can't do, or refers to what is not there.
+    """
+    check_built(spec)
+    return _referred(tx, spec, project=project)
+
+
+def is_checked(spec: JobSpec, found: Mapping[str, Dataset]) -> bool:
+    """Return whether the rows were found good before, by this process."""
+    return _asked(spec, found) in _checked
 
 
 def _asked(spec: JobSpec, found: Mapping[str, Dataset]) -> str:
