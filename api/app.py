@@ -15,6 +15,7 @@ from api.openapi import describe
 from api.reading import Readers
 from api.routes import (
     artifacts,
+    checkpoints,
     datasets,
     docs,
     events,
@@ -25,19 +26,34 @@ from api.routes import (
     models,
     records,
     tasks,
+    webhooks,
 )
 from jobs.backends import connect
+from jobs.delivery.sender import Sender
 from jobs.settings import Settings, load_settings
 from trainer_core.rows import apart
 
+_ROUTES = (  # as the documentation shows them
+    jobs,
+    records,
+    events,
+    metrics,
+    logs,
+    checkpoints,
+    artifacts,
+    datasets,
+    models,
+    tasks,
+    webhooks,
+    health,
+    docs,
+)
 _DESCRIPTION = """Fine-tuning jobs on Hugging Face Transformers models.
 
 Upload rows with `POST /datasets`, start a job with `POST /jobs`, follow it at
 `GET /jobs/{id}/events`, and fetch the model from `GET /jobs/{id}/model`. `GET /tasks` says what can
 be trained. Every error is a problem (RFC 9457) with a stable `code` and a `hint`.
 """
-
-_ROUTES = (jobs, records, events, metrics, logs, artifacts, datasets, models, tasks, health, docs)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -54,6 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses=problems.default_response(),
     )
     app.state.backends = connect(settings or load_settings())
+    app.state.sender = Sender(app.state.backends)
     app.state.stopping = asyncio.Event()
     for routes in _ROUTES:
         app.include_router(routes.router)
@@ -79,10 +96,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stopping=app.state.stopping,
     )
     sweeper = asyncio.create_task(sweeping.sweep_until(app.state.stopping, backends))
+    sender = asyncio.create_task(app.state.sender.run_until(app.state.stopping))
     yield
     app.state.stopping.set()
-    await sweeper
-    await warming
+    await asyncio.gather(sweeper, sender, warming)
     await client.aclose()
     backends.engine.dispose()
 

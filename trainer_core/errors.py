@@ -7,21 +7,24 @@
     |   |-- IdempotencyKeyReused, PreconditionFailed
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
+    |   |-- CheckpointNotFound, WebhookNotFound, DeliveryNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
     |   |-- JobInUse, RequestInFlight
+    |   |-- TooManyWebhooks
     |-- DataError               the user's rows or files can't be trained on
     |   |-- EmptyFile, UnknownFormat, UnknownColumn, InvalidRows, TooFewRows, UnseenLabel
     |   |-- DataChanged
     |-- ModelError              the base model can't be used for the task
     |   |-- UnsafeModel, UnusableModel
     |-- CapacityError           the machine is too small or too full
-    |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, PayloadTooLarge
+    |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, TooManyProcesses, PayloadTooLarge
+    |-- ForbiddenTarget         a URL leads to where the service sends nothing
     |-- Diverged                the loss became NaN or infinite
     |-- InvalidSetting          an environment variable or flag of the service is wrong
     |-- ServiceFault            our fault, or our infrastructure's
         |-- WorkerLost, ProcessDied, NoUsableCheckpoint, Stalled, ServerFailed
-        |-- ServiceUnavailable, InternalError
+        |-- ServiceUnavailable, InternalError, SecretUnreadable
 
 A message says what happened, with the values; what was expected; what to do.
 """
@@ -213,6 +216,18 @@ class FileNotFound(NotFound):
     code = "file_not_found"
 
 
+class WebhookNotFound(NotFound):
+    code = "webhook_not_found"
+
+
+class DeliveryNotFound(NotFound):
+    code = "delivery_not_found"
+
+
+class CheckpointNotFound(NotFound):
+    code = "checkpoint_not_found"
+
+
 class Conflict(LuthierError):
     """The state of the thing forbids the request."""
 
@@ -226,6 +241,10 @@ class IllegalTransition(Conflict):
 
 class NameTaken(Conflict):
     code = "name_taken"
+
+
+class TooManyWebhooks(Conflict):
+    code = "too_many_webhooks"
 
 
 class DatasetInUse(Conflict):
@@ -335,12 +354,23 @@ class DiskFull(CapacityError):
     retryable = True
 
 
+class TooManyProcesses(CapacityError):
+    code = "too_many_processes"
+
+
 class MaxRuntimeReached(CapacityError):
     code = "max_runtime_reached"
 
 
 class PayloadTooLarge(CapacityError):
     code = "payload_too_large"
+
+
+class ForbiddenTarget(LuthierError):
+    """A URL leads to an address to which the service sends nothing."""
+
+    code = "forbidden_target"
+    whose = Whose.USER
 
 
 class Diverged(LuthierError):
@@ -391,6 +421,13 @@ class ServiceUnavailable(ServiceFault):
 
 class InternalError(ServiceFault):
     code = "internal_error"
+    retryable = False
+
+
+class SecretUnreadable(ServiceFault):
+    """A stored secret was sealed with a key that the service no longer has."""
+
+    code = "secret_unreadable"
     retryable = False
 
 

@@ -4,13 +4,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.sse import EventSourceResponse
 
 from api import problems
 from api.access import Caller, Reader
 from api.dependencies import JobId, Parameters, Service, accepts
 from api.schemas import Event, EventPage
-from api.streams import Follower, Hub, encoded
+from api.streams import CutStream, Follower, Hub, encoded
 from jobs.backends import Backends
 from jobs.records import Job
 from jobs.states import FINAL
@@ -66,7 +65,7 @@ async def list_events(
     follower = Follower(
         hub, job.id, after=min(after, job.last_event_id), is_over=job.state in FINAL
     )
-    return EventSourceResponse(encoded(follower.batches()), headers=headers)
+    return CutStream(encoded(follower.batches()), headers=headers)
 
 
 def _job(service: Backends, caller: Caller, job_id: str) -> Job:

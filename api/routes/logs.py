@@ -6,12 +6,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi.sse import format_sse_event
 
 from api import problems
 from api.access import Reader
 from api.dependencies import JobId, Parameters, Service, accepts
-from api.streams import Follower
+from api.streams import CutStream, Follower
 from jobs.backends import Backends
 from jobs.records import Job, StoredEvent
 from jobs.states import FINAL
@@ -79,7 +79,7 @@ async def get_logs(
         if job.state in FINAL and after >= job.last_event_id:
             return Response(status_code=204, headers=_NO_BUFFER)
         batches = _followed(request, service, job, after=after, tail=parameters.tail)
-        return EventSourceResponse(_sse(batches), headers=_NO_BUFFER)
+        return CutStream(_sse(batches), headers=_NO_BUFFER)
     media_type = "text/plain; charset=utf-8"
     if parameters.follow:
         batches = _followed(request, service, job, after=after, tail=parameters.tail)

@@ -7,7 +7,11 @@ attempts    claim, renew, finish, requeue: what a worker or the sweeper does to 
 events      number, keep and read events
 estimates   when queued jobs may start
 artifacts   the files that a job made
+checkpoints what of a job is stored to go on from, or to start another from
 datasets    uploads
 models      registered base models
 replies     first replies by Idempotency-Key
+webhooks    where projects want to be told of their jobs
+notices     what they are told
+deliveries  events on their way to webhooks, each try kept
 """

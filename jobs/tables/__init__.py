@@ -2,17 +2,22 @@
 
 from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
-from jobs.tables.jobs import artifacts, attempts, events, job_labels, jobs
+from jobs.tables.jobs import artifacts, attempts, checkpoints, events, job_labels, jobs
 from jobs.tables.replies import replies
+from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
 
 __all__ = [
     "artifacts",
     "attempts",
+    "checkpoints",
     "datasets",
+    "deliveries",
+    "delivery_tries",
     "events",
     "job_labels",
     "jobs",
     "metadata",
     "models",
     "replies",
+    "webhooks",
 ]
