@@ -1,4 +1,4 @@
-"""`POST /jobs` a second: ours over FastAPI and SQLAlchemy that insert the same row and check nothing.
+"""`POST /jobs` a second: ours over FastAPI and SQLAlchemy that insert the same row, unchecked.
 
 Ours parses and checks the spec, looks up the data set, inserts job and first event, tells place and
 start, publishes the event and rings the bell. Both commit to a durable PostgreSQL of their own.
