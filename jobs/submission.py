@@ -1,5 +1,8 @@
 """What is checked before a job is accepted: what it refers to, and every row it would train on."""
 
+import hashlib
+import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +15,7 @@ from jobs.store import artifacts, checkpoints, datasets, jobs, models, workers
 from jobs.transaction import Database, Transaction
 from jobs.weights import num_weights_in
 from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
-from trainer_core.rows.checking import Survey, survey
+from trainer_core.rows import apart
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import (
     JobSpec,
@@ -25,26 +28,62 @@ from trainer_core.spec import (
 from trainer_core.spec.estimating import WEIGHT_BYTES
 
 _WHOLE_WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
+_MAX_CHECKED = 1000
+_BESIDE_ROWS = {"name", "labels", "model", "resources", "checkpoints", "tracking", "output"}
+"""Parts of a spec on which it does not depend whether its rows can be trained on."""
+
+# Rows that were found good, by all that this depends on; the oldest first. A sweep, a clone or a
+# second try need not read them again.
+_checked: dict[str, None] = {}
+_lock = threading.Lock()
 
 
-def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) -> Survey:
-    """Return what the rows of a job of a project hold, or raise what is wrong with the job.
+def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) -> None:
+    """Raise what is wrong with a job of a project; its rows are read in another process.
 
     Raises:
         InvalidSpec: it asks for what this version can't do, or refers to what is not there.
         NothingFits: no worker that is there is large enough.
         DataError: its rows can't be trained on.
     """
-    check_built(spec)
     with database.transaction() as tx:
-        found, problems = referred(tx, spec, project=project)
-        if problems:
-            raise InvalidSpec(problems)
-        check_capacity(
-            spec, num_weights=num_weights_of(tx, spec, project=project), workers=workers.present(tx)
-        )
+        found = look_up(tx, spec, project=project)
+    if is_checked(spec, found):
+        return
     with files_of(storage, found) as files:
-        return survey(spec, files)
+        apart.check(spec.model_dump(mode="json"), files)
+    with _lock:
+        if len(_checked) >= _MAX_CHECKED:
+            del _checked[next(iter(_checked))]
+        _checked[_asked(spec, found)] = None
+
+
+def look_up(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Dataset]:
+    """Return the data set of each split that has one of its own; its rows are not looked at.
+
+    Raises:
+        InvalidSpec: it asks for what this version can't do, or refers to what is not there.
+        NothingFits: no worker that is there is large enough.
+    """
+    check_built(spec)
+    found, problems = referred(tx, spec, project=project)
+    if problems:
+        raise InvalidSpec(problems)
+    check_capacity(
+        spec, num_weights=num_weights_of(tx, spec, project=project), workers=workers.present(tx)
+    )
+    return found
+
+
+def is_checked(spec: JobSpec, found: Mapping[str, Dataset]) -> bool:
+    """Return whether the rows were found good before, by this process."""
+    return _asked(spec, found) in _checked
+
+
+def _asked(spec: JobSpec, found: Mapping[str, Dataset]) -> str:
+    rows = {split: (one.sha256, one.name, one.has_header) for split, one in found.items()}
+    values = spec.model_dump(mode="json", exclude=_BESIDE_ROWS)
+    return hashlib.sha256(json.dumps([rows, values]).encode()).hexdigest()
 
 
 @contextmanager

@@ -436,3 +436,16 @@ class SecretUnreadable(ServiceFault):
 
     code = "secret_unreadable"
     retryable = False
+
+
+def restored(typed: TypedError) -> LuthierError:
+    """Return the error that `to_typed` gave, of its class, where its code names one of ours."""
+    kinds = [LuthierError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    kind = next((kind for kind in kinds if kind.code == typed.code), LuthierError)
+    error = kind.__new__(kind)
+    LuthierError.__init__(
+        error, typed.message, hint=typed.hint, param=typed.param, detail=typed.detail
+    )
+    return error

@@ -196,24 +196,35 @@ async def _submit(
     *,
     parent_id: str | None = None,
 ) -> Response:
-    checked = partial(
-        submission.check, service.database, service.storage, spec, project=caller.project
-    )
-    await readers.run(checked)
-    return await run_in_threadpool(_create, service, spec, once, parent_id)
+    create = partial(_create, service, spec, once, project=caller.project, parent_id=parent_id)
+    made = await run_in_threadpool(create, only_if_checked=True)
+    if made is None:
+        check = partial(submission.check, service.database, service.storage, spec)
+        await readers.run(partial(check, project=caller.project))
+        made = await run_in_threadpool(create)
+    assert made is not None
+    return made
 
 
-def _create(service: Backends, spec: JobSpec, once: Once, parent_id: str | None) -> Response:
+def _create(
+    service: Backends,
+    spec: JobSpec,
+    once: Once,
+    *,
+    project: str,
+    parent_id: str | None,
+    only_if_checked: bool = False,
+) -> Response | None:
+    """Create a job whose rows are good, or return None for one whose rows are to be read first."""
     with service.database.transaction() as tx:
+        if only_if_checked and not submission.is_checked(
+            spec, submission.look_up(tx, spec, project=project)
+        ):
+            return None
         if parent_id is not None:
-            jobs.get(tx, parent_id, project=once.project, is_locked=True)  # may be deleted by now
-        job = jobs.create(
-            tx,
-            spec,
-            project=once.project,
-            max_attempts=service.settings.max_attempts,
-            parent_id=parent_id,
-        )
+            jobs.get(tx, parent_id, project=project, is_locked=True)  # may be deleted by now
+        max_attempts = service.settings.max_attempts
+        job = jobs.create(tx, spec, project=project, max_attempts=max_attempts, parent_id=parent_id)
         return once.answer(tx, shown(tx, job), location=f"/jobs/{job.id}")
 
 

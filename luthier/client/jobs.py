@@ -15,6 +15,7 @@ from luthier.client.values import Event, Job, Measurement, Validation, from_json
 
 _FIRST_POLL_SECONDS = 0.2
 _LONGEST_POLL_SECONDS = 3.0
+_PAGE_MEASUREMENTS = 10_000
 
 
 class Jobs:
@@ -167,8 +168,11 @@ class Jobs:
 
     def metrics(self, job_id: str) -> tuple[Measurement, ...]:
         """Return every measurement of a job, oldest first."""
-        found = self._transport.get(path_of("jobs", job_id, "metrics"))
-        return tuple(from_json(Measurement, values) for values in found["data"])
+        path = path_of("jobs", job_id, "metrics")
+        found = pages(
+            self._transport, path, Measurement, cursor="id", after=0, page_size=_PAGE_MEASUREMENTS
+        )
+        return tuple(found)
 
     def logs(self, job_id: str, *, tail: int | None = None) -> str:
         """Return a job's log, or its last `tail` lines."""

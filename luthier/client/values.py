@@ -131,6 +131,7 @@ class Event:
 class Measurement:
     """Figures measured on a split."""
 
+    id: int
     split: str
     step: int
     epoch: float | None
