@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
-from api import idempotency, problems, streams, sweeping, uploads
+from api import idempotency, problems, searching, streams, sweeping, uploads
 from api.guard import Guard
 from api.inspections import Inspections
 from api.openapi import describe
@@ -26,6 +26,7 @@ from api.routes import (
     metrics,
     models,
     records,
+    sweeps,
     tasks,
     validation,
     webhooks,
@@ -49,6 +50,7 @@ _ROUTES = (  # as the documentation shows them
     models,
     tasks,
     workers,
+    sweeps,
     webhooks,
     health,
     docs,
@@ -102,10 +104,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stopping=app.state.stopping,
     )
     sweeper = asyncio.create_task(sweeping.sweep_until(app.state.stopping, backends))
+    searcher = asyncio.create_task(searching.search_until(app.state.stopping, backends))
     sender = asyncio.create_task(app.state.sender.run_until(app.state.stopping))
     yield
     app.state.stopping.set()
-    await asyncio.gather(sweeper, sender, warming)
+    await asyncio.gather(sweeper, searcher, sender, warming)
     await client.aclose()
     app.state.inspections.processes.close()
     backends.engine.dispose()

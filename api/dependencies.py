@@ -24,6 +24,9 @@ async def _sender(request: Request) -> Sender:
 Service = Annotated[Backends, Depends(_backends)]
 WebhookSender = Annotated[Sender, Depends(_sender)]
 JobId = Annotated[str, Path(description="Id of the job, such as `job_01k9…`.", max_length=100)]
+SweepId = Annotated[
+    str, Path(description="Id of the sweep, such as `sweep_01k9…`.", max_length=100)
+]
 WebhookId = Annotated[
     str, Path(description="Id of the webhook, such as `wh_01k9…`.", max_length=100)
 ]

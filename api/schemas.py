@@ -104,6 +104,8 @@ class Job(Schema):
     """A fine-tuning job."""
 
     id: str
+    sweep_id: str | None
+    """The sweep whose trial it is."""
     parent_id: str | None
     """The job that it was cloned from, or tries again; null once that is deleted."""
     name: str | None

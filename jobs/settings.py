@@ -114,6 +114,8 @@ class Settings(BaseSettings):
     """Key that encrypts stored secrets, any long random text. Default: `secret.key` in the home."""
     webhook_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 1
     """How often events that are due to be sent to webhooks are looked for."""
+    search_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 2
+    """How often sweeps of hyperparameters are looked at."""
     webhook_networks: Annotated[tuple[IPNetwork, ...], NoDecode] = ()
     """Networks, separated by `,`, to which webhooks may lead though they are not public."""
 

@@ -7,7 +7,7 @@
     |   |-- IdempotencyKeyReused, PreconditionFailed
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
-    |   |-- CheckpointNotFound, WebhookNotFound, DeliveryNotFound
+    |   |-- CheckpointNotFound, WebhookNotFound, DeliveryNotFound, SweepNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
     |   |-- JobInUse, RequestInFlight
@@ -223,6 +223,10 @@ class WebhookNotFound(NotFound):
 
 class DeliveryNotFound(NotFound):
     code = "delivery_not_found"
+
+
+class SweepNotFound(NotFound):
+    code = "sweep_not_found"
 
 
 class CheckpointNotFound(NotFound):
