@@ -44,6 +44,12 @@ Cursor = Annotated[
 Limit = Annotated[int, Query(description="How many to list, 1 to 100.", ge=1, le=100)]
 
 
+def accepts(request: Request, media_type: str) -> bool:
+    """Return whether the client names a media type among those that it takes."""
+    ranges = ",".join(request.headers.getlist("accept")).lower().split(",")
+    return any(wanted.partition(";")[0].strip() == media_type for wanted in ranges)
+
+
 class Parameters(BaseModel):
     """Query parameters; one that a route does not know is an error, never ignored."""
 

@@ -245,6 +245,8 @@ class EventPage(Schema):
 class Measurement(Schema):
     """Figures measured on a split."""
 
+    id: int
+    """Of its event."""
     split: str
     step: int
     epoch: float | None
@@ -253,9 +255,10 @@ class Measurement(Schema):
 
 
 class Measurements(Schema):
-    """Every measurement of a job, oldest first."""
+    """Measurements of a job, oldest first."""
 
     data: list[Measurement]
+    has_more: bool
 
 
 class Column(Schema):

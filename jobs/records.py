@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from jobs.states import State, SweepState, TrialState
 
@@ -150,6 +150,29 @@ class Model:
     hub: str | None
     revision: str | None
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDevice:
+    """What a worker trains on."""
+
+    name: str  # as LUTHIER_DEVICES names it
+    kind: Literal["cpu", "cuda", "mps"]
+    model: str  # what its maker calls it
+    memory_bytes: int | None  # None where nobody tells
+    has_fast_bf16: bool
+    num_threads: int  # of the CPU, of each job
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker that was heard of lately."""
+
+    name: str
+    num_slots: int  # jobs at once
+    devices: tuple[WorkerDevice, ...]
+    started_at: datetime
+    seen_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

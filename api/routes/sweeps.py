@@ -129,7 +129,8 @@ def _check(service: Backends, plan: Plan, *, project: str) -> None:
             if variant.has_other_rows:
                 submission.check(service.database, service.storage, variant.spec, project=project)
             else:
-                submission.check_references(service.database, variant.spec, project=project)
+                with service.database.transaction() as tx:
+                    submission.look_up(tx, variant.spec, project=project)
         except InvalidSpec as error:
             problems_found.extend(map(variant.placed, error.problems))
     if problems_found:

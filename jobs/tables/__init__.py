@@ -6,6 +6,7 @@ from jobs.tables.jobs import artifacts, attempts, checkpoints, events, job_label
 from jobs.tables.replies import replies
 from jobs.tables.sweeps import sweeps, trials
 from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
+from jobs.tables.workers import workers
 
 __all__ = [
     "artifacts",
@@ -23,4 +24,5 @@ __all__ = [
     "sweeps",
     "trials",
     "webhooks",
+    "workers",
 ]
