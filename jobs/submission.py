@@ -7,7 +7,7 @@ from pathlib import Path
 from jobs.records import Dataset
 from jobs.states import State
 from jobs.storage import Storage
-from jobs.store import datasets, jobs, models
+from jobs.store import artifacts, datasets, models, permissions
 from jobs.transaction import Database, Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
 from trainer_core.rows.checking import Survey, survey
@@ -85,7 +85,8 @@ def _model_problems(tx: Transaction, reference: str, *, project: str) -> Iterato
                         "Put the folder back, or register the model again.",
                     )
             case Scheme.JOB:
-                job = jobs.get(tx, model.name, project=project)
+                step = model.checkpoint
+                job = permissions.source_job(tx, model.name, step=step, project=project)
                 if model.checkpoint is not None:
                     yield FieldProblem(
                         "/model",
@@ -97,6 +98,10 @@ def _model_problems(tx: Transaction, reference: str, *, project: str) -> Iterato
                         "/model",
                         f"job {job.id} is {job.state} and has no model",
                         "Wait for it to succeed, or choose another model.",
+                    )
+                elif not artifacts.of_job(tx, job.id):
+                    yield FieldProblem(
+                        "/model", f"the model of job {job.id} was deleted", "Choose another model."
                     )
             case _:
                 return

@@ -6,11 +6,12 @@
     |   |-- InvalidJson, UnsupportedMediaType, CrossSiteRequest, UnknownHost
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
+    |   |-- UploadNotFound, PermissionNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
     |-- DataError               the user's rows or files can't be trained on
     |   |-- EmptyFile, UnknownFormat, UnknownColumn, InvalidRows, TooFewRows, UnseenLabel
-    |   |-- DataChanged
+    |   |-- DataChanged, InvalidTrainingFile
     |-- ModelError              the base model can't be used for the task
     |   |-- UnsafeModel, UnusableModel
     |-- CapacityError           the machine is too small or too full
@@ -199,6 +200,14 @@ class FileNotFound(NotFound):
     code = "file_not_found"
 
 
+class UploadNotFound(NotFound):
+    code = "upload_not_found"
+
+
+class PermissionNotFound(NotFound):
+    code = "permission_not_found"
+
+
 class Conflict(LuthierError):
     """The state of the thing forbids the request."""
 
@@ -271,6 +280,12 @@ class TooFewRows(DataError):
 
 class UnseenLabel(DataError):
     code = "unseen_label"
+
+
+class InvalidTrainingFile(DataError):
+    """Any of these, in OpenAI's words."""
+
+    code = "invalid_training_file"
 
 
 class DataChanged(DataError):

@@ -7,4 +7,9 @@ estimates   when queued jobs may start
 artifacts   the files that a job made
 datasets    uploads
 models      registered base models
+files       what OpenAI's clients see as files: data sets, figures of jobs, other uploads
+uploads     files that come in parts
+results     the figures of a job as a file
+fine_tunes  what was said of a job in OpenAI's words
+permissions who else may use a job's model
 """

@@ -3,5 +3,19 @@
 from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
 from jobs.tables.jobs import artifacts, attempts, events, jobs
+from jobs.tables.openai import checkpoint_permissions, files, fine_tunes, upload_parts, uploads
 
-__all__ = ["artifacts", "attempts", "datasets", "events", "jobs", "metadata", "models"]
+__all__ = [
+    "artifacts",
+    "attempts",
+    "checkpoint_permissions",
+    "datasets",
+    "events",
+    "files",
+    "fine_tunes",
+    "jobs",
+    "metadata",
+    "models",
+    "upload_parts",
+    "uploads",
+]
