@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
-from api import problems, streams, sweeping, uploads
+from api import openai, problems, streams, sweeping, uploads
 from api.guard import DOCS_PATH, Guard
 from api.openapi import describe
 from api.reading import Readers
@@ -43,6 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.stopping = asyncio.Event()
     for routes in (jobs, events, artifacts, datasets, models, tasks, health):
         app.include_router(routes.router)
+    app.include_router(openai.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)
     app.add_middleware(Guard)

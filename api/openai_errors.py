@@ -6,6 +6,7 @@ next time too: so a 409 says that it is not worth another try.
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import Response
 
@@ -84,3 +85,14 @@ def _code_of(code: str, message: str) -> str:
         if said.startswith(_UNKNOWN):
             return "unknown_parameter"
     return _CODES.get(code, code)
+
+
+def default_response() -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's description of any error."""
+    schema = {"$ref": "#/components/schemas/ErrorResponse"}
+    return {
+        "default": {
+            "description": "Any error",
+            "content": {"application/json": {"schema": schema}},
+        }
+    }

@@ -7,7 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from api.schemas import FieldError, Problem
+from api.schemas import ErrorBody, ErrorResponse, FieldError, Problem
 from trainer_core.spec import TASKS, JobSpec
 
 _REF = "#/components/schemas/{model}"
@@ -46,7 +46,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     _, problems = models_json_schema(
-        [(Problem, "serialization"), (FieldError, "serialization")], ref_template=_REF
+        [(told, "serialization") for told in (Problem, FieldError, ErrorResponse, ErrorBody)],
+        ref_template=_REF,
     )
     spec = TypeAdapter(JobSpec).json_schema(ref_template=_REF)
     definitions = problems["$defs"] | spec.pop("$defs") | {"JobSpec": spec}

@@ -55,6 +55,21 @@ class FieldError(BaseModel):
     hint: str
 
 
+class ErrorBody(Schema):
+    """What went wrong, in OpenAI's words."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(Schema):
+    """An error below `/v1`."""
+
+    error: ErrorBody
+
+
 class JobError(Schema):
     """Why a job failed."""
 

@@ -8,7 +8,7 @@
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
     |   |-- UploadNotFound, PermissionNotFound
     |-- Conflict                the thing exists, and its state forbids the request
-    |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
+    |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelInUse, ModelNotReady, HomeInUse
     |-- DataError               the user's rows or files can't be trained on
     |   |-- EmptyFile, UnknownFormat, UnknownColumn, InvalidRows, TooFewRows, UnseenLabel
     |   |-- DataChanged, InvalidTrainingFile
@@ -225,6 +225,10 @@ class NameTaken(Conflict):
 
 class DatasetInUse(Conflict):
     code = "dataset_in_use"
+
+
+class ModelInUse(Conflict):
+    code = "model_in_use"
 
 
 class ModelNotReady(Conflict):

@@ -15,6 +15,11 @@ from trainer_core.errors import DatasetInUse, FileNotFound
 TRAINING = "fine-tune"
 
 
+def id_of(dataset_id: str) -> str:
+    """Return the id under which a data set is a file."""
+    return sibling(dataset_id, prefix="file-")
+
+
 def create(tx: Transaction, values: dict[str, Any]) -> File:
     """Keep a file that is no data set; `values` are its columns, its project and key among them."""
     new = {"id": sibling(new_id("file"), prefix="file-"), **values}

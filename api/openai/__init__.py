@@ -1,0 +1,20 @@
+"""The fine-tuning API of OpenAI, as its unmodified client expects it, on this service's own store.
+
+files, uploads, jobs, permissions, models    the routes
+views         our jobs, events and checkpoints in OpenAI's words
+translating   a request for a job as a spec
+bodies        what requests say
+schemas       what is answered
+naming        ids, names and times of ours in OpenAI's words
+"""
+
+from fastapi import APIRouter
+
+from api import openai_errors
+from api.openai import files, jobs, models, permissions, uploads
+
+router = APIRouter(
+    prefix=openai_errors.PREFIX, tags=["openai"], responses=openai_errors.default_response()
+)
+for routes in (files, uploads, jobs, permissions, models):
+    router.include_router(routes.router)
