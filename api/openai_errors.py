@@ -56,7 +56,7 @@ def render(
         message = message.replace(param, name, 1)
         param = name
     error = {
-        "message": f"{message} {hint}".strip(),
+        "message": f"{message.rstrip('.')}. {hint}" if hint else message,
         "type": _type_of(status),
         "param": param or None,
         "code": _code_of(code, message),
