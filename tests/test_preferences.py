@@ -125,7 +125,7 @@ def test_openais_rows_are_read_as_they_are(tmp_path, task):
 
 def test_columns_that_are_named_are_not_taken_for_openais(tmp_path):
     rows = [{"input": "a", "preferred_output": "b", "non_preferred_output": "c"}] * 30
-    with pytest.raises(UnknownColumn, match="no column 'worse'"):
+    with pytest.raises(UnknownColumn, match="no column 'chosen'"):
         survey(spec_of(data={"columns": {"rejected": "worse"}}), files_of(tmp_path, rows))
 
 
