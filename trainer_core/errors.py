@@ -4,6 +4,7 @@
     |-- InvalidSpec             the request or job spec breaks a rule; carries one problem a field
     |-- InvalidRequest          the request can't be taken, whatever it asks for
     |   |-- InvalidJson, UnsupportedMediaType, CrossSiteRequest, UnknownHost
+    |   |-- PredictionsOff, PredictionRefused
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
     |   |-- UploadNotFound, PermissionNotFound
@@ -20,7 +21,7 @@
     |-- InvalidSetting          an environment variable or flag of the service is wrong
     |-- ServiceFault            our fault, or our infrastructure's
         |-- WorkerLost, ProcessDied, NoUsableCheckpoint, Stalled, ServerFailed
-        |-- ServiceUnavailable, InternalError
+        |-- ServiceUnavailable, InternalError, PredictionFailed
 
 A message says what happened, with the values; what was expected; what to do.
 """
@@ -171,6 +172,18 @@ class UnknownHost(InvalidRequest):
     """It is addressed to a host that this service is not."""
 
     code = "unknown_host"
+
+
+class PredictionsOff(InvalidRequest):
+    """This service does not let models be tried."""
+
+    code = "predictions_off"
+
+
+class PredictionRefused(InvalidRequest):
+    """A finished model can't be asked so."""
+
+    code = "prediction_refused"
 
 
 class NotFound(LuthierError):
@@ -384,3 +397,9 @@ class ServiceUnavailable(ServiceFault):
 class InternalError(ServiceFault):
     code = "internal_error"
     retryable = False
+
+
+class PredictionFailed(ServiceFault):
+    """A finished model did not answer."""
+
+    code = "prediction_failed"

@@ -22,6 +22,7 @@ from jobs.store import attempts
 from trainer_core.failpoints import failpoint
 from worker.attempt import Attempt
 from worker.outputs import tidy_finished
+from worker.predictor import beside
 from worker.spare import Spare
 
 _CONSUMER_SECONDS = 10
@@ -118,18 +119,19 @@ def run(settings: Settings) -> int:
     worker_process_init.connect(open_slot, weak=False)
     worker_process_shutdown.connect(close_slot, weak=False)
     worker_shutting_down.connect(begin_draining, weak=False)
-    app.worker_main(
-        [
-            "worker",
-            "--pool=prefork",
-            f"--concurrency={settings.num_slots}",
-            f"--hostname={_name()}",
-            "--loglevel=INFO",
-            "--without-gossip",
-            "--without-mingle",
-            "--without-heartbeat",
-        ]
-    )
+    with beside(settings):
+        app.worker_main(
+            [
+                "worker",
+                "--pool=prefork",
+                f"--concurrency={settings.num_slots}",
+                f"--hostname={_name()}",
+                "--loglevel=INFO",
+                "--without-gossip",
+                "--without-mingle",
+                "--without-heartbeat",
+            ]
+        )
     return 0
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer_core.failpoints import VARIABLE as FAILPOINTS
@@ -98,10 +98,15 @@ class TrainingProcess:
 
     def start(self, run_directory: Path, *, trackers: Sequence[str]) -> None:
         """Give it its job, and what of the environment the job's trackers need."""
-        order = {"run_dir": str(run_directory), "environment": environment_of(trackers)}
-        line = json.dumps(order)
+        self._order({"run_dir": str(run_directory), "environment": environment_of(trackers)})
+
+    def answer(self, folder: Path, *, socket: Path) -> None:
+        """Have it answer with finished models at a socket, and print to the log of a folder."""
+        self._order({"run_dir": str(folder), "socket": str(socket)})
+
+    def _order(self, values: Mapping[str, object]) -> None:
         try:
-            self._child.stdin.write(line.encode() + b"\n")
+            self._child.stdin.write(json.dumps(values).encode() + b"\n")
             self._child.stdin.flush()
         except BrokenPipeError:
             return  # it has died already; `poll` says how

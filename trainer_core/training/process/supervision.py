@@ -2,6 +2,7 @@
 
     -> ready                            everything is imported
     <- {"run_dir": "...", "environment": {...}}    the job, one line of JSON
+    <- {"run_dir": "...", "socket": "..."}         or: answer with finished models, at that socket
     <- (end of file, at any time)       the supervisor is gone
 
 A process takes one job, so that its memory, and its crashes, end with it.
@@ -26,6 +27,7 @@ class Order:
 
     run_dir: Path
     environment: Mapping[str, str]  # variables that this job alone needs, such as a tracker's key
+    socket: Path | None = None  # where to be asked, in place of training
 
 
 def tell_stacks() -> None:
@@ -45,7 +47,10 @@ def wait_for_order() -> Order | None:
     if not line.endswith(b"\n"):
         return None
     values = json.loads(line)
-    return Order(Path(values["run_dir"]), values.get("environment", {}))
+    socket = values.get("socket")
+    return Order(
+        Path(values["run_dir"]), values.get("environment", {}), Path(socket) if socket else None
+    )
 
 
 def begin(run_directory: Path) -> None:
