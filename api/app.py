@@ -13,8 +13,9 @@ from api import openai, problems, streams, sweeping, uploads
 from api.guard import DOCS_PATH, Guard
 from api.openapi import describe
 from api.reading import Readers
-from api.routes import artifacts, datasets, events, health, jobs, models, tasks
+from api.routes import artifacts, datasets, events, health, jobs, models, predictions, tasks
 from jobs.backends import connect
+from jobs.predictions import Asker
 from jobs.settings import Settings, load_settings
 
 _DESCRIPTION = """Fine-tuning jobs on Hugging Face Transformers models.
@@ -41,7 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.backends = connect(settings or load_settings())
     app.state.stopping = asyncio.Event()
-    for routes in (jobs, events, artifacts, datasets, models, tasks, health):
+    for routes in (jobs, events, artifacts, predictions, datasets, models, tasks, health):
         app.include_router(routes.router)
     app.include_router(openai.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
@@ -64,11 +65,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         heartbeat_seconds=settings.heartbeat_seconds,
         stopping=app.state.stopping,
     )
+    app.state.asker = Asker(backends.redis_url)
     sweeper = asyncio.create_task(sweeping.sweep_until(app.state.stopping, backends))
     yield
     app.state.stopping.set()
     await sweeper
     await client.aclose()
+    await app.state.asker.close()
     backends.engine.dispose()
 
 

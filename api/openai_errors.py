@@ -51,6 +51,23 @@ def render(
         param: name or JSON pointer of what is at fault; a pointer becomes a dotted name.
         headers: further ones.
     """
+    error = body(code, message, hint=hint, param=param, status=status)
+    told = dict(headers or {})
+    if status == 409:
+        told["x-should-retry"] = "false"
+    text = json.dumps(storable(error), ensure_ascii=False)
+    return Response(
+        text.encode("utf-8", "backslashreplace"),
+        status_code=400 if status == 422 else status,
+        media_type="application/json",
+        headers=told,
+    )
+
+
+def body(
+    code: str, message: str, *, hint: str, param: str | None, status: int = 500
+) -> dict[str, Any]:
+    """Return what tells an error; the arguments are those of `render`."""
     if param is not None and param.startswith("/"):
         name = param[1:].replace("/", ".").replace("~1", "/").replace("~0", "~")
         message = message.replace(param, name, 1)
@@ -61,16 +78,7 @@ def render(
         "param": param or None,
         "code": _code_of(code, message),
     }
-    told = dict(headers or {})
-    if status == 409:
-        told["x-should-retry"] = "false"
-    text = json.dumps(storable({"error": error}), ensure_ascii=False)
-    return Response(
-        text.encode("utf-8", "backslashreplace"),
-        status_code=400 if status == 422 else status,
-        media_type="application/json",
-        headers=told,
-    )
+    return {"error": error}
 
 
 def _type_of(status: int) -> str:

@@ -342,6 +342,23 @@ class ModelPage(Schema):
     has_more: bool
 
 
+class PredictionUsage(Schema):
+    """Tokens of all inputs together."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class Prediction(Schema):
+    """What a finished model says."""
+
+    job_id: str
+    task: str
+    data: list[Json]
+    """One for each input."""
+    usage: PredictionUsage
+
+
 class TaskSummary(Schema):
     """A task for which models can be trained."""
 

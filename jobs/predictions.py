@@ -52,7 +52,7 @@ class Asked:
     id: str = field(default_factory=lambda: new_id("ask"))
 
 
-class Counter:
+class Asker:
     """Where questions are asked: the API's side."""
 
     def __init__(self, redis_url: str) -> None:

@@ -10,7 +10,7 @@ from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from trainer_core.errors import FieldProblem, InvalidSpec
-from trainer_core.predictions import MAX_SECONDS
+from trainer_core.predictions import MAX_NEW_TOKENS, MAX_SECONDS
 from trainer_core.training.predicting.answers import Answers, Input, Opened, Tell
 from trainer_core.training.predicting.judging import conversation
 from trainer_core.training.recipes.frames import choose_languages
@@ -36,18 +36,24 @@ class Writer:
             tokens = self.opened.encode(
                 text, truncation=False, max_length=None, add_special_tokens=not is_chat
             )
-            self._check_fits(tokens["input_ids"].shape[1], settings, place=place)
-            output, count = write(self.opened, tokens, settings, tell)
+            length = tokens["input_ids"].shape[1]
+            room = self._room(length, place=place)
+            most = min(settings["max_new_tokens"], room)
+            output, count = write(self.opened, tokens, {**settings, "max_new_tokens": most}, tell)
             outputs.append(output)
-            num_read += tokens["input_ids"].shape[1]
+            num_read += length
             num_written += count
         return Answers(outputs, num_read, num_written)
 
-    def _check_fits(self, count: int, settings: Mapping[str, Any], *, place: int) -> None:
-        most, new = self.opened.base.num_positions, settings["max_new_tokens"]
-        if most is not None and count + new > most:
-            message = f"has {count} tokens, and with {new} new ones the model can take {most}"
-            raise InvalidSpec([FieldProblem(f"/inputs/{place}", message, "Ask for fewer.")])
+    def _room(self, length: int, *, place: int) -> int:
+        """Return how many tokens can follow a prompt."""
+        most = self.opened.base.num_positions
+        if most is None:
+            return MAX_NEW_TOKENS
+        if length >= most:
+            message = f"has {length} tokens, and the model can take {most} with what it writes"
+            raise InvalidSpec([FieldProblem(f"/inputs/{place}", message, "Shorten it.")])
+        return most - length
 
 
 @dataclass(frozen=True, slots=True)
