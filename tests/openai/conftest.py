@@ -106,7 +106,10 @@ class Blocking:
         answer = self._value(*args, **given)
         if hasattr(answer, "__aiter__"):
             return _Pages(answer, self._loop)
-        return self._loop.run_until_complete(answer) if inspect.isawaitable(answer) else answer
+        if not inspect.isawaitable(answer):
+            return answer
+        found = self._loop.run_until_complete(answer)
+        return list(_Pages(found, self._loop)) if hasattr(found, "__anext__") else found
 
 
 class _Pages:
