@@ -9,11 +9,21 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
-from api import openai, problems, streams, sweeping, uploads
+from api import idempotency, openai, problems, streams, sweeping, uploads
 from api.guard import DOCS_PATH, Guard
 from api.openapi import describe
 from api.reading import Readers
-from api.routes import artifacts, datasets, events, health, jobs, models, predictions, tasks
+from api.routes import (
+    artifacts,
+    datasets,
+    events,
+    health,
+    jobs,
+    models,
+    predictions,
+    records,
+    tasks,
+)
 from jobs.backends import connect
 from jobs.predictions import Asker
 from jobs.settings import Settings, load_settings
@@ -42,11 +52,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.backends = connect(settings or load_settings())
     app.state.stopping = asyncio.Event()
-    for routes in (jobs, events, artifacts, predictions, datasets, models, tasks, health):
+    for routes in (
+        jobs,
+        records,
+        events,
+        artifacts,
+        predictions,
+        datasets,
+        models,
+        tasks,
+        health,
+    ):
         app.include_router(routes.router)
     app.include_router(openai.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)
+    idempotency.install(app)
     app.add_middleware(Guard)
     describe(app)
     return app

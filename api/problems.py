@@ -24,6 +24,7 @@ from trainer_core.errors import (
     CrossSiteRequest,
     DataError,
     DiskFull,
+    IdempotencyKeyReused,
     InternalError,
     InvalidRequest,
     InvalidSpec,
@@ -31,6 +32,7 @@ from trainer_core.errors import (
     ModelError,
     NotFound,
     PayloadTooLarge,
+    PreconditionFailed,
     ServiceUnavailable,
     UnknownHost,
     UnsupportedMediaType,
@@ -44,6 +46,8 @@ _STATUSES: tuple[tuple[type[LuthierError], int], ...] = (
     (UnsupportedMediaType, 415),
     (CrossSiteRequest, 403),
     (UnknownHost, 421),
+    (IdempotencyKeyReused, 422),
+    (PreconditionFailed, 412),
     (InvalidRequest, 400),
     (NotFound, 404),
     (Conflict, 409),
@@ -133,12 +137,13 @@ async def _on_invalid_parameters(request: Request, error: Exception) -> Response
     errors = [_parameter_problem(item) for item in error.errors()]
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    name = first["pointer"][1:].partition("/")[0]  # the rest is a place in a list
     return _render(
         422,
         code=InvalidRequest.code,
-        message=f"{first['in']} parameter {first['pointer'][1:]}: {first['message']}{more}",
+        message=f"{first['in']} parameter {name}: {first['message']}{more}",
         hint=first["hint"],
-        param=first["pointer"][1:],
+        param=name,
         members={"errors": errors},
         scope=request.scope,
     )

@@ -119,14 +119,18 @@ class Job(Schema):
     """A fine-tuning job."""
 
     id: str
+    parent_id: str | None
+    """The job that it was cloned from, or tries again; null once that is deleted."""
     name: str | None
+    notes: str | None
+    """What its owner says about it."""
     task: str
     model: str
     state: State
     phase: str | None
     """What a running job is busy with."""
     queue_position: int | None
-    """From 1, while it is queued."""
+    """From 1, while it is queued; null behind the first 1,000."""
     start_estimate_seconds: float | None
     """Seconds until a queued job starts, by what running jobs say and recent ones took; null where
     that can't be told: nothing runs, or nothing has ended yet."""

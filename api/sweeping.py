@@ -18,7 +18,7 @@ from jobs.backends import Backends
 from jobs.feed import open_redis
 from jobs.queue import QUEUE
 from jobs.records import Job
-from jobs.store import attempts, files, uploads
+from jobs.store import attempts, files, replies, uploads
 from jobs.transaction import Transaction
 
 _LOCK = 4_817_023_552  # an arbitrary number that only sweepers lock
@@ -46,6 +46,7 @@ def sweep(backends: Backends) -> None:
             text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _LOCK}
         ).scalar_one():
             return
+        replies.remove_old(tx)
         for job in attempts.expired(tx):
             _take_back(tx, job)
         if num_waiting is not None:

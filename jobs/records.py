@@ -16,7 +16,10 @@ class Job:
 
     id: str
     project: str
+    parent_id: str | None  # the job that it was cloned from or tries again
     name: str | None
+    notes: str | None
+    version: int  # how often its owner has edited it
     task: str
     model: str  # the spec's reference
     spec: Json  # with defaults filled
@@ -94,6 +97,19 @@ class Dataset:
     size_bytes: int
     sha256: str
     description: Json  # trainer_core.rows.Description
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the first request with an `Idempotency-Key` was answered."""
+
+    project: str
+    key: str
+    fingerprint: str  # of the request
+    status: int
+    headers: dict[str, str]
+    body: str
     created_at: datetime
 
 

@@ -4,12 +4,13 @@
     |-- InvalidSpec             the request or job spec breaks a rule; carries one problem a field
     |-- InvalidRequest          the request can't be taken, whatever it asks for
     |   |-- InvalidJson, UnsupportedMediaType, CrossSiteRequest, UnknownHost
-    |   |-- PredictionsOff, PredictionRefused
+    |   |-- IdempotencyKeyReused, PreconditionFailed, PredictionsOff, PredictionRefused
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
     |   |-- UploadNotFound, PermissionNotFound
     |-- Conflict                the thing exists, and its state forbids the request
-    |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelInUse, ModelNotReady, HomeInUse
+    |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
+    |   |-- JobInUse, ModelInUse, RequestInFlight
     |-- DataError               the user's rows or files can't be trained on
     |   |-- EmptyFile, UnknownFormat, UnknownColumn, InvalidRows, TooFewRows, UnseenLabel
     |   |-- DataChanged, InvalidTrainingFile
@@ -186,6 +187,18 @@ class PredictionRefused(InvalidRequest):
     code = "prediction_refused"
 
 
+class IdempotencyKeyReused(InvalidRequest):
+    """An `Idempotency-Key` was sent before, with another request."""
+
+    code = "idempotency_key_reused"
+
+
+class PreconditionFailed(InvalidRequest):
+    """What the client would change is no longer what it has seen (`If-Match`)."""
+
+    code = "precondition_failed"
+
+
 class NotFound(LuthierError):
     """No such thing, or not for this caller."""
 
@@ -246,6 +259,19 @@ class ModelInUse(Conflict):
 
 class ModelNotReady(Conflict):
     code = "model_not_ready"
+
+
+class JobInUse(Conflict):
+    """A job that has not ended needs what another has made."""
+
+    code = "job_in_use"
+
+
+class RequestInFlight(Conflict):
+    """The first request with the same `Idempotency-Key` is still being worked on."""
+
+    code = "request_in_flight"
+    retryable = True
 
 
 class HomeInUse(Conflict):

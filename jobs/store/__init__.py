@@ -1,6 +1,8 @@
 """Every query, as functions on an open transaction. The caller's edge commits, nobody else.
 
-jobs        create, get, list, queue position
+jobs        create, get, cancel, pause, resume
+listing     pages of jobs, by whatever they are filtered
+editing     what the owner may change, and deletion
 attempts    claim, renew, finish, requeue: what a worker or the sweeper does to a job
 events      number, keep and read events
 estimates   when queued jobs may start
@@ -12,4 +14,5 @@ uploads     files that come in parts
 results     the figures of a job as a file
 fine_tunes  what was said of a job in OpenAI's words
 permissions who else may use a job's model
+replies     first replies by Idempotency-Key
 """

@@ -2,8 +2,9 @@
 
 from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
-from jobs.tables.jobs import artifacts, attempts, events, jobs
+from jobs.tables.jobs import artifacts, attempts, events, job_labels, jobs
 from jobs.tables.openai import checkpoint_permissions, files, fine_tunes, upload_parts, uploads
+from jobs.tables.replies import replies
 
 __all__ = [
     "artifacts",
@@ -13,9 +14,11 @@ __all__ = [
     "events",
     "files",
     "fine_tunes",
+    "job_labels",
     "jobs",
     "metadata",
     "models",
+    "replies",
     "upload_parts",
     "uploads",
 ]

@@ -80,6 +80,21 @@ def test_an_undisturbed_resumption_is_told_as_bit_exact(encoder: Path, tmp_path:
     assert read_json(directory.lineage)["resolved_spec_sha256"] == before
 
 
+@pytest.mark.parametrize("last", [3, 5, 10])  # in an epoch, and before an evaluation that is due
+def test_an_attempt_tells_the_steps_that_it_took_and_no_other(
+    encoder: Path, tmp_path: Path, last: int
+) -> None:
+    directory = _make(tmp_path / "run", encoder)
+    assert stop_after(directory, step=last - 1).result is Result.STOPPED
+    assert steps_saved(directory.checkpoints)[-1] == last
+    told = len(events_of(directory))
+    assert carry_out(directory).result is Result.SUCCEEDED
+    after = [line.data["step"] for line in events_of(directory)[told:] if line.type == "progress"]
+    assert after[:1] == [last + 1][: 10 - last]
+    figures = [line.data for line in events_of(directory, "metrics")]
+    assert {5, 10} <= {one["step"] for one in figures if one["split"] == "eval"}  # none was lost
+
+
 def test_another_resolved_spec_is_told(encoder: Path, tmp_path: Path) -> None:
     directory = _stopped(tmp_path / "run", encoder)
     checkpoint = directory.checkpoints / "checkpoint-3"

@@ -332,6 +332,7 @@ class RunLoop(_Base):
         )
         if resume_from_checkpoint and self._is_evaluation_owed():
             # A stop came before the evaluation after the step; the best model depends on it.
+            self.progress.begin(self.state.global_step)  # training itself begins later
             self._load_rng_state(resume_from_checkpoint)
             self._determine_best_metric(self._evaluate(None, None), None)
             self.control.should_save = False  # this very checkpoint was resumed from
