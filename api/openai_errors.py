@@ -53,7 +53,7 @@ def render(
     """
     error = body(code, message, hint=hint, param=param, status=status)
     told = dict(headers or {})
-    if status == 409:
+    if status == 409 and "Retry-After" not in told:
         told["x-should-retry"] = "false"
     text = json.dumps(storable(error), ensure_ascii=False)
     return Response(

@@ -4,7 +4,7 @@ import re
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ConfigDict
@@ -13,6 +13,7 @@ from api import openapi
 from api.access import Caller, Reader, Submitter
 from api.bodies import JsonBody
 from api.dependencies import Cursor, Limit, Parameters, Service
+from api.idempotency import Idempotent, Once
 from api.openai import schemas
 from api.openai.bodies import JobBody, split_job
 from api.openai.naming import checkpoint_name, job_id_of, model_reference, tuned_name
@@ -72,6 +73,7 @@ class JobListParameters(PageOf20):
 
 @router.post(
     "/fine_tuning/jobs",
+    response_model=schemas.FineTuningJob,
     openapi_extra=openapi.body(
         {
             "schema": JobBody.model_json_schema() | {"additionalProperties": True},
@@ -80,8 +82,8 @@ class JobListParameters(PageOf20):
     ),
 )
 async def create_fine_tuning_job(
-    caller: Submitter, service: Service, readers: RowReaders, body: JsonBody
-) -> schemas.FineTuningJob:
+    caller: Submitter, service: Service, readers: RowReaders, once: Idempotent, body: JsonBody
+) -> Response:
     """Submit a job. What is no field of OpenAI's is one of the spec: `task`, `adapter`, `training`.
 
     The rows are checked before the job is accepted, so it is never `validating_files`.
@@ -89,7 +91,7 @@ async def create_fine_tuning_job(
     said, ours = await run_in_threadpool(split_job, body)
     spec = await run_in_threadpool(_spec, service, said, ours, caller)
     await readers.run(partial(_check, service, spec, caller))
-    return await run_in_threadpool(_create, service, spec, said, caller)
+    return await run_in_threadpool(_create, service, spec, said, once)
 
 
 @router.get("/fine_tuning/jobs")
@@ -256,20 +258,18 @@ def _file_at_fault(error: DataError, found: dict[str, Dataset]) -> str:
     return "validation_file" if is_validation else "training_file"
 
 
-def _create(
-    service: Backends, spec: JobSpec, said: JobBody, caller: Caller
-) -> schemas.FineTuningJob:
+def _create(service: Backends, spec: JobSpec, said: JobBody, once: Once) -> Response:
     integrations = [one.model_dump(mode="json") for one in said.integrations or ()]
     with service.database.transaction() as tx:
         max_attempts = service.settings.max_attempts
-        job = jobs.create(tx, spec, project=caller.project, max_attempts=max_attempts)
+        job = jobs.create(tx, spec, project=once.project, max_attempts=max_attempts)
         values = {
             "suffix": said.suffix,
             "metadata": said.metadata,
             "integrations": integrations or None,
         }
         fine_tunes.create(tx, job.id, values)
-        return job_view(tx, job)
+        return once.answer(tx, job_view(tx, job), status=200)
 
 
 def _metadata_of(

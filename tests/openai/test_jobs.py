@@ -377,3 +377,13 @@ def test_a_failed_job_tells_why(facade, one_client):
         "the loss became nan. Lower it.",
     )
     assert one_client.fine_tuning.jobs.list_events(made.id).data[0].level == "error"
+
+
+def test_a_job_sent_twice_with_one_key_is_made_once(one_client):
+    given = {"model": MODEL, "training_file": upload(one_client)}
+    headers = {"Idempotency-Key": given["training_file"]}
+
+    first = one_client.fine_tuning.jobs.create(**given, extra_headers=headers)
+    again = one_client.fine_tuning.jobs.create(**given, extra_headers=headers)
+
+    assert first.id == again.id
