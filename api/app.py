@@ -23,8 +23,10 @@ from api.routes import (
     predictions,
     records,
     tasks,
+    webhooks,
 )
 from jobs.backends import connect
+from jobs.delivery.sender import Sender
 from jobs.predictions import Asker
 from jobs.settings import Settings, load_settings
 
@@ -51,6 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses=problems.default_response(),
     )
     app.state.backends = connect(settings or load_settings())
+    app.state.sender = Sender(app.state.backends)
     app.state.stopping = asyncio.Event()
     for routes in (
         jobs,
@@ -61,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         datasets,
         models,
         tasks,
+        webhooks,
         health,
     ):
         app.include_router(routes.router)
@@ -88,9 +92,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     app.state.asker = Asker(backends.redis_url)
     sweeper = asyncio.create_task(sweeping.sweep_until(app.state.stopping, backends))
+    sender = asyncio.create_task(app.state.sender.run_until(app.state.stopping))
     yield
     app.state.stopping.set()
-    await sweeper
+    await asyncio.gather(sweeper, sender)
     await client.aclose()
     await app.state.asker.close()
     backends.engine.dispose()

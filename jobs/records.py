@@ -189,3 +189,49 @@ class Permission:
     step: int | None  # None for the finished model
     grantee: str  # the project
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where a project wants to be told of its jobs."""
+
+    id: str
+    project: str
+    name: str | None
+    url: str
+    event_types: list[str]
+    is_enabled: bool
+    disabled_reason: str | None  # where the service did it
+    secret: str  # sealed; `jobs.sealing` opens it
+    old_secret: str | None  # sealed; signs too, while a rotation lasts
+    old_secret_until: datetime | None
+    secret_hint: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One POST to a webhook, and what came back."""
+
+    number: int  # from 1 within its delivery
+    at: datetime
+    duration_seconds: float
+    status_code: int | None  # None where there was no answer
+    error: str | None
+    answer: str | None  # its beginning
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An event on its way to a webhook."""
+
+    webhook_id: str
+    event_id: str  # the header `webhook-id` of every try
+    event_type: str
+    body: str
+    state: str  # pending, delivered or failed
+    num_tries: int
+    next_try_at: datetime | None  # None unless it is pending
+    created_at: datetime
+    tries: list[Try]  # first to last

@@ -5,7 +5,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -20,6 +27,7 @@ def _expanded(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Path = Annotated[Path, AfterValidator(_expanded)]
 
 
@@ -91,6 +99,19 @@ class Settings(BaseSettings):
     """How often lost bells and lost leases are looked for."""
     heartbeat_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 15
     """Longest silence on an event stream before a comment is sent."""
+    secret_key: Annotated[SecretStr, Field(min_length=16, max_length=1000)] | None = None
+    """Key that encrypts stored secrets, any long random text. Default: `secret.key` in the home."""
+    webhook_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 1
+    """How often events that are due to be sent to webhooks are looked for."""
+    webhook_networks: Annotated[tuple[IPNetwork, ...], NoDecode] = ()
+    """Networks, separated by `,`, to which webhooks may lead though they are not public."""
+
+    @field_validator("webhook_networks", mode="before")
+    @classmethod
+    def _split_networks(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return [part.strip() for part in value.split(",") if part.strip()]
 
     @field_validator("model_roots", mode="before")
     @classmethod
@@ -185,7 +206,7 @@ def load_settings(**overrides: object) -> Settings:
         reason = first["msg"].removeprefix("Value error, ")
         name = f"{PREFIX}{first['loc'][0]}".upper() if first["loc"] else f"{PREFIX}HOST"
         shown = f", got {first['input']!r}" if isinstance(first["input"], str | int) else ""
-        secret = name.endswith("_URL")  # may hold a password
+        secret = name.endswith(("_URL", "_KEY"))  # may hold a password
         message = f"{name}: {reason}{'' if secret else shown}."
         raise InvalidSetting(message, param=name) from error
 

@@ -5,12 +5,13 @@
     |-- InvalidRequest          the request can't be taken, whatever it asks for
     |   |-- InvalidJson, UnsupportedMediaType, CrossSiteRequest, UnknownHost
     |   |-- IdempotencyKeyReused, PreconditionFailed, PredictionsOff, PredictionRefused
+    |   |-- WebhookTestFailed
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
-    |   |-- UploadNotFound, PermissionNotFound
+    |   |-- UploadNotFound, PermissionNotFound, WebhookNotFound, DeliveryNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
-    |   |-- JobInUse, ModelInUse, RequestInFlight
+    |   |-- JobInUse, ModelInUse, RequestInFlight, TooManyWebhooks
     |-- DataError               the user's rows or files can't be trained on
     |   |-- EmptyFile, UnknownFormat, UnknownColumn, InvalidRows, TooFewRows, UnseenLabel
     |   |-- DataChanged, InvalidTrainingFile
@@ -18,11 +19,12 @@
     |   |-- UnsafeModel, UnusableModel
     |-- CapacityError           the machine is too small or too full
     |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, PayloadTooLarge
+    |-- ForbiddenTarget         a URL leads to where the service sends nothing
     |-- Diverged                the loss became NaN or infinite
     |-- InvalidSetting          an environment variable or flag of the service is wrong
     |-- ServiceFault            our fault, or our infrastructure's
         |-- WorkerLost, ProcessDied, NoUsableCheckpoint, Stalled, ServerFailed
-        |-- ServiceUnavailable, InternalError, PredictionFailed
+        |-- ServiceUnavailable, InternalError, PredictionFailed, SecretUnreadable
 
 A message says what happened, with the values; what was expected; what to do.
 """
@@ -175,6 +177,12 @@ class UnknownHost(InvalidRequest):
     code = "unknown_host"
 
 
+class WebhookTestFailed(InvalidRequest):
+    """A test event was not taken."""
+
+    code = "webhook_test_failed"
+
+
 class PredictionsOff(InvalidRequest):
     """This service does not let models be tried."""
 
@@ -234,6 +242,14 @@ class PermissionNotFound(NotFound):
     code = "permission_not_found"
 
 
+class WebhookNotFound(NotFound):
+    code = "webhook_not_found"
+
+
+class DeliveryNotFound(NotFound):
+    code = "delivery_not_found"
+
+
 class Conflict(LuthierError):
     """The state of the thing forbids the request."""
 
@@ -247,6 +263,10 @@ class IllegalTransition(Conflict):
 
 class NameTaken(Conflict):
     code = "name_taken"
+
+
+class TooManyWebhooks(Conflict):
+    code = "too_many_webhooks"
 
 
 class DatasetInUse(Conflict):
@@ -374,6 +394,13 @@ class PayloadTooLarge(CapacityError):
     code = "payload_too_large"
 
 
+class ForbiddenTarget(LuthierError):
+    """A URL leads to an address to which the service sends nothing."""
+
+    code = "forbidden_target"
+    whose = Whose.USER
+
+
 class Diverged(LuthierError):
     code = "diverged"
     whose = Whose.USER
@@ -429,3 +456,10 @@ class PredictionFailed(ServiceFault):
     """A finished model did not answer."""
 
     code = "prediction_failed"
+
+
+class SecretUnreadable(ServiceFault):
+    """A stored secret was sealed with a key that the service no longer has."""
+
+    code = "secret_unreadable"
+    retryable = False

@@ -21,6 +21,7 @@ VARIABLE = "LUTHIER_FAILPOINTS"
 NAMES = frozenset(
     {
         "job.committed",  # the API has committed a job and has not rung
+        "webhook.posted",  # a webhook has been told, and no row says so
         "worker.claimed",
         "worker.trained",  # the process has ended, the job has not been moved
         "worker.stored",  # the model's files are stored, no row names them

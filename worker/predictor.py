@@ -138,7 +138,8 @@ def beside(settings: Settings) -> Iterator[None]:
     child = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     assert child.stdin is not None, "it has a pipe"
     with contextlib.suppress(BrokenPipeError):  # it has died; whoever asks is told
-        child.stdin.write(settings.model_dump_json().encode() + b"\n")
+        given = settings.model_dump_json(exclude={"secret_key"})  # which it has no use for
+        child.stdin.write(given.encode() + b"\n")
         child.stdin.flush()
     try:
         yield

@@ -1,6 +1,6 @@
 """The fine-tuning API of OpenAI, as its unmodified client expects it, on this service's own store.
 
-files, uploads, jobs, permissions, models, predictions    the routes
+files, uploads, jobs, permissions, models, predictions, webhooks    the routes
 views         our jobs, events and checkpoints in OpenAI's words
 translating   a request for a job as a spec
 bodies        what requests say
@@ -12,10 +12,10 @@ naming        ids, names and times of ours in OpenAI's words
 from fastapi import APIRouter
 
 from api import openai_errors
-from api.openai import files, jobs, models, permissions, predictions, uploads
+from api.openai import files, jobs, models, permissions, predictions, uploads, webhooks
 
 router = APIRouter(
     prefix=openai_errors.PREFIX, tags=["openai"], responses=openai_errors.default_response()
 )
-for routes in (files, uploads, jobs, permissions, models, predictions):
+for routes in (files, uploads, jobs, permissions, models, predictions, webhooks):
     router.include_router(routes.router)

@@ -139,6 +139,46 @@ class PermissionBody(SpecModel):
     ]
 
 
+Url = Annotated[Text, StringConstraints(min_length=1, max_length=2048)]
+EventTypes = Annotated[
+    list[
+        Literal["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"]
+    ],
+    Field(min_length=1, max_length=20),
+]
+EndpointName = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
+
+
+class EndpointBody(SpecModel):
+    """Where to send events, and which."""
+
+    event_types: EventTypes
+    name: EndpointName
+    url: Url
+
+
+class EndpointChanges(SpecModel):
+    """What to change of a webhook."""
+
+    event_types: EventTypes | None = None
+    name: EndpointName | None = None
+    url: Url | None = None
+
+
+class EndpointRotation(SpecModel):
+    """How to rotate a secret."""
+
+    keep_old_secret_active_for_24_hours: bool = False
+
+
+class EndpointTest(SpecModel):
+    """What to send as a test."""
+
+    event_type: Literal[
+        "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"
+    ]
+
+
 def parsed(kind: type[T], values: object) -> T:
     """Return what a body says, or raise InvalidSpec with every problem."""
     if not isinstance(values, Mapping):

@@ -248,3 +248,32 @@ class Embeddings(Schema):
     data: list[Embedding]
     model: str
     usage: EmbeddingUsage
+
+
+class WebhookEndpoint(Schema):
+    """Where events are sent."""
+
+    id: str
+    object: Literal["webhook_endpoint"] = "webhook_endpoint"
+    created_at: int
+    updated_at: int
+    event_types: list[str]
+    name: str
+    url: str
+    signing_secret_hint: str
+
+
+class WebhookEndpointWithSecret(WebhookEndpoint):
+    """Where events are sent, with the secret that signs them; it is shown this once."""
+
+    signing_secret: str
+
+
+class WebhookEndpointTest(Schema):
+    """That a test event was taken."""
+
+    object: Literal["webhook_endpoint.test"] = "webhook_endpoint.test"
+    event_type: str
+    status_code: int
+    success: Literal[True] = True
+    webhook_endpoint_id: str

@@ -8,7 +8,7 @@ from sqlalchemy import RowMapping, Select, delete, func, insert, select, update
 from jobs.identifiers import new_id
 from jobs.records import Job
 from jobs.states import FINAL, LEASED, State, sources_of
-from jobs.store import datasets, events
+from jobs.store import datasets, deliveries, events
 from jobs.store.events import NewEvent
 from jobs.tables import job_labels, jobs
 from jobs.transaction import Transaction
@@ -215,7 +215,7 @@ def _move(tx: Transaction, job: Job, target: State, *, reason: str, **values: An
 def say_state(
     tx: Transaction, job: Job, *, reason: str, receipt: Mapping[str, Any] | None = None
 ) -> None:
-    """Append the event that a job has moved to the state that it is in.
+    """Append the event that a job has moved to the state that it is in, and tell its webhooks.
 
     Args:
         tx: the transaction.
@@ -229,6 +229,7 @@ def say_state(
     if receipt is not None:
         data["receipt"] = dict(receipt)
     events.append(tx, job.id, [NewEvent(EventType.STATE, data)])
+    deliveries.announce(tx, job)
 
 
 def job_of(values: RowMapping) -> Job:

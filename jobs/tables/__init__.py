@@ -5,12 +5,15 @@ from jobs.tables.inputs import datasets, models
 from jobs.tables.jobs import artifacts, attempts, events, job_labels, jobs
 from jobs.tables.openai import checkpoint_permissions, files, fine_tunes, upload_parts, uploads
 from jobs.tables.replies import replies
+from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
 
 __all__ = [
     "artifacts",
     "attempts",
     "checkpoint_permissions",
     "datasets",
+    "deliveries",
+    "delivery_tries",
     "events",
     "files",
     "fine_tunes",
@@ -21,4 +24,5 @@ __all__ = [
     "replies",
     "upload_parts",
     "uploads",
+    "webhooks",
 ]

@@ -52,6 +52,8 @@ def test_operations_are_named_after_their_functions(document: dict[str, Any]) ->
         "list_events", "list_metrics", "get_logs", "download_model", "download_model_file",
         "inspect_model_file",
         "upload_dataset", "list_datasets", "get_dataset", "preview_dataset", "delete_dataset",
+        "create_webhook", "list_webhooks", "get_webhook", "change_webhook", "delete_webhook",
+        "rotate_webhook_secret", "send_test_event", "list_deliveries", "redeliver",
         "register_model", "list_models", "get_model", "list_tasks", "get_task",
         "get_liveness", "get_readiness",
     }  # fmt: skip

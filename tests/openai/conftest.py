@@ -140,6 +140,8 @@ def facade(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             port=0,
             sweep_seconds=NEVER,
             max_upload_bytes=1 << 20,
+            webhook_networks=("127.0.0.0/8",),
+            webhook_seconds=0.05,
         )
         backends = connect(settings)
         (folder / "model").mkdir()
