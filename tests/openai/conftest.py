@@ -12,6 +12,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from jobs.backends import Backends, connect
+from jobs.identifiers import sibling
 from jobs.records import Job
 from jobs.settings import load_settings
 from jobs.store import attempts, events, jobs, models
@@ -54,7 +55,7 @@ class Facade:
 
     def claim(self, job_id: str) -> Job:
         """Take a job as a worker does; jobs before it in the queue are ended."""
-        wanted = f"job_{job_id.removeprefix('ftjob-')}"
+        wanted = sibling(job_id, prefix="job_")
         while True:
             with self.backends.database.transaction() as tx:
                 job = attempts.claim(tx, worker="worker-1", lease_seconds=600)
