@@ -15,6 +15,7 @@ from api.openapi import describe
 from api.reading import Readers
 from api.routes import (
     artifacts,
+    checkpoints,
     datasets,
     events,
     health,
@@ -30,6 +31,19 @@ from jobs.delivery.sender import Sender
 from jobs.predictions import Asker
 from jobs.settings import Settings, load_settings
 
+_ROUTES = (  # as the documentation shows them
+    jobs,
+    records,
+    events,
+    checkpoints,
+    artifacts,
+    predictions,
+    datasets,
+    models,
+    tasks,
+    webhooks,
+    health,
+)
 _DESCRIPTION = """Fine-tuning jobs on Hugging Face Transformers models.
 
 Upload rows with `POST /datasets`, start a job with `POST /jobs`, follow it at
@@ -55,18 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.backends = connect(settings or load_settings())
     app.state.sender = Sender(app.state.backends)
     app.state.stopping = asyncio.Event()
-    for routes in (
-        jobs,
-        records,
-        events,
-        artifacts,
-        predictions,
-        datasets,
-        models,
-        tasks,
-        webhooks,
-        health,
-    ):
+    for routes in _ROUTES:
         app.include_router(routes.router)
     app.include_router(openai.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)

@@ -11,7 +11,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from psycopg.errors import DiskFull as NoRoom
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InternalError as DatabaseInternalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -75,7 +78,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_parameters)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
-    for lost in (OperationalError, InterfaceError, PoolTimeout):
+    for lost in (OperationalError, InterfaceError, DatabaseInternalError, PoolTimeout):
         app.add_exception_handler(lost, _on_lost_database)
 
 
@@ -164,6 +167,14 @@ def _parameter_problem(item: Mapping[str, Any]) -> dict[str, str]:
 
 async def _on_lost_database(request: Request, error: Exception) -> Response:
     _log.error("the database failed: %s", error, extra={"action": "database_failed"})
+    cause = getattr(error, "orig", None)
+    if isinstance(cause, NoRoom):
+        full = DiskFull(
+            "the database has no room.", hint="Try again once there is some.", detail={RETRY: 30}
+        )
+        return answer(full, scope=request.scope)
+    if isinstance(error, DatabaseInternalError) and not isinstance(cause, ReadOnlySqlTransaction):
+        return internal(request.scope)
     unavailable = ServiceUnavailable(
         "the database can't be reached.", hint="Try again soon.", detail={RETRY: 2}
     )

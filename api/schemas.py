@@ -170,6 +170,8 @@ class Attempt(Schema):
     """Why it ended."""
     first_step: int | None
     last_step: int | None
+    steps_lost: int | None = None
+    """Steps that a later attempt took again; null until one that took steps has ended."""
 
 
 class Artifact(Schema):
@@ -196,8 +198,21 @@ class JobDetail(Job):
         artifacts: list[StoredArtifact],
     ) -> "JobDetail":
         """Return a stored job with all that belongs to it."""
-        values = _visible(job, place) | {"attempts": attempts, "artifacts": artifacts}
+        told = [Attempt.model_validate(one) for one in attempts]
+        told = [
+            one.model_copy(update={"steps_lost": _steps_lost(one, told[number:])})
+            for number, one in enumerate(told, start=1)
+        ]
+        values = _visible(job, place) | {"attempts": told, "artifacts": artifacts}
         return cls.model_validate(values)
+
+
+def _steps_lost(one: Attempt, later: list[Attempt]) -> int | None:
+    """Return how many steps of an attempt were taken again, as far as later ones tell."""
+    if one.last_step is None:
+        return 0 if later else None
+    again = next((first for first in (each.first_step for each in later) if first), None)
+    return None if again is None else max(0, one.last_step - again + 1)
 
 
 def _visible(job: StoredJob, place: Place) -> Json:

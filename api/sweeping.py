@@ -1,7 +1,7 @@
 """The sweeper: what nobody else would see to, because whoever should is gone.
 
-It takes back leases that ran out, rings again for jobs that nobody answered, and removes files and
-uploads whose time is over.
+It takes back leases that ran out, rings again for jobs that nobody answered, and removes files,
+uploads and stored checkpoints whose time is over.
 
 Every API process has one; an advisory lock of the database lets one sweep at a time.
 """
@@ -9,6 +9,7 @@ Every API process has one; an advisory lock of the database lets one sweep at a 
 import asyncio
 import contextlib
 import logging
+from functools import partial
 
 import redis
 from anyio import CapacityLimiter, to_thread
@@ -18,6 +19,7 @@ from jobs.backends import Backends
 from jobs.feed import open_redis
 from jobs.queue import QUEUE
 from jobs.records import Job
+from jobs.retention import expire_checkpoints
 from jobs.store import attempts, files, replies, uploads
 from jobs.transaction import Transaction
 
@@ -32,6 +34,9 @@ async def sweep_until(stopping: asyncio.Event, backends: Backends) -> None:
     while not stopping.is_set():
         try:
             await to_thread.run_sync(sweep, backends, limiter=own_thread)
+            days = backends.settings.keep_checkpoints_days
+            expire = partial(expire_checkpoints, backends, days=days)
+            await to_thread.run_sync(expire, limiter=own_thread)
         except Exception:  # noqa: BLE001 - whatever it is, jobs wait for the next sweep
             _log.exception("a sweep failed", extra={"action": "sweep_failed"})
         with contextlib.suppress(TimeoutError):

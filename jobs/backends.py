@@ -13,6 +13,9 @@ from jobs.storage import Storage
 from jobs.transaction import Database
 from trainer_core.errors import InvalidSetting
 
+_PROBE = "luthier:probe"
+_PROBE_VALUE = "x" * 1024  # one that is full may still take a few bytes
+_PROBE_SECONDS = 60
 _PRODUCER_SECONDS = 2  # a request does not wait longer for a frozen Redis
 
 
@@ -27,10 +30,10 @@ class Backends:
     redis_url: str
 
     def is_redis_up(self) -> bool:
-        """Return whether Redis answers within two seconds."""
+        """Return whether Redis takes a write within two seconds: it may be full, or a replica."""
         try:
             with open_redis(self.redis_url) as client:
-                return bool(client.ping())
+                return bool(client.set(_PROBE, _PROBE_VALUE, ex=_PROBE_SECONDS))
         except redis.RedisError:
             return False
 

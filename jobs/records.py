@@ -86,6 +86,32 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint of a job in the storage, or on its way into it or out of it."""
+
+    job_id: str
+    step: int  # optimizer steps taken
+    attempt: int  # that stored it
+    state: str  # storing, stored, removing
+    key: str  # in the storage, of its folder
+    files: list[Json]  # {"path", "size_bytes", "sha256"}; the manifest is the last one
+    size_bytes: int  # of all of them
+    metrics: Json  # of the evaluation after the step, where there was one
+    is_best: bool  # when it was saved
+    created_at: datetime
+
+    @property
+    def name(self) -> str:
+        """What it is called in a run directory and in references."""
+        return f"checkpoint-{self.step}"
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of its files in the storage, the manifest last."""
+        return [f"{self.key}/{file['path']}" for file in self.files]
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """An uploaded file of rows."""
 

@@ -70,6 +70,13 @@ class Settings(BaseSettings):
     job_memory_bytes: Annotated[int, Field(ge=1 << 20)] | None = None
     """Most memory of the host that the training process of a job may hold with its children, bytes;
     with more it is ended, with `out_of_memory`. Default: as much as there is."""
+    job_processes: Annotated[int, Field(ge=2)] = 1024
+    """Most processes that a job may have at once, data loaders among them; with more it is ended,
+    with `too_many_processes`. Linux only."""
+    job_open_files: Annotated[int, Field(ge=256)] = 65_536
+    """Most files that each process of a job may have open. Linux only."""
+    job_file_bytes: Annotated[int, Field(ge=1 << 20)] | None = None
+    """Largest file that a job's processes may write, bytes. Linux only. Default: any."""
     token_cache_bytes: Annotated[int, Field(ge=0)] = 20_000_000_000
     """Room for tokenized rows that later jobs on the same rows use again, bytes; what was not used
     for longest is removed. 0 keeps none."""
@@ -93,6 +100,11 @@ class Settings(BaseSettings):
     predict: str = "cpu"
     """Device on which a worker lets finished models be tried, such as `cuda:1`; `off` for none.
     Default `cpu`: a job in training keeps its device."""
+    store_checkpoints: bool = True
+    """Copy each checkpoint to the storage while training goes on, so that another machine can go
+    on from it. Where the storage is on the same disk it takes no room besides."""
+    keep_checkpoints_days: Annotated[float, Field(ge=0, le=3650)] = 7
+    """How long the checkpoints of a job that has ended stay in the storage, days."""
     stall_seconds: Annotated[float, Field(ge=1, le=10_000_000)] = 1800
     """A training process that gets no further for so long is ended, and its job tried again."""
     sweep_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10

@@ -5,20 +5,23 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from jobs.records import Dataset
-from jobs.states import State
+from jobs.states import FINAL, State
 from jobs.storage import Storage
-from jobs.store import artifacts, datasets, models, permissions
+from jobs.store import artifacts, checkpoints, datasets, models, permissions
 from jobs.transaction import Database, Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
 from trainer_core.rows.checking import Survey, survey
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import (
     JobSpec,
+    Reference,
     Scheme,
     check_built,
     parse_data_reference,
     parse_model_reference,
 )
+
+_WHOLE_WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 
 
 def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) -> Survey:
@@ -85,25 +88,31 @@ def _model_problems(tx: Transaction, reference: str, *, project: str) -> Iterato
                         "Put the folder back, or register the model again.",
                     )
             case Scheme.JOB:
-                step = model.checkpoint
-                job = permissions.source_job(tx, model.name, step=step, project=project)
-                if model.checkpoint is not None:
-                    yield FieldProblem(
-                        "/model",
-                        "starting from a checkpoint is not available in this version",
-                        f"Write job:{model.name} for its finished model.",
-                    )
-                elif job.state is not State.SUCCEEDED:
-                    yield FieldProblem(
-                        "/model",
-                        f"job {job.id} is {job.state} and has no model",
-                        "Wait for it to succeed, or choose another model.",
-                    )
-                elif not artifacts.of_job(tx, job.id):
-                    yield FieldProblem(
-                        "/model", f"the model of job {job.id} was deleted", "Choose another model."
-                    )
+                yield from _job_problems(tx, model, project=project)
             case _:
                 return
     except NotFound as error:
         yield FieldProblem("/model", error.message, error.hint)
+
+
+def _job_problems(tx: Transaction, model: Reference, *, project: str) -> Iterator[FieldProblem]:
+    """Yield what keeps a job from starting from what another one has made."""
+    job = permissions.source_job(tx, model.name, step=model.checkpoint, project=project)
+    if model.checkpoint is None:
+        if job.state is not State.SUCCEEDED:
+            hint = "Wait for it to succeed, or choose another model or a checkpoint of it."
+            yield FieldProblem("/model", f"job {job.id} is {job.state} and has no model", hint)
+        elif not artifacts.of_job(tx, job.id):
+            why = f"the model of job {job.id} was deleted"
+            yield FieldProblem("/model", why, "Choose another model.")
+        return
+    if job.state not in (State.PAUSED, *FINAL):
+        why = f"job {job.id} is {job.state}: its checkpoints come and go"
+        yield FieldProblem("/model", why, "Pause it, or wait for its end.")
+        return
+    checkpoint = checkpoints.get(tx, job.id, model.checkpoint, project=job.project)
+    paths = {file["path"] for file in checkpoint.files}
+    if "config.json" not in paths or not paths & _WHOLE_WEIGHTS:
+        why = f"{checkpoint.name} of job {job.id} holds no whole model, such as that of an adapter"
+        hint = f"Write job:{job.id} for its finished model, once there is one."
+        yield FieldProblem("/model", why, hint)

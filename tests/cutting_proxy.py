@@ -22,6 +22,7 @@ class CuttingProxy:
         self.num_bytes = 0  # of answers
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._swallowed: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads = [threading.Thread(target=self._accept)]
 
@@ -61,6 +62,10 @@ class CuttingProxy:
             self._open.discard(end)
             self.num_cuts += 1
 
+    def swallow_all(self) -> None:
+        """Pass on nothing more of what is open, and tell nobody; new connections work."""
+        self._swallowed |= self._open
+
     def _accept(self) -> None:
         while True:
             try:
@@ -77,6 +82,8 @@ class CuttingProxy:
 
     def _pass_requests(self, near: socket.socket, far: socket.socket) -> None:
         for chunk in _chunks(near):
+            if near in self._swallowed:
+                continue
             with contextlib.suppress(OSError):
                 far.sendall(chunk)
         self._cut(near, far)
@@ -84,6 +91,8 @@ class CuttingProxy:
     def _pass_answers(self, near: socket.socket, far: socket.socket) -> None:
         left = self.cut_after_bytes
         for chunk in _chunks(far):
+            if far in self._swallowed:
+                continue
             passed = chunk if left is None else chunk[:left]
             with contextlib.suppress(OSError):
                 near.sendall(passed)

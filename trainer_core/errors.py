@@ -8,7 +8,8 @@
     |   |-- WebhookTestFailed
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
-    |   |-- UploadNotFound, PermissionNotFound, WebhookNotFound, DeliveryNotFound
+    |   |-- CheckpointNotFound, UploadNotFound, PermissionNotFound
+    |   |-- WebhookNotFound, DeliveryNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
     |   |-- JobInUse, ModelInUse, RequestInFlight, TooManyWebhooks
@@ -18,7 +19,7 @@
     |-- ModelError              the base model can't be used for the task
     |   |-- UnsafeModel, UnusableModel
     |-- CapacityError           the machine is too small or too full
-    |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, PayloadTooLarge
+    |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, TooManyProcesses, PayloadTooLarge
     |-- ForbiddenTarget         a URL leads to where the service sends nothing
     |-- Diverged                the loss became NaN or infinite
     |-- InvalidSetting          an environment variable or flag of the service is wrong
@@ -250,6 +251,10 @@ class DeliveryNotFound(NotFound):
     code = "delivery_not_found"
 
 
+class CheckpointNotFound(NotFound):
+    code = "checkpoint_not_found"
+
+
 class Conflict(LuthierError):
     """The state of the thing forbids the request."""
 
@@ -384,6 +389,10 @@ class OutOfMemory(CapacityError):
 class DiskFull(CapacityError):
     code = "disk_full"
     retryable = True
+
+
+class TooManyProcesses(CapacityError):
+    code = "too_many_processes"
 
 
 class MaxRuntimeReached(CapacityError):

@@ -23,6 +23,7 @@ NAMES = frozenset(
         "job.committed",  # the API has committed a job and has not rung
         "webhook.posted",  # a webhook has been told, and no row says so
         "worker.claimed",
+        "worker.storing",  # a checkpoint's next file is about to be stored
         "worker.trained",  # the process has ended, the job has not been moved
         "worker.stored",  # the model's files are stored, no row names them
         "worker.ended",  # the job has been moved, nothing has been tidied

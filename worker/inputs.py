@@ -3,15 +3,25 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jobs.backends import Backends
-from jobs.records import Artifact, Dataset, Job
-from jobs.store import artifacts, models
+from jobs.records import Dataset, Job
+from jobs.store import artifacts, checkpoints, fine_tunes, models, permissions
 from jobs.submission import datasets_of, files_of
+from jobs.transaction import Transaction
 from trainer_core.errors import UnusableModel
-from trainer_core.run_directory import CacheFolder, Inputs, RunDirectory, read_json, write_json
+from trainer_core.run_directory import (
+    LINEAGE,
+    CacheFolder,
+    Inputs,
+    RunDirectory,
+    checkpoints_in,
+    is_of_model,
+    read_json,
+    write_json,
+)
 from trainer_core.spec import Reference, Scheme, parse_model_reference, parse_spec
 from worker.hub import fetch
 
@@ -28,35 +38,50 @@ class Needs:
     datasets: Mapping[str, Dataset]  # by split
     folder: Path | None = None  # the base model, if it is registered by path
     hub: Reference | None = None  # or if it comes from the Hub
-    artifacts: tuple[Artifact, ...] = ()  # or if an earlier job made it
+    files: Mapping[str, str] = field(default_factory=dict)  # or if a job made it: path to key
+    environment: Mapping[str, str] = field(default_factory=dict)  # of its process: where to track
 
 
 def read_needs(backends: Backends, job: Job) -> Needs:
     """Return what a job trains on.
 
     Raises:
-        NotFound: a data set or the model is no longer known.
+        NotFound: a data set, the model or the checkpoint is no longer known.
         UnusableModel: the job that is to give the model has none.
     """
     model = parse_model_reference(job.model)
     with backends.database.transaction() as tx:
-        found = datasets_of(tx, parse_spec(job.spec), project=job.project)
+        needs = Needs(
+            datasets_of(tx, parse_spec(job.spec), project=job.project),
+            environment=fine_tunes.tracking_of(tx, job.id),
+        )
         match model.scheme:
             case Scheme.HUB:
-                return Needs(found, hub=model)
+                return replace(needs, hub=model)
             case Scheme.JOB:
-                files = artifacts.of_job(tx, model.name)
-                if not files:
-                    raise UnusableModel(
-                        f"job {model.name} has no model.", hint="Choose another.", param="model"
-                    )
-                return Needs(found, artifacts=tuple(files))
+                return replace(needs, files=_files_of_job(tx, model, project=job.project))
             case _:
                 registered = models.get(tx, model.name, project=job.project)
     if registered.hub is not None:
-        return Needs(found, hub=Reference(Scheme.HUB, registered.hub, registered.revision))
+        hub = Reference(Scheme.HUB, registered.hub, registered.revision)
+        return replace(needs, hub=hub)
     assert registered.path is not None, f"model {registered.name} has no source"
-    return Needs(found, folder=Path(registered.path))
+    return replace(needs, folder=Path(registered.path))
+
+
+def _files_of_job(tx: Transaction, model: Reference, *, project: str) -> dict[str, str]:
+    if model.checkpoint is not None:
+        step = model.checkpoint
+        source = permissions.source_job(tx, model.name, step=step, project=project)
+        checkpoint = checkpoints.get(tx, source.id, step, project=source.project)
+        named = zip(checkpoint.files, checkpoint.keys, strict=True)
+        return {file["path"]: key for file, key in named if is_of_model(file["path"])}
+    files = artifacts.of_job(tx, model.name)
+    if not files:
+        raise UnusableModel(
+            f"job {model.name} has no model.", hint="Choose another.", param="model"
+        )
+    return {file.path: file.key for file in files}
 
 
 @contextmanager
@@ -67,6 +92,7 @@ def prepare(
     *,
     device: str | None,
     check: Callable[[], None],
+    restore: Callable[[], None],
 ) -> Iterator[RunDirectory]:
     """Give a run directory with the spec, the rows and the model of a job.
 
@@ -76,10 +102,12 @@ def prepare(
         needs: what it trains on.
         device: where to train; None for the best there is.
         check: called between files; what it raises ends the preparing.
+        restore: called once what is left on this machine is there; brings what others have stored.
     """
     run = RunDirectory(directory_of(backends, job))
     run.path.mkdir(parents=True, mode=0o700)
     _take_over(run, before=job.attempt)
+    restore()
     with files_of(backends.storage, needs.datasets) as files:
         check()
         model = _model_folder(backends, needs, run, check)
@@ -147,9 +175,8 @@ def _model_folder(
         revision = _commit_before(run) or needs.hub.revision
         return fetch(needs.hub.name, revision=revision, cache=cache, check=check)
     folder = run.path / "inputs" / "model"
-    for file in needs.artifacts:
-        check()
-        backends.storage.fetch(file.key, folder / file.path)
+    for path, key in needs.files.items():
+        backends.storage.fetch(key, folder / path, check=check)
     return folder
 
 
@@ -157,4 +184,7 @@ def _commit_before(run: RunDirectory) -> str | None:
     """Return the commit of the base model that earlier attempts had: a branch may have moved."""
     earlier = sorted(run.path.parent.glob("attempt-*/inputs.json"))
     commits = [read_json(path).get("model_revision") for path in earlier]
+    # On another machine only a checkpoint tells.
+    told = [one / LINEAGE for one in checkpoints_in(run.checkpoints)]
+    commits += [read_json(path).get("base_model_revision") for path in told if path.exists()]
     return next((commit for commit in commits if commit), None)

@@ -13,7 +13,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainer_core.failpoints import VARIABLE as FAILPOINTS
@@ -54,6 +55,22 @@ _MAX_STACKS = 32  # processes that are asked for their stacks
 _STACK_SECONDS = 0.1
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the kernel lets each process of a job have; None leaves it as it is."""
+
+    open_files: int | None = None
+    file_bytes: int | None = None  # of one file
+
+    def by_resource(self) -> Iterator[tuple[int, int]]:
+        """Yield the limits as `prlimit` takes them."""
+        yield resource.RLIMIT_CORE, 0
+        if self.open_files is not None:
+            yield resource.RLIMIT_NOFILE, self.open_files
+        if self.file_bytes is not None:
+            yield resource.RLIMIT_FSIZE, self.file_bytes
+
+
 class TrainingProcess:
     """A child that trains one job and ends."""
 
@@ -64,6 +81,7 @@ class TrainingProcess:
         num_threads: int,
         fork_server: Path | None = None,
         command: Sequence[str] = (),
+        limits: Limits = Limits(),
     ) -> None:
         """Start the process; OSError if the system, or the fork server, does not.
 
@@ -72,6 +90,7 @@ class TrainingProcess:
             num_threads: CPU threads of its numeric libraries.
             fork_server: the socket of the server that forks it; None to execute the command.
             command: what to start; the training command without it.
+            limits: of each of its processes.
         """
         self._is_group_killed = False
         self._killed: list[Member] = []
@@ -84,7 +103,7 @@ class TrainingProcess:
                 if fork_server is None
                 else ForkedChild(fork_server, output=output, environment=environment)
             )
-        _confine(self.pid)
+        _confine(self.pid, limits)
 
     @property
     def pid(self) -> int:
@@ -96,9 +115,22 @@ class TrainingProcess:
         """The most memory that one process of it had, once it has ended: see `Child`."""
         return self._child.peak_bytes
 
-    def start(self, run_directory: Path, *, trackers: Sequence[str]) -> None:
-        """Give it its job, and what of the environment the job's trackers need."""
-        self._order({"run_dir": str(run_directory), "environment": environment_of(trackers)})
+    def start(
+        self,
+        run_directory: Path,
+        *,
+        trackers: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Give it its job.
+
+        Args:
+            run_directory: of the job.
+            trackers: of the job; it gets what they need of this process's environment.
+            environment: further variables, in place of those.
+        """
+        given = environment_of(trackers) | dict(environment or {})
+        self._order({"run_dir": str(run_directory), "environment": given})
 
     def answer(self, folder: Path, *, socket: Path) -> None:
         """Have it answer with finished models at a socket, and print to the log of a folder."""
@@ -179,14 +211,17 @@ def _catches(pid: int, number: signal.Signals) -> bool:
     return bool(masks) and bool(int(masks[0], 16) >> (number - 1) & 1)
 
 
-def _confine(pid: int) -> None:
-    """Let a process leave no core file, and be killed before others when memory runs out.
+def _confine(pid: int, limits: Limits) -> None:
+    """Limit a process, and let it be killed before others when memory runs out.
 
     Its children inherit both. No user is asked for, so a raise of the score is always allowed.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # it has died already, or /proc is not there
-            resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+            for kind, wanted in limits.by_resource():
+                _, most = resource.prlimit(pid, kind)
+                value = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+                resource.prlimit(pid, kind, (value, value))
             Path(f"/proc/{pid}/oom_score_adj").write_text(_FIRST_TO_GO)
 
 

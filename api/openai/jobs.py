@@ -23,7 +23,7 @@ from api.reading import RowReaders
 from jobs import submission
 from jobs.backends import Backends
 from jobs.records import Dataset
-from jobs.store import datasets, events, files, fine_tunes, jobs, models
+from jobs.store import checkpoints, datasets, events, files, fine_tunes, jobs, models
 from jobs.transaction import Transaction
 from trainer_core.errors import (
     DataError,
@@ -175,23 +175,18 @@ def list_fine_tuning_checkpoints(
     job_id: FineTuningJobId,
     parameters: Annotated[PageOf10, Query()],
 ) -> schemas.List[schemas.Checkpoint]:
-    """List the checkpoints of a job, newest first."""
+    """List the stored checkpoints of a job, the latest first. Their names are those of models."""
     before = _number_in(parameters.after)
     with service.database.transaction() as tx:
         job = jobs.get(tx, job_id_of(job_id), project=caller.project)
-        saved = events.read_newest(tx, job.id, types=["checkpoint"], before=None, limit=10_000)
-        by_step = {event.data["step"]: event for event in reversed(saved)}  # the latest of a step
-        steps = sorted((s for s in by_step if before is None or s < before), reverse=True)
+        saved = checkpoints.of_any(tx, job.id)
         model = tuned_name(tx, job)
-        shown = [
-            checkpoint_view(
-                by_step[step],
-                model=checkpoint_name(model, step),
-                figures=by_step[step].data.get("metrics", {}),
-            )
-            for step in steps[: parameters.limit + 1]
-        ]
-    return schemas.page_of(shown, limit=parameters.limit)
+    shown = [
+        checkpoint_view(one, model=checkpoint_name(model, one.step))
+        for one in saved
+        if before is None or one.step < before
+    ]
+    return schemas.page_of(shown[: parameters.limit + 1], limit=parameters.limit)
 
 
 def _spec(service: Backends, said: JobBody, ours: dict[str, object], caller: Caller) -> JobSpec:

@@ -7,7 +7,7 @@ from typing import Any
 from api.openai import schemas
 from api.openai.naming import file_of, fine_tuning_job_id_of, model_name, seconds, tuned_name
 from jobs.identifiers import sibling
-from jobs.records import FineTune, Job, StoredEvent
+from jobs.records import Checkpoint, FineTune, Job, StoredEvent
 from jobs.states import FINAL, State
 from jobs.store import files, fine_tunes
 from jobs.transaction import Transaction
@@ -55,30 +55,21 @@ def event_view(event: StoredEvent) -> schemas.JobEvent:
     )
 
 
-def checkpoint_view(
-    saved: StoredEvent, *, model: str, figures: Mapping[str, float]
-) -> schemas.Checkpoint:
-    """Return a checkpoint as OpenAI's clients see it.
-
-    Args:
-        saved: the event that tells of it.
-        model: its name.
-        figures: what was measured at its step, by our names for a metric of the evaluation.
-    """
-    step = saved.data["step"]
+def checkpoint_view(saved: Checkpoint, *, model: str) -> schemas.Checkpoint:
+    """Return a stored checkpoint as OpenAI's clients see it, under its name."""
     of_evaluation = {
-        f"{when}_{theirs}": figures[ours]
+        f"{when}_{theirs}": saved.metrics[ours]
         for ours, theirs in _FIGURES.items()
         for when in ("valid", "full_valid")
-        if ours in figures
+        if ours in saved.metrics
     }
     return schemas.Checkpoint(
-        id=f"{sibling(saved.job_id, prefix='ftckpt_')}-{step}",
-        created_at=seconds(saved.at),
+        id=f"{sibling(saved.job_id, prefix='ftckpt_')}-{saved.step}",
+        created_at=seconds(saved.created_at),
         fine_tuned_model_checkpoint=model,
         fine_tuning_job_id=fine_tuning_job_id_of(saved.job_id),
-        metrics=schemas.CheckpointMetrics(step=step, **of_evaluation),
-        step_number=step,
+        metrics=schemas.CheckpointMetrics(step=saved.step, **of_evaluation),
+        step_number=saved.step,
     )
 
 

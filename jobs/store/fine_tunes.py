@@ -11,6 +11,7 @@ from jobs.tables import artifacts, fine_tunes, jobs
 from jobs.transaction import Transaction
 
 _MAX_MODELS = 10_000
+_WANDB = ("project", "entity", "name")
 
 
 def create(tx: Transaction, job_id: str, values: Mapping[str, Any]) -> None:
@@ -22,6 +23,17 @@ def of_jobs(tx: Transaction, job_ids: Sequence[str]) -> dict[str, FineTune]:
     """Return what was said of each of these jobs; of one submitted natively, nothing."""
     rows = tx.connection.execute(select(fine_tunes).where(fine_tunes.c.job_id.in_(job_ids)))
     return {row.job_id: FineTune(**row._mapping) for row in rows}
+
+
+def tracking_of(tx: Transaction, job_id: str) -> dict[str, str]:
+    """Return where a job's figures are to be kept, as variables of Weights & Biases."""
+    said = of_jobs(tx, [job_id]).get(job_id)
+    variables = {}
+    for one in (said and said.integrations) or []:
+        given = one["wandb"]
+        variables = {f"WANDB_{name.upper()}": given.get(name) for name in _WANDB}
+        variables["WANDB_TAGS"] = ",".join(given.get("tags", ()))
+    return {name: value for name, value in variables.items() if value}
 
 
 def page(

@@ -2,7 +2,7 @@
 
 from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
-from jobs.tables.jobs import artifacts, attempts, events, job_labels, jobs
+from jobs.tables.jobs import artifacts, attempts, checkpoints, events, job_labels, jobs
 from jobs.tables.openai import checkpoint_permissions, files, fine_tunes, upload_parts, uploads
 from jobs.tables.replies import replies
 from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
@@ -11,6 +11,7 @@ __all__ = [
     "artifacts",
     "attempts",
     "checkpoint_permissions",
+    "checkpoints",
     "datasets",
     "deliveries",
     "delivery_tries",

@@ -88,6 +88,8 @@ jobs = Table(
         postgresql_where=text("finished_at IS NOT NULL AND started_at IS NOT NULL"),
     ),
     Index("ix_jobs_dataset_ids", "dataset_ids", postgresql_using="gin"),
+    # Whether a checkpoint may go: few jobs start from what another has made.
+    Index("ix_jobs_origin", "model", postgresql_where=text("model LIKE 'job:%'")),
 )
 
 
@@ -142,4 +144,21 @@ artifacts = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
     now("created_at"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _job_id(),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("state", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("files", JSONB, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("metrics", JSONB, nullable=False),
+    Column("is_best", Boolean, nullable=False),
+    now("created_at"),
+    CheckConstraint("state IN ('storing', 'stored', 'removing')", name="state_is_known"),
+    Index("ix_checkpoints_unfinished", "job_id", postgresql_where=text("state <> 'stored'")),
 )

@@ -45,9 +45,16 @@ _BROKEN = {
         WHERE j.state = 'failed' GROUP BY j.id""",
 }  # complaint -> rows that give rise to it
 
+_CHECKPOINT_FILES = """
+    SELECT c.key || '/' || (f->>'path') AS key, (f->>'size_bytes')::bigint AS size_bytes
+    FROM checkpoints c, jsonb_array_elements(c.files) f WHERE c.state = 'stored'"""
+_LEAVING_FILES = """
+    SELECT c.key || '/' || (f->>'path') FROM checkpoints c, jsonb_array_elements(c.files) f
+    WHERE c.state <> 'stored'"""
+
 _HOME = {
     "cache", "hub", "lock", "logs", "postgres", "postgres.json",
-    "runs", "storage", "uploads", "valkey", "valkey.json",
+    "runs", "storage", "uploads", "valkey", "valkey.json", "worker.alive",
 }  # fmt: skip
 
 
@@ -83,6 +90,8 @@ def _in_storage(site: Site) -> Iterator[str]:
     with site.backends.engine.connect() as connection:
         rows = connection.execute(text("SELECT key, size_bytes FROM artifacts"))
         known = {row.key: row.size_bytes for row in rows}
+        known |= {row.key: row.size_bytes for row in connection.execute(text(_CHECKPOINT_FILES))}
+        leaving = set(connection.execute(text(_LEAVING_FILES)).scalars())
         active = set(
             connection.execute(text("SELECT id FROM jobs WHERE finished_at IS NULL")).scalars()
         )
@@ -92,7 +101,7 @@ def _in_storage(site: Site) -> Iterator[str]:
     for path in (root / "jobs").rglob("*"):
         key = path.relative_to(root).as_posix()
         is_working = path.relative_to(root).parts[1] in active
-        if path.is_file() and key not in known and not is_working:
+        if path.is_file() and key not in {*known, *leaving} and not is_working:
             yield f"{key} is stored and no row names it"
 
 

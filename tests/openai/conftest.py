@@ -15,7 +15,7 @@ from jobs.backends import Backends, connect
 from jobs.identifiers import sibling
 from jobs.records import Job
 from jobs.settings import load_settings
-from jobs.store import attempts, events, jobs, models
+from jobs.store import attempts, checkpoints, events, jobs, models
 from jobs.store.events import NewEvent
 from tests.api.conftest import NEVER, serve, succeed
 from tests.conftest import Servers, fresh_database
@@ -43,6 +43,7 @@ PAIRS = [
     for n in range(12)
 ]
 MODEL = "tiny"
+CHECKPOINT = ("config.json", "model.safetensors", "manifest.json")
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Facade:
             path = f"checkpoints/checkpoint-{step}"
             saved = {"step": step, "path": path, "is_best": step == 10, "metrics": measured}
             self.say(job, EventType.CHECKPOINT, **saved)
+            self._store_checkpoint(job, step, metrics=measured)
         progress = {
             "step": 10, "max_steps": 10, "epoch": 2.0, "num_tokens": 1234, "loss": 0.5,
             "eta_seconds": 0.0,
@@ -89,6 +91,21 @@ class Facade:
             attempts.note(tx, job.id, attempt=job.attempt, values={"progress": progress})
         succeed(self.backends, job, {"config.json": b"{}", "model.safetensors": b"0"})
         return job
+
+    def _store_checkpoint(self, job: Job, step: int, *, metrics: dict[str, float]) -> None:
+        files = [{"path": name, "size_bytes": 2, "sha256": "0" * 64} for name in CHECKPOINT]
+        with self.backends.database.transaction() as tx:
+            checkpoints.begin(
+                tx,
+                job.id,
+                attempt=job.attempt,
+                step=step,
+                key=f"checkpoints/{job.id}/{step}",
+                files=files,
+                metrics=metrics,
+                is_best=step == 10,
+            )
+            checkpoints.complete(tx, job.id, attempt=job.attempt, step=step, keep=2)
 
 
 class Blocking:

@@ -387,3 +387,37 @@ def test_a_job_sent_twice_with_one_key_is_made_once(one_client):
     again = one_client.fine_tuning.jobs.create(**given, extra_headers=headers)
 
     assert first.id == again.id
+
+
+def test_a_job_begins_with_a_checkpoint_by_its_name(facade, client):
+    made = start(client)
+    facade.train(made.id)
+    (latest, _) = client.fine_tuning.jobs.checkpoints.list(made.id)
+
+    begun = start(client, model=latest.fine_tuned_model_checkpoint)
+
+    spec = spec_of(facade, begun.id)
+    assert spec["model"] == f"{made.id.replace('ftjob-', 'job:job_')}/checkpoint-10"
+    assert begun.model == latest.fine_tuned_model_checkpoint
+    with pytest.raises(openai.BadRequestError) as told:
+        start(client, model=latest.fine_tuned_model_checkpoint.replace("step-10", "step-11"))
+    assert (told.value.param, "of step 11" in told.value.message) == ("model", True)
+
+
+def test_where_weights_and_biases_keep_the_figures_reaches_the_worker(facade, one_client):
+    from worker.inputs import read_needs
+
+    wandb = {"project": "greetings", "entity": "us", "name": "first", "tags": ["a", "b"]}
+    made = start(one_client, integrations=[{"type": "wandb", "wandb": wandb}])
+    job = facade.claim(made.id)
+
+    needs = read_needs(facade.backends, job)
+
+    assert made.integrations[0].wandb.project == "greetings"
+    assert job.spec["tracking"] == ["wandb"]
+    assert needs.environment == {
+        "WANDB_PROJECT": "greetings",
+        "WANDB_ENTITY": "us",
+        "WANDB_NAME": "first",
+        "WANDB_TAGS": "a,b",
+    }

@@ -14,6 +14,7 @@ from tests.training.tiny import (
     stop_after,
 )
 from trainer_core.run_directory import (
+    LINEAGE,
     Result,
     RunDirectory,
     file_sha256,
@@ -22,7 +23,7 @@ from trainer_core.run_directory import (
     write_json,
 )
 from trainer_core.spec import parse_spec
-from trainer_core.training.loop.checkpoints import LINEAGE, steps_saved
+from trainer_core.training.loop.checkpoints import steps_saved
 from trainer_core.training.loop.resuming import Checkpoint, keep_choices
 from trainer_core.training.process.devices import Device
 
