@@ -76,7 +76,7 @@ class JobListParameters(PageOf20):
     response_model=schemas.FineTuningJob,
     openapi_extra=openapi.body(
         {
-            "schema": JobBody.model_json_schema() | {"additionalProperties": True},
+            "schema": openapi.schema_of(JobBody) | {"additionalProperties": True},
             "examples": {"supervised": {"value": _EXAMPLE}},
         }
     ),

@@ -34,7 +34,7 @@ class PermissionParameters(Parameters):
     project_id: Annotated[str | None, Query(max_length=100)] = None
 
 
-@router.post(_PATH, openapi_extra=openapi.body({"schema": PermissionBody.model_json_schema()}))
+@router.post(_PATH, openapi_extra=openapi.body({"schema": openapi.schema_of(PermissionBody)}))
 def create_checkpoint_permissions(
     caller: Admin, service: Service, checkpoint: CheckpointName, body: JsonBody
 ) -> schemas.List[schemas.Permission]:

@@ -37,7 +37,7 @@ Chunk = Callable[[str | None, str | None], dict[str, Any]]  # of a text, and why
     "/chat/completions",
     response_model=schemas.ChatCompletion,
     responses={200: {"content": _EVENTS}},
-    openapi_extra=openapi.body({"schema": ChatBody.model_json_schema()}),
+    openapi_extra=openapi.body({"schema": openapi.schema_of(ChatBody)}),
 )
 async def create_chat_completion(
     caller: Submitter, service: Service, asker: Askers, body: JsonBody
@@ -71,7 +71,7 @@ async def create_chat_completion(
     "/completions",
     response_model=schemas.Completion,
     responses={200: {"content": _EVENTS}},
-    openapi_extra=openapi.body({"schema": CompletionBody.model_json_schema()}),
+    openapi_extra=openapi.body({"schema": openapi.schema_of(CompletionBody)}),
 )
 async def create_completion(
     caller: Submitter, service: Service, asker: Askers, body: JsonBody
@@ -101,7 +101,7 @@ async def create_completion(
 
 
 @router.post(
-    "/embeddings", openapi_extra=openapi.body({"schema": EmbeddingBody.model_json_schema()})
+    "/embeddings", openapi_extra=openapi.body({"schema": openapi.schema_of(EmbeddingBody)})
 )
 async def create_embedding(
     caller: Submitter, service: Service, asker: Askers, body: JsonBody

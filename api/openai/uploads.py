@@ -47,7 +47,7 @@ _PART_FORM = {
 }
 
 
-@router.post("/uploads", openapi_extra=openapi.body({"schema": UploadBody.model_json_schema()}))
+@router.post("/uploads", openapi_extra=openapi.body({"schema": openapi.schema_of(UploadBody)}))
 def create_openai_upload(caller: Submitter, service: Service, body: JsonBody) -> schemas.Upload:
     """Announce a file that comes in parts. They have an hour."""
     new = parsed(UploadBody, body)
@@ -92,7 +92,7 @@ async def add_openai_upload_part(
 
 @router.post(
     "/uploads/{upload_id}/complete",
-    openapi_extra=openapi.body({"schema": CompletionOfUpload.model_json_schema()}),
+    openapi_extra=openapi.body({"schema": openapi.schema_of(CompletionOfUpload)}),
 )
 async def complete_openai_upload(
     caller: Submitter, service: Service, readers: RowReaders, upload_id: UploadId, body: JsonBody

@@ -35,7 +35,7 @@ class EndpointParameters(Parameters):
 
 
 @router.post(
-    "/webhook_endpoints", openapi_extra=openapi.body({"schema": EndpointBody.model_json_schema()})
+    "/webhook_endpoints", openapi_extra=openapi.body({"schema": openapi.schema_of(EndpointBody)})
 )
 async def create_webhook_endpoint(
     caller: Admin, service: Service, sender: WebhookSender, body: JsonBody
@@ -86,7 +86,7 @@ def get_webhook_endpoint(
 
 @router.post(
     "/webhook_endpoints/{webhook_id}",
-    openapi_extra=openapi.body({"schema": EndpointChanges.model_json_schema()}),
+    openapi_extra=openapi.body({"schema": openapi.schema_of(EndpointChanges)}),
 )
 async def change_webhook_endpoint(
     caller: Admin, service: Service, sender: WebhookSender, webhook_id: WebhookId, body: JsonBody
@@ -116,7 +116,7 @@ def delete_webhook_endpoint(
 
 @router.post(
     "/webhook_endpoints/{webhook_id}/rotate_secret",
-    openapi_extra=openapi.body({"schema": EndpointRotation.model_json_schema()}, is_required=False),
+    openapi_extra=openapi.body({"schema": openapi.schema_of(EndpointRotation)}, is_required=False),
 )
 def rotate_webhook_endpoint_secret(
     caller: Admin, service: Service, webhook_id: WebhookId, body: OptionalJsonBody
@@ -138,7 +138,7 @@ def rotate_webhook_endpoint_secret(
 
 @router.post(
     "/webhook_endpoints/{webhook_id}/test",
-    openapi_extra=openapi.body({"schema": EndpointTest.model_json_schema()}),
+    openapi_extra=openapi.body({"schema": openapi.schema_of(EndpointTest)}),
 )
 async def test_webhook_endpoint(
     caller: Admin, service: Service, sender: WebhookSender, webhook_id: WebhookId, body: JsonBody

@@ -35,7 +35,7 @@ class PredictionBody(PredictionSettings):
     responses=problems.responses(400, 404, 409, 413, 415, 422, 503),
     openapi_extra=openapi.body(
         {
-            "schema": PredictionBody.model_json_schema(),
+            "schema": openapi.schema_of(PredictionBody),
             "examples": {
                 "texts": {"value": {"inputs": ["I want my money back"]}},
                 "a conversation": {
