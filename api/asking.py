@@ -57,7 +57,7 @@ def question(
     return Asked(
         job_id=job.id,
         inputs=parse_inputs(job.task, inputs),
-        settings=settings.model_dump(mode="json", include=PredictionSettings.model_fields.keys()),
+        settings=settings.model_dump(mode="json", include=set(PredictionSettings.model_fields)),
         is_streamed=is_streamed,
     )
 

@@ -34,7 +34,8 @@ def spec_body() -> dict[str, Any]:
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
     """Return the schema of a body, whole: in the document its parts have no place of their own."""
     schema = model.model_json_schema()
-    return _inlined(schema, schema.pop("$defs", {}))
+    whole: dict[str, Any] = _inlined(schema, schema.pop("$defs", {}))
+    return whole
 
 
 def body(
