@@ -46,6 +46,10 @@ MODEL = "tiny"
 CHECKPOINT = ("config.json", "model.safetensors", "manifest.json")
 
 
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    return True if config.getoption("markexpr") == "not slow" else None
+
+
 @dataclass(frozen=True)
 class Facade:
     """A running service, whose jobs tests move by themselves."""

@@ -33,7 +33,7 @@ def test_a_file_becomes_a_model_that_answers(road: Road) -> None:
     road.client.post("/models", json={"name": "tiny", "path": str(folder)})
     road.start_worker()
     client = OpenAI(
-        base_url=f"{road.client.base_url}v1",
+        base_url=f"{road.client.base_url}/v1",
         api_key="none",
         _strict_response_validation=True,
         timeout=200,
@@ -101,4 +101,4 @@ def test_a_file_becomes_a_model_that_answers(road: Road) -> None:
     assert native.json()["data"][0]["text"] == said.choices[0].message.content
     assert name in listed
     assert deleted
-    assert httpx.get(f"{road.client.base_url}v1/models/{name}").status_code == 404
+    assert httpx.get(f"{road.client.base_url}/v1/models/{name}").status_code == 404

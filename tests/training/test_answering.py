@@ -20,6 +20,7 @@ from tests.training.tiny import BERT_SIZES, save_decoder, save_encoder, save_mas
 from trainer_core.errors import InvalidSpec
 from trainer_core.predictions import INPUTS, PredictionSettings, Question, parse_inputs
 from trainer_core.spec import TASKS, parse_spec
+from trainer_core.training.models.sentence_folders import SentenceForm, write_form
 from trainer_core.training.predicting.answering import WAYS, open_answerer
 from trainer_core.training.predicting.serving import serve
 
@@ -98,7 +99,7 @@ def test_a_tagger_finds_spans(tmp_path):
 def test_an_answer_is_found_in_any_window_of_a_text(tmp_path):
     folder = save_bert(tmp_path, BertForQuestionAnswering)
     context = " ".join(["a small red cold blue old"] * 30)
-    spec = {"max_answer_length": 3, "doc_stride": 8}
+    spec = {"max_answer_length": 3, "doc_stride": 8, "max_question_length": 16}
 
     (output,) = answers(
         folder, "question-answering", [{"question": "is it new", "context": context}], **spec
@@ -159,6 +160,8 @@ def test_a_reward_model_scores_a_text(tmp_path):
 
 def test_a_text_becomes_a_vector(tmp_path):
     folder = save_encoder(tmp_path)
+    form = SentenceForm(pooling="cls", is_normalized=False)
+    write_form(folder, form, base=folder, num_dimensions=BERT_SIZES["hidden_size"])
 
     found = answers(folder, "sentence-embedding", ["a small red", "cold"])
 
