@@ -10,7 +10,7 @@ from jobs.records import Dataset
 from jobs.store import datasets
 from jobs.store.events import storable
 from jobs.transaction import Transaction
-from trainer_core.rows import describe
+from trainer_core.rows import apart
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ def keep_dataset(
         has_header: whether the first record of a table names the columns.
         and_then: what else to do in the same transaction; what it returns is returned.
     """
-    description = describe(path, name=name, has_header=has_header)
+    description = apart.describe(path, name=name, has_header=has_header)
     dataset_id = new_id("ds")
     key = f"datasets/{dataset_id}"
     stored = service.storage.put(key, path)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from api.schemas import ErrorBody, ErrorResponse, FieldError, Problem
+from jobs.sweeps.plan import Plan
 from trainer_core.spec import TASKS, JobSpec
 
 _REF = "#/components/schemas/{model}"
@@ -66,7 +67,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     _, problems = models_json_schema(
-        [(told, "serialization") for told in (Problem, FieldError, ErrorResponse, ErrorBody)],
+        [
+            *((told, "serialization") for told in (Problem, FieldError, ErrorResponse, ErrorBody)),
+            (Plan, "validation"),
+        ],
         ref_template=_REF,
     )
     spec = TypeAdapter(JobSpec).json_schema(ref_template=_REF)

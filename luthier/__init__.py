@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ServiceUnreachable,
         Task,
         UnexpectedReply,
+        Validation,
         WaitTimedOut,
     )
 
@@ -52,6 +53,7 @@ __all__ = [
     "ServiceUnreachable",
     "Task",
     "UnexpectedReply",
+    "Validation",
     "WaitTimedOut",
 ]
 

@@ -9,7 +9,7 @@
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
     |   |-- CheckpointNotFound, UploadNotFound, PermissionNotFound
-    |   |-- WebhookNotFound, DeliveryNotFound
+    |   |-- WebhookNotFound, DeliveryNotFound, SweepNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
     |   |-- JobInUse, ModelInUse, RequestInFlight, TooManyWebhooks
@@ -19,7 +19,8 @@
     |-- ModelError              the base model can't be used for the task
     |   |-- UnsafeModel, UnusableModel
     |-- CapacityError           the machine is too small or too full
-    |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, TooManyProcesses, PayloadTooLarge
+    |   |-- OutOfMemory, NothingFits, DiskFull, MaxRuntimeReached, TooManyProcesses
+    |   |-- PayloadTooLarge
     |-- ForbiddenTarget         a URL leads to where the service sends nothing
     |-- Diverged                the loss became NaN or infinite
     |-- InvalidSetting          an environment variable or flag of the service is wrong
@@ -251,6 +252,10 @@ class DeliveryNotFound(NotFound):
     code = "delivery_not_found"
 
 
+class SweepNotFound(NotFound):
+    code = "sweep_not_found"
+
+
 class CheckpointNotFound(NotFound):
     code = "checkpoint_not_found"
 
@@ -386,6 +391,12 @@ class OutOfMemory(CapacityError):
     code = "out_of_memory"
 
 
+class NothingFits(CapacityError):
+    """No worker that is there is large enough for a job."""
+
+    code = "nothing_fits"
+
+
 class DiskFull(CapacityError):
     code = "disk_full"
     retryable = True
@@ -472,3 +483,16 @@ class SecretUnreadable(ServiceFault):
 
     code = "secret_unreadable"
     retryable = False
+
+
+def restored(typed: TypedError) -> LuthierError:
+    """Return the error that `to_typed` gave, of its class, where its code names one of ours."""
+    kinds = [LuthierError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    kind = next((kind for kind in kinds if kind.code == typed.code), LuthierError)
+    error = kind.__new__(kind)
+    LuthierError.__init__(
+        error, typed.message, hint=typed.hint, param=typed.param, detail=typed.detail
+    )
+    return error

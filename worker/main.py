@@ -28,13 +28,18 @@ from jobs.store import attempts
 from trainer_core.failpoints import failpoint
 from worker.attempt import Attempt
 from worker.board import Board
+from worker.devices import devices_of
+from worker.group import kill, members_of
 from worker.listening import ALIVE_FILE, Listening
 from worker.outputs import tidy_finished
 from worker.predictor import beside
+from worker.presence import Presence
 from worker.spare import Spare
 
 _CONSUMER_SECONDS = 10
-_MARGIN_SECONDS = 15  # beyond the grace of training processes, to end by itself
+_MARGIN_SECONDS = 15  # beyond the grace of training processes, to hand back
+_PARTING_SECONDS = 2  # to end by itself
+_LOOK_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +52,8 @@ class Slot:
         self._board = board
         self._backends: Backends | None = None
         self._spare = Spare(settings)
+        self._name = _name()  # of the worker: the children of its pool have other numbers
+        self._presence: Presence | None = None
 
     def is_draining(self) -> bool:
         """Return whether the worker was asked to end."""
@@ -56,12 +63,22 @@ class Slot:
         """Connect and warm up, in the child: connections do not survive a fork."""
         self._board.mark(_slot_number(), is_busy=False)
         self._backends = connect(self._settings)
+        if _slot_number() == 0:  # one child speaks for all
+            self._presence = Presence(
+                self._backends.database,
+                self._name,
+                num_slots=self._settings.num_slots,
+                devices=devices_of(self._settings),
+            )
+            self._presence.open()
         self._spare.refill()
         self._tidy(self._backends)
 
     def close(self) -> None:
-        """End the spare."""
+        """End the spare, and say that the worker is gone."""
         self._spare.close()
+        if self._presence is not None:
+            self._presence.close()
 
     def run_next(self) -> int:
         """Carry out the jobs whose turn it is, until none is left; return how many that were."""
@@ -117,7 +134,7 @@ def run(settings: Settings) -> int:
         str(settings.redis_url),
         alive=settings.home / ALIVE_FILE,
         has_free_slot=lambda: board.has_free_slot and not board.is_draining,
-        on_silence=partial(_end_self, seconds=settings.drain_grace_seconds),
+        on_silence=partial(_end_self, board, seconds=settings.drain_grace_seconds),
     )
 
     def run_next(_job_id: str) -> int:
@@ -158,11 +175,18 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _end_self(*, seconds: float) -> None:
-    """End this worker as a supervisor would: in order, and by force where that takes too long."""
+def _end_self(board: Board, *, seconds: float) -> None:
+    """End this worker: first what its slots run, in order, then the parent, whatever it waits for.
+
+    Celery's own shutdown speaks to the broker first, over a connection that nobody answers.
+    """
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(seconds + _MARGIN_SECONDS)
-    os.kill(os.getpid(), signal.SIGKILL)
+    deadline = time.monotonic() + seconds + _MARGIN_SECONDS
+    while not board.is_idle and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+    time.sleep(_PARTING_SECONDS)
+    kill(one for one in members_of(os.getpid()) if one.pid != os.getpid())
+    os._exit(1)
 
 
 def _name() -> str:

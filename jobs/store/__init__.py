@@ -16,6 +16,7 @@ results     the figures of a job as a file
 fine_tunes  what was said of a job in OpenAI's words
 permissions who else may use a job's model
 replies     first replies by Idempotency-Key
+sweeps      searches for the best values, and their trials
 webhooks    where projects want to be told of their jobs
 notices     what they are told
 deliveries  events on their way to webhooks, each try kept

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy.dialects.postgresql import insert
@@ -40,7 +41,7 @@ def table(tx: Transaction, job_id: str) -> bytes:
     return _csv(read_metrics(tx, job_id))
 
 
-def _csv(measured: list[StoredEvent]) -> bytes:
+def _csv(measured: Iterable[StoredEvent]) -> bytes:
     steps: dict[int, dict[str, Any]] = {}
     for event in measured:
         step, prefix = event.data["step"], _PREFIXES[event.data["split"]]

@@ -5,7 +5,9 @@ from jobs.tables.inputs import datasets, models
 from jobs.tables.jobs import artifacts, attempts, checkpoints, events, job_labels, jobs
 from jobs.tables.openai import checkpoint_permissions, files, fine_tunes, upload_parts, uploads
 from jobs.tables.replies import replies
+from jobs.tables.sweeps import sweeps, trials
 from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
+from jobs.tables.workers import workers
 
 __all__ = [
     "artifacts",
@@ -23,7 +25,10 @@ __all__ = [
     "metadata",
     "models",
     "replies",
+    "sweeps",
+    "trials",
     "upload_parts",
     "uploads",
     "webhooks",
+    "workers",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from luthier.cli import datasets, jobs, models, service, submit, tasks, watch
+from luthier.cli import checking, datasets, jobs, models, service, submit, tasks, validate, watch
 from luthier.cli.command import Group, write_exit_codes
 from luthier.cli.outcomes import ExitCode, code_of_error, end, report
 from luthier.cli.output import say
@@ -25,8 +25,14 @@ _COMPLETION = (
 )
 
 
+_OTHER_NAMES = {"dataset": "datasets"}
+
+
 class _Luthier(Group):
     """The group that turns every error into a message and an exit code."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, _OTHER_NAMES.get(cmd_name, cmd_name))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -74,6 +80,8 @@ def cli() -> None:
 
 for _command in (
     submit.submit,
+    validate.validate,
+    validate.estimate,
     jobs.ps,
     jobs.show,
     watch.watch,
@@ -91,3 +99,4 @@ for _command in (
     service.worker,
 ):
     cli.add_command(_command)
+datasets.datasets.add_command(checking.check)

@@ -27,7 +27,16 @@ from luthier.client.errors import (
     UnexpectedReply,
     WaitTimedOut,
 )
-from luthier.client.values import Artifact, Dataset, Event, Job, Measurement, Model, Task
+from luthier.client.values import (
+    Artifact,
+    Dataset,
+    Event,
+    Job,
+    Measurement,
+    Model,
+    Task,
+    Validation,
+)
 
 __all__ = [
     "Artifact",
@@ -49,5 +58,6 @@ __all__ = [
     "ServiceUnreachable",
     "Task",
     "UnexpectedReply",
+    "Validation",
     "WaitTimedOut",
 ]

@@ -1,13 +1,13 @@
 """`client.datasets`: upload, list, look into, delete."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from luthier.client.downloading import Progress
 from luthier.client.paging import pages
 from luthier.client.transport import SLOW_SECONDS, Call, Transport, path_of
-from luthier.client.values import Dataset, Preview, from_json
+from luthier.client.values import Dataset, Preview, Validation, from_json
 
 
 class Datasets:
@@ -48,6 +48,34 @@ class Datasets:
     def preview(self, dataset_id: str) -> Preview:
         """Return the first rows of a data set."""
         return from_json(Preview, self._transport.get(path_of("datasets", dataset_id, "preview")))
+
+    def validate(
+        self,
+        dataset_id: str,
+        *,
+        task: str,
+        columns: Mapping[str, str] | None = None,
+        model: str | None = None,
+    ) -> Validation:
+        """Return whether a data set suits a task.
+
+        Args:
+            dataset_id: the data set.
+            task: for which.
+            columns: role -> column, where they are not called as the roles are.
+            model: reference of one with whose tokenizer to count; None for the rows alone.
+        """
+        body: dict[str, object] = {"task": task, "columns": dict(columns or {})}
+        if model is not None:
+            body["model"] = model
+        call = Call(
+            "POST",
+            path_of("datasets", dataset_id, "validate"),
+            json=body,
+            read_seconds=SLOW_SECONDS,
+            is_repeatable=True,
+        )
+        return from_json(Validation, self._transport.json(call))
 
     def delete(self, dataset_id: str) -> None:
         """Delete a data set.

@@ -11,10 +11,11 @@ from luthier.client.following import follow, history
 from luthier.client.paging import pages
 from luthier.client.patience import OUTAGE_SECONDS, Patience
 from luthier.client.transport import SLOW_SECONDS, Call, Transport, path_of
-from luthier.client.values import Event, Job, Measurement, from_json
+from luthier.client.values import Event, Job, Measurement, Validation, from_json
 
 _FIRST_POLL_SECONDS = 0.2
 _LONGEST_POLL_SECONDS = 3.0
+_PAGE_MEASUREMENTS = 10_000
 
 
 class Jobs:
@@ -32,6 +33,17 @@ class Jobs:
         """
         call = Call("POST", "/jobs", json=dict(spec), read_seconds=SLOW_SECONDS)
         return from_json(Job, self._transport.json(call))
+
+    def validate(self, spec: Mapping[str, Any]) -> Validation:
+        """Return everything that is wrong with a job, and what it would do; nothing is queued."""
+        call = Call(
+            "POST",
+            "/jobs/validate",
+            json=dict(spec),
+            read_seconds=SLOW_SECONDS,
+            is_repeatable=True,
+        )
+        return from_json(Validation, self._transport.json(call))
 
     def get(self, job_id: str) -> Job:
         """Return a job with its attempts and artifacts."""
@@ -156,8 +168,11 @@ class Jobs:
 
     def metrics(self, job_id: str) -> tuple[Measurement, ...]:
         """Return every measurement of a job, oldest first."""
-        found = self._transport.get(path_of("jobs", job_id, "metrics"))
-        return tuple(from_json(Measurement, values) for values in found["data"])
+        path = path_of("jobs", job_id, "metrics")
+        found = pages(
+            self._transport, path, Measurement, cursor="id", after=0, page_size=_PAGE_MEASUREMENTS
+        )
+        return tuple(found)
 
     def logs(self, job_id: str, *, tail: int | None = None) -> str:
         """Return a job's log, or its last `tail` lines."""

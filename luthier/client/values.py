@@ -131,6 +131,7 @@ class Event:
 class Measurement:
     """Figures measured on a split."""
 
+    id: int
     split: str
     step: int
     epoch: float | None
@@ -205,6 +206,24 @@ class Task:
     defaults: Mapping[str, Any] | None = None  # of `tasks.get` only
     example: Mapping[str, Any] | None = None  # of `tasks.get` only
     metrics: tuple[str, ...] = ()  # the one that chooses the best model first
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Everything that is wrong with a job, and what it would do."""
+
+    is_valid: bool  # a submission would be accepted
+    errors: tuple[JobError, ...] = ()
+    warnings: tuple[Mapping[str, Any], ...] = ()
+    missing: tuple[Mapping[str, Any], ...] = ()  # what the service could not find out, and why
+    files: tuple[Mapping[str, Any], ...] = ()
+    rows: Mapping[str, Any] | None = None
+    tokens: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)  # by split
+    examples: tuple[Mapping[str, Any], ...] = ()  # rows as the model reads them
+    num_weights: int | None = None
+    num_trained_weights: int | None = None
+    estimates: tuple[Mapping[str, Any], ...] = ()  # one for each kind of device of the workers
+    workers: tuple[Mapping[str, Any], ...] = ()  # whether the job fits each
 
 
 def from_json(kind: type[T], values: object) -> T:
