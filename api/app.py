@@ -1,4 +1,4 @@
-"""The FastAPI application, which `luthier api` serves on loopback."""
+"""The FastAPI application, which `luthier api` serves."""
 
 import asyncio
 import contextlib
@@ -10,10 +10,22 @@ from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
 from api import problems, streams, sweeping, uploads
-from api.guard import DOCS_PATH, Guard
+from api.guard import DOCS_PATH, Guard, Hosts
+from api.keyring import Keyring
 from api.openapi import describe
 from api.reading import Readers
-from api.routes import artifacts, datasets, events, health, jobs, models, tasks
+from api.routes import (
+    artifacts,
+    audit,
+    datasets,
+    events,
+    health,
+    jobs,
+    keys,
+    models,
+    projects,
+    tasks,
+)
 from jobs.backends import connect
 from jobs.settings import Settings, load_settings
 
@@ -23,6 +35,9 @@ Upload rows with `POST /datasets`, start a job with `POST /jobs`, follow it at
 `GET /jobs/{id}/events`, and fetch the model from `GET /jobs/{id}/model`. `GET /tasks` says what can
 be trained. Every error is a problem (RFC 9457) with a stable `code` and a `hint`.
 """
+
+
+_ROUTES = (jobs, events, artifacts, datasets, models, tasks, projects, keys, audit)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -39,13 +54,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=_operation_id,
         responses=problems.default_response(),
     )
-    app.state.backends = connect(settings or load_settings())
+    backends = app.state.backends = connect(settings or load_settings())
+    is_open = not backends.settings.asks_for_keys
+    app.state.keyring = Keyring(
+        backends.database, is_open=is_open, rate=backends.settings.rate_limit
+    )
     app.state.stopping = asyncio.Event()
-    for routes in (jobs, events, artifacts, datasets, models, tasks, health):
-        app.include_router(routes.router)
+    app.include_router(health.router)
+    for routes in _ROUTES:
+        app.include_router(routes.router, responses=problems.responses(401, 403, 429))
     app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)
-    app.add_middleware(Guard)
+    hosts = Hosts(is_open=is_open, names=frozenset(backends.settings.allowed_hosts))
+    app.add_middleware(Guard, hosts=hosts)
     describe(app)
     return app
 

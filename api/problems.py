@@ -15,10 +15,12 @@ from starlette.requests import ClientDisconnect
 
 from jobs.store.events import storable
 from trainer_core.errors import (
+    RETRY_AFTER,
     Conflict,
     CrossSiteRequest,
     DataError,
     DiskFull,
+    Forbidden,
     InternalError,
     InvalidRequest,
     InvalidSpec,
@@ -27,12 +29,14 @@ from trainer_core.errors import (
     NotFound,
     PayloadTooLarge,
     ServiceUnavailable,
+    TooMany,
+    Unauthorized,
     UnknownHost,
     UnsupportedMediaType,
 )
 
 MEDIA_TYPE = "application/problem+json"
-RETRY = "retry_after_seconds"  # in the detail of an error that passes; also a header
+RETRY = RETRY_AFTER  # also a header
 
 _STATUSES: tuple[tuple[type[LuthierError], int], ...] = (
     # The first class that fits counts.
@@ -40,6 +44,9 @@ _STATUSES: tuple[tuple[type[LuthierError], int], ...] = (
     (CrossSiteRequest, 403),
     (UnknownHost, 421),
     (InvalidRequest, 400),
+    (Unauthorized, 401),
+    (Forbidden, 403),
+    (TooMany, 429),
     (NotFound, 404),
     (Conflict, 409),
     (InvalidSpec, 422),
@@ -81,8 +88,17 @@ def answer(error: LuthierError, *, request_id: str) -> Response:
         param=error.param,
         members=error.detail,
         request_id=request_id,
-        headers={"Retry-After": str(error.detail[RETRY])} if RETRY in error.detail else None,
+        headers=_headers_of(error),
     )
+
+
+def _headers_of(error: LuthierError) -> dict[str, str]:
+    headers = {}
+    if RETRY in error.detail:
+        headers["Retry-After"] = str(error.detail[RETRY])
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
 
 
 def internal(*, request_id: str) -> Response:

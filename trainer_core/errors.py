@@ -4,8 +4,12 @@
     |-- InvalidSpec             the request or job spec breaks a rule; carries one problem a field
     |-- InvalidRequest          the request can't be taken, whatever it asks for
     |   |-- InvalidJson, UnsupportedMediaType, CrossSiteRequest, UnknownHost
+    |-- Unauthorized            nobody knows who asks
+    |-- Forbidden               it is known who asks, and they may not
+    |-- TooMany                 later, or less: RateLimited, QuotaExceeded
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
+    |   |-- ProjectNotFound, KeyNotFound, SecretNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
     |-- DataError               the user's rows or files can't be trained on
@@ -28,6 +32,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
+
+RETRY_AFTER = "retry_after_seconds"  # in the detail of an error that passes
 
 
 class Whose(StrEnum):
@@ -172,6 +178,48 @@ class UnknownHost(InvalidRequest):
     code = "unknown_host"
 
 
+class Unauthorized(LuthierError):
+    """The request has no key, or none that is known and alive; which of these is not told."""
+
+    code = "unauthorized"
+    whose = Whose.USER
+
+
+class Forbidden(LuthierError):
+    """The key is known, and lacks the scope."""
+
+    code = "forbidden"
+    whose = Whose.USER
+
+
+class TooMany(LuthierError):
+    """More than is allowed: later, or less."""
+
+    code = "too_many"
+    whose = Whose.USER
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_seconds: int,
+        hint: str = "",
+        param: str | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep what happened, and after how many seconds it is worth another try."""
+        later = {RETRY_AFTER: retry_after_seconds}
+        super().__init__(message, hint=hint, param=param, detail={**(detail or {}), **later})
+
+
+class RateLimited(TooMany):
+    code = "rate_limited"
+
+
+class QuotaExceeded(TooMany):
+    code = "quota_exceeded"
+
+
 class NotFound(LuthierError):
     """No such thing, or not for this caller."""
 
@@ -197,6 +245,18 @@ class TaskNotFound(NotFound):
 
 class FileNotFound(NotFound):
     code = "file_not_found"
+
+
+class ProjectNotFound(NotFound):
+    code = "project_not_found"
+
+
+class KeyNotFound(NotFound):
+    code = "key_not_found"
+
+
+class SecretNotFound(NotFound):
+    code = "secret_not_found"
 
 
 class Conflict(LuthierError):

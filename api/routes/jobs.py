@@ -17,7 +17,7 @@ from jobs import submission
 from jobs.backends import Backends
 from jobs.records import Job as StoredJob
 from jobs.states import State
-from jobs.store import artifacts, attempts, estimates, jobs
+from jobs.store import artifacts, attempts, audit, estimates, jobs
 from jobs.transaction import Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec
 from trainer_core.spec import TASKS, JobSpec, parse_spec
@@ -123,7 +123,9 @@ def cancel_job(caller: Submitter, service: Service, job_id: JobId, body: Optiona
     """
     keep = _cancellation(body).keep
     with service.database.transaction() as tx:
-        return _shown(tx, jobs.cancel(tx, job_id, project=caller.project, keep=keep))
+        job = jobs.cancel(tx, job_id, project=caller.project, keep=keep)
+        audit.note(tx, caller=caller, action="job.cancel", target=job_id, keep=keep)
+        return _shown(tx, job)
 
 
 @router.post("/jobs/{job_id}/pause", responses=problems.responses(404, 409))
@@ -134,7 +136,9 @@ def pause_job(caller: Submitter, service: Service, job_id: JobId) -> Job:
     paused job changes nothing; one that trains no more may end as if it had not been asked.
     """
     with service.database.transaction() as tx:
-        return _shown(tx, jobs.pause(tx, job_id, project=caller.project))
+        job = jobs.pause(tx, job_id, project=caller.project)
+        audit.note(tx, caller=caller, action="job.pause", target=job_id)
+        return _shown(tx, job)
 
 
 @router.post("/jobs/{job_id}/resume", responses=problems.responses(404, 409))
@@ -144,13 +148,16 @@ def resume_job(caller: Submitter, service: Service, job_id: JobId) -> Job:
     Resuming a queued or running job changes nothing. One that is still `pausing` can't be: 409.
     """
     with service.database.transaction() as tx:
-        return _shown(tx, jobs.resume(tx, job_id, project=caller.project))
+        job = jobs.resume(tx, job_id, project=caller.project)
+        audit.note(tx, caller=caller, action="job.resume", target=job_id)
+        return _shown(tx, job)
 
 
 def _create(service: Backends, spec: JobSpec, caller: Caller) -> Job:
     with service.database.transaction() as tx:
         max_attempts = service.settings.max_attempts
         job = jobs.create(tx, spec, project=caller.project, max_attempts=max_attempts)
+        audit.note(tx, caller=caller, action="job.create", target=job.id)
         return _shown(tx, job)
 
 

@@ -13,7 +13,7 @@ from api.access import Admin, Reader
 from api.bodies import JsonBody
 from api.dependencies import PageParameters, Service
 from api.schemas import Model, ModelPage
-from jobs.store import models
+from jobs.store import audit, models
 from trainer_core.errors import FieldProblem, InvalidSpec
 from trainer_core.spec import parse_model_reference
 from trainer_core.spec.base import Name, SpecModel, Text
@@ -75,6 +75,7 @@ def register_model(caller: Admin, service: Service, body: JsonBody, response: Re
             hub=wanted.hub,
             revision=wanted.revision,
         )
+        audit.note(tx, caller=caller, action="model.create", target=model.name)
     response.headers["Location"] = f"/models/{model.name}"
     return Model.model_validate(model)
 

@@ -6,13 +6,19 @@ from sqlalchemy import delete, func, insert, select
 
 from jobs.records import Dataset
 from jobs.states import FINAL
+from jobs.store import quotas
 from jobs.tables import datasets, jobs
 from jobs.transaction import Transaction
 from trainer_core.errors import DatasetInUse, DatasetNotFound
 
 
 def create(tx: Transaction, values: dict[str, Any]) -> Dataset:
-    """Keep a new data set; `values` are its columns, its project among them."""
+    """Keep a new data set; `values` are its columns, its project among them.
+
+    Raises:
+        QuotaExceeded: its project may not store as much.
+    """
+    quotas.check_storage(tx, values["project"], num_bytes=values["size_bytes"])
     row = tx.connection.execute(insert(datasets).values(**values).returning(datasets)).one()
     return Dataset(**row._mapping)
 

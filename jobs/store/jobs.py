@@ -9,7 +9,7 @@ from sqlalchemy import RowMapping, Select, and_, func, insert, or_, select, upda
 from jobs.identifiers import new_id
 from jobs.records import Job
 from jobs.states import FINAL, LEASED, State, sources_of
-from jobs.store import datasets, events
+from jobs.store import datasets, events, quotas
 from jobs.store.events import NewEvent
 from jobs.tables import jobs
 from jobs.transaction import Transaction
@@ -29,7 +29,12 @@ class Filter:
 
 
 def create(tx: Transaction, spec: JobSpec, *, max_attempts: int, project: str) -> Job:
-    """Keep a new job, queued; its bell is rung after the commit."""
+    """Keep a new job, queued; its bell is rung after the commit.
+
+    Raises:
+        QuotaExceeded: its project may have no more.
+    """
+    quotas.check_job(tx, project)
     references = [parse_data_reference(source) for source in spec.data.references().values()]
     dataset_ids = sorted({r.name for r in references if r.scheme is Scheme.DATASET})
     datasets.hold(tx, dataset_ids)
@@ -165,6 +170,7 @@ def resume(tx: Transaction, job_id: str, *, project: str) -> Job:
     Raises:
         JobNotFound: no such job.
         IllegalTransition: it has ended or is about to, or has not let go yet.
+        QuotaExceeded: its project may have no more in the queue.
     """
     job = get(tx, job_id, project=project, is_locked=True)
     if job.state in (State.QUEUED, State.RUNNING):
@@ -176,6 +182,7 @@ def resume(tx: Transaction, job_id: str, *, project: str) -> Job:
             detail={"state": job.state},
         )
     _check_move(job, State.QUEUED, hint="Only paused jobs can be resumed.")
+    quotas.check_job(tx, project)
     tx.bells.append(job_id)
     return _move(tx, job, State.QUEUED, reason="resumed by request", queued_at=func.now())
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from luthier.cli import datasets, jobs, models, service, submit, tasks, watch
+from luthier.cli import datasets, jobs, keys, models, projects, service, submit, tasks, watch
 from luthier.cli.command import Group, write_exit_codes
 from luthier.cli.outcomes import ExitCode, code_of_error, end, report
 from luthier.cli.output import say
@@ -86,6 +86,8 @@ for _command in (
     datasets.datasets,
     models.models,
     tasks.tasks,
+    keys.keys,
+    projects.projects,
     service.up,
     service.api,
     service.worker,

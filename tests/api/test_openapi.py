@@ -52,6 +52,8 @@ def test_operations_are_named_after_their_functions(document: dict[str, Any]) ->
         "inspect_model_file",
         "upload_dataset", "list_datasets", "get_dataset", "preview_dataset", "delete_dataset",
         "register_model", "list_models", "get_model", "list_tasks", "get_task",
+        "create_project", "list_projects", "get_project", "change_project",
+        "create_key", "list_keys", "get_key", "rotate_key", "revoke_key", "list_audit",
         "get_liveness", "get_readiness",
     }  # fmt: skip
 
