@@ -7,4 +7,10 @@ estimates   when queued jobs may start
 artifacts   the files that a job made
 datasets    uploads
 models      registered base models
+turns       whose turn it is
+quotas      what projects use, and what they may
+projects    tenants and their quotas
+keys        API keys
+rates       how many requests a key has left
+audit       who did what
 """

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, and_, func, insert, or_, select, update
+from sqlalchemy import RowMapping, Select, func, insert, select, update
 
 from jobs.identifiers import new_id
 from jobs.records import Job
 from jobs.states import FINAL, LEASED, State, sources_of
-from jobs.store import datasets, events, quotas
+from jobs.store import datasets, events, quotas, turns
 from jobs.store.events import NewEvent
 from jobs.tables import jobs
 from jobs.transaction import Transaction
@@ -98,23 +98,7 @@ def page(tx: Transaction, wanted: Filter, *, after: str | None, limit: int) -> l
 
 def queue_positions(tx: Transaction, found: Sequence[Job]) -> dict[str, int]:
     """Return the place in the queue, from 1, of each of these jobs that is queued."""
-    positions = {}
-    for job in found:
-        if job.state is not State.QUEUED:
-            continue
-        ahead = or_(
-            jobs.c.priority > job.priority,
-            and_(
-                jobs.c.priority == job.priority,
-                or_(
-                    jobs.c.queued_at < job.queued_at,
-                    and_(jobs.c.queued_at == job.queued_at, jobs.c.id < job.id),
-                ),
-            ),
-        )
-        count = select(func.count()).where(jobs.c.state == State.QUEUED, ahead)
-        positions[job.id] = tx.connection.execute(count).scalar_one() + 1
-    return positions
+    return turns.positions(tx, [job.id for job in found if job.state is State.QUEUED])
 
 
 def cancel(tx: Transaction, job_id: str, *, project: str, keep: bool = False) -> Job:

@@ -90,7 +90,10 @@ def test_server_elsewhere_without_a_password_is_refused(name, url):
         ("database_url", "postgresql://luthier@localhost/luthier"),
         ("database_url", "postgresql:///luthier?host=/run/postgresql"),
         ("database_url", "postgresql://luthier:secret@db.internal/luthier"),
-        ("database_url", "postgresql://luthier@db.internal/luthier?sslcert=/etc/luthier/client.pem"),
+        (
+            "database_url",
+            "postgresql://luthier@db.internal/luthier?sslcert=/etc/luthier/client.pem",
+        ),
         ("redis_url", "redis://127.0.0.1:6379/0"),
         ("redis_url", "rediss://:secret@queue.internal/0"),
     ],
