@@ -1,7 +1,8 @@
 """Whose turn it is: by priority, then the project that runs the fewest jobs, then age.
 
-Both statements walk the index `ix_jobs_turns` project by project, and no project's whole queue. The
-recursion finds the projects that wait: PostgreSQL has no other way to skip from one to the next.
+Both statements walk the index `ix_jobs_turns` project by project; a claim looks at no project's
+whole queue. The recursion finds the projects that wait: older versions of PostgreSQL have no other
+way to skip from one to the next.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,12 +13,14 @@ from sqlalchemy import text
 from jobs.states import LEASED
 from jobs.transaction import Transaction
 
-_NUM_CANDIDATES = 64
+_NUM_CANDIDATES = 32
 """Jobs of a project that are looked at: as many claims as may be under way at one moment."""
 _LOCK_TIMEOUT = "3s"  # a worker that froze while it claimed must not hold up the others for long
 
 _IS_LEASED = "state IN ({})".format(", ".join(f"'{state}'" for state in sorted(LEASED)))
-_WAITING_AND_BUSY = f"""
+_BUSY = f"busy AS (SELECT project, count(*) AS num FROM jobs WHERE {_IS_LEASED} GROUP BY project)"  # noqa: S608
+
+_NEXT = text(f"""
 WITH RECURSIVE waiting(project) AS (
     (SELECT project FROM jobs WHERE state = 'queued' ORDER BY project LIMIT 1)
     UNION ALL
@@ -25,71 +28,69 @@ WITH RECURSIVE waiting(project) AS (
         SELECT jobs.project FROM jobs
         WHERE state = 'queued' AND jobs.project > waiting.project ORDER BY project LIMIT 1
     ) FROM waiting WHERE waiting.project IS NOT NULL
-), busy AS (
-    SELECT project, count(*) AS num FROM jobs WHERE {_IS_LEASED} GROUP BY project
+), {_BUSY}, candidates AS (
+    SELECT head.*, coalesce(busy.num, 0) AS num_running, projects.max_running_jobs
+    FROM waiting
+    LEFT JOIN busy ON busy.project = waiting.project
+    LEFT JOIN projects ON projects.name = waiting.project
+    LEFT JOIN usage ON usage.project = waiting.project
+        AND usage.month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
+    CROSS JOIN LATERAL (
+        SELECT id, priority, queued_at FROM jobs
+        WHERE project = waiting.project AND state = 'queued' AND queued_at <= now()
+        ORDER BY priority DESC, queued_at, id LIMIT :num_candidates
+    ) AS head
+    WHERE waiting.project <> ALL(:full)
+        AND coalesce(busy.num, 0) < coalesce(projects.max_running_jobs, 2147483647)
+        AND coalesce(usage.device_seconds, 0)
+            < coalesce(projects.max_device_hours * 3600, 'infinity')
+    ORDER BY head.priority DESC, num_running, head.queued_at, head.id LIMIT :num_candidates
 )
-"""  # noqa: S608 - of constants
-
-_NEXT = text(
-    _WAITING_AND_BUSY
-    + """
-SELECT jobs.id, jobs.project, projects.max_running_jobs
-FROM waiting
-LEFT JOIN busy ON busy.project = waiting.project
-LEFT JOIN projects ON projects.name = waiting.project
-LEFT JOIN usage ON usage.project = waiting.project
-    AND usage.month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
-CROSS JOIN LATERAL (
-    SELECT id, priority, queued_at FROM jobs
-    WHERE project = waiting.project AND state = 'queued' AND queued_at <= now()
-    ORDER BY priority DESC, queued_at, id LIMIT :num_candidates
-) AS head
--- Looked at again once the row is locked: it may have been taken since.
-JOIN jobs ON jobs.id = head.id AND jobs.state = 'queued'
-WHERE waiting.project <> ALL(:full)
-    AND coalesce(busy.num, 0) < coalesce(projects.max_running_jobs, 2147483647)
-    AND coalesce(usage.device_seconds, 0) < coalesce(projects.max_device_hours * 3600, 'infinity')
-ORDER BY head.priority DESC, coalesce(busy.num, 0), head.queued_at, head.id
+SELECT jobs.id, jobs.project, candidates.max_running_jobs
+-- The state is looked at again once the row is locked: the job may have been taken since.
+FROM candidates JOIN jobs ON jobs.id = candidates.id AND jobs.state = 'queued'
+ORDER BY candidates.priority DESC, num_running, candidates.queued_at, candidates.id
 LIMIT 1
 FOR UPDATE OF jobs SKIP LOCKED
-"""  # noqa: S608 - of constants
-)
+""")  # noqa: S608 - of constants
 
 # A job's level is how many jobs of its project run when its turn comes, if none ends until then.
-_POSITIONS = text(
-    _WAITING_AND_BUSY
-    + """
-, mine AS (
-    SELECT jobs.id, jobs.priority, jobs.queued_at, coalesce(busy.num, 0) + (
-        SELECT count(*) FROM jobs AS before
-        WHERE before.project = jobs.project AND before.state = 'queued' AND (
-            before.priority > jobs.priority OR before.priority = jobs.priority
-            AND (before.queued_at, before.id) < (jobs.queued_at, jobs.id)
-        )
-    ) AS level
-    FROM jobs LEFT JOIN busy ON busy.project = jobs.project
-    WHERE jobs.id = ANY(:ids) AND jobs.state = 'queued'
+# Of each other project go before it: those of higher priority, and those of a lower level.
+_POSITIONS = text(f"""
+WITH {_BUSY}, waiting AS (
+    SELECT project, priority, count(*) AS num FROM jobs WHERE state = 'queued' GROUP BY 1, 2
+), mine AS (
+    SELECT jobs.id, jobs.project, jobs.priority, jobs.queued_at, (
+        SELECT count(*) FROM jobs AS older
+        WHERE older.project = jobs.project AND older.state = 'queued'
+            AND older.priority = jobs.priority
+            AND (older.queued_at, older.id) < (jobs.queued_at, jobs.id)
+    ) AS num_older
+    FROM jobs WHERE jobs.id = ANY(:ids) AND jobs.state = 'queued'
+), others AS (
+    SELECT mine.id, waiting.project,
+        coalesce(sum(waiting.num) FILTER (WHERE waiting.priority > mine.priority), 0) AS higher,
+        coalesce(sum(waiting.num) FILTER (WHERE waiting.priority = mine.priority), 0) AS equal
+    FROM mine CROSS JOIN waiting GROUP BY mine.id, waiting.project
+), levels AS (
+    SELECT mine.*, coalesce(busy.num, 0) + others.higher + mine.num_older AS level
+    FROM mine JOIN others ON others.id = mine.id AND others.project = mine.project
+    LEFT JOIN busy ON busy.project = mine.project
+), lower AS (
+    SELECT others.*, levels.priority, levels.queued_at,
+        levels.level - coalesce(busy.num, 0) - others.higher AS num
+    FROM others JOIN levels ON levels.id = others.id
+    LEFT JOIN busy ON busy.project = others.project
 )
-SELECT mine.id, (1 + sum(higher.num + equal.num))::int
-FROM mine CROSS JOIN waiting LEFT JOIN busy ON busy.project = waiting.project
-CROSS JOIN LATERAL (
-    SELECT count(*) AS num FROM jobs
-    WHERE project = waiting.project AND state = 'queued' AND priority > mine.priority
-) AS higher
-CROSS JOIN LATERAL (
-    SELECT count(*) AS num FROM (
-        SELECT queued_at, id, coalesce(busy.num, 0) + higher.num - 1
-            + row_number() OVER (ORDER BY queued_at, id) AS level
-        FROM jobs
-        WHERE project = waiting.project AND state = 'queued' AND priority = mine.priority
-        ORDER BY queued_at, id
-        LIMIT greatest(0, mine.level - coalesce(busy.num, 0) - higher.num + 1)
-    ) AS theirs
-    WHERE (theirs.level, theirs.queued_at, theirs.id) < (mine.level, mine.queued_at, mine.id)
-) AS equal
-GROUP BY mine.id
-"""  # noqa: S608 - of constants
-)
+SELECT lower.id, (1 + sum(lower.higher + least(greatest(lower.num, 0), lower.equal)
+    + CASE WHEN lower.num >= 0 AND lower.num < lower.equal THEN (  -- one of the same level
+        SELECT ((jobs.queued_at, jobs.id) < (lower.queued_at, lower.id))::int FROM jobs
+        WHERE jobs.project = lower.project AND jobs.state = 'queued'
+            AND jobs.priority = lower.priority
+        ORDER BY jobs.queued_at, jobs.id OFFSET lower.num LIMIT 1
+    ) ELSE 0 END))::int
+FROM lower GROUP BY lower.id
+""")  # noqa: S608 - of constants
 
 
 @dataclass(frozen=True, slots=True)
