@@ -118,6 +118,11 @@ class Keyring:
         known.tokens -= 1
 
     async def _draw(self, known: _Known) -> None:
+        """Draw tokens, unless the bucket was empty a moment ago.
+
+        It is left alone until it holds as many as are drawn at once: whoever floods the service
+        costs the database two writes a second.
+        """
         now = time.monotonic()
         if now >= known.refused_until:
             drawn = await run_in_threadpool(partial(self._drawn, known))

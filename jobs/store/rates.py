@@ -19,7 +19,7 @@ class Drawn:
     """What was drawn from a bucket."""
 
     tokens: int  # requests that may be let through
-    wait_seconds: float  # until there is one more, where there are none
+    wait_seconds: float  # until there are as many more as were wanted, where there were fewer
 
 
 def draw(tx: Transaction, key_id: str, *, rate: float, burst: float, wanted: int) -> Drawn:
@@ -33,18 +33,21 @@ def draw(tx: Transaction, key_id: str, *, rate: float, burst: float, wanted: int
         wanted: how many to take, as far as they are there.
     """
     now = func.clock_timestamp()
-    tx.connection.execute(
-        insert(rates).values(key_id=key_id, tokens=burst, updated_at=now).on_conflict_do_nothing()
-    )
     elapsed = cast(extract("epoch", now - rates.c.updated_at), Float)
-    available, drawn_at = tx.connection.execute(
+    filled = (
         select(func.least(burst, rates.c.tokens + func.greatest(elapsed, 0) * rate), now)
         .where(rates.c.key_id == key_id)
         .with_for_update()
-    ).one()
+    )
+    row = tx.connection.execute(filled).one_or_none()
+    if row is None:
+        full = insert(rates).values(key_id=key_id, tokens=burst, updated_at=now)
+        tx.connection.execute(full.on_conflict_do_nothing())
+        row = tx.connection.execute(filled).one()
+    available, drawn_at = row
     tokens = min(wanted, math.floor(available))
     left = available - tokens
     tx.connection.execute(
         update(rates).where(rates.c.key_id == key_id).values(tokens=left, updated_at=drawn_at)
     )
-    return Drawn(tokens, 0.0 if tokens else (1 - left) / rate)
+    return Drawn(tokens, (wanted - left) / rate if tokens < wanted else 0.0)

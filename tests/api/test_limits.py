@@ -56,7 +56,7 @@ def test_flood_of_one_key_costs_the_database_next_to_nothing(door: Door) -> None
     statements: Counter[str] = Counter()
 
     def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
-        statements[statement.split()[0]] += 1
+        statements[statement.split(maxsplit=1)[0]] += 1
 
     async def flood(secret: str, count: int) -> Counter[int]:
         headers = {"Authorization": f"Bearer {secret}"}
@@ -75,21 +75,22 @@ def test_flood_of_one_key_costs_the_database_next_to_nothing(door: Door) -> None
 
     assert found[200] + found[429] == 500
     assert 40 <= found[200] <= 40 + 20 * seconds + 1
-    # Reading the key each two seconds, and drawing ten tokens at a time: never one a request.
-    assert statements.total() <= 4 * (found[200] / 10 + seconds) + 10, statements
+    # The key is read each two seconds, and its bucket each half a second; three queries more for
+    # each of the four draws of ten tokens that it began with.
+    assert statements.total() <= 5 * seconds + 20, statements
 
 
 def test_all_processes_together_keep_to_one_limit(door: Door) -> None:
     secret = door.secret("loud", requests_per_second=2)
     with door.client() as client:
-        (key,) = [k for k in client.get("/keys?project=loud").json()["data"]]
+        (key,) = client.get("/keys?project=loud").json()["data"]
     drawn = []
     for _ in range(4):  # as many processes
         with door.backends.database.transaction() as tx:
             drawn.append(rates.draw(tx, key["id"], rate=2, burst=4, wanted=3))
 
     assert [one.tokens for one in drawn] == [3, 1, 0, 0]
-    assert 0 < drawn[-1].wait_seconds <= 0.5
+    assert 0 < drawn[-1].wait_seconds <= 1.5
     with door.client_of(secret) as loud:
         assert loud.get("/jobs").status_code in (200, 429)
 
