@@ -94,3 +94,18 @@ class AuditPage(Schema):
 
     data: list[AuditEntry]
     has_more: bool
+
+
+class Secret(Schema):
+    """A named secret, without its value."""
+
+    name: str
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class SecretPage(Schema):
+    """Secrets, by name."""
+
+    data: list[Secret]
+    has_more: bool

@@ -24,6 +24,7 @@ from api.routes import (
     keys,
     models,
     projects,
+    secrets,
     tasks,
 )
 from jobs.backends import connect
@@ -37,7 +38,7 @@ be trained. Every error is a problem (RFC 9457) with a stable `code` and a `hint
 """
 
 
-_ROUTES = (jobs, events, artifacts, datasets, models, tasks, projects, keys, audit)
+_ROUTES = (jobs, events, artifacts, datasets, models, tasks, projects, keys, secrets, audit)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from jobs.vault import split_keys
 from trainer_core.errors import InvalidSetting
 
 PREFIX = "LUTHIER_"
@@ -35,11 +36,11 @@ class Settings(BaseSettings):
 
     home: _Path = Path("~/.luthier")
     """Folder of everything the service keeps on this machine."""
-    database_url: str | None = None
+    database_url: Annotated[str | None, Field(repr=False)] = None
     """PostgreSQL to use in place of the embedded one, `postgresql://user:password@host/name`."""
-    redis_url: str | None = None
+    redis_url: Annotated[str | None, Field(repr=False)] = None
     """Redis or Valkey to use in place of the embedded one, `redis://:password@host:port/0`."""
-    storage_url: str | None = None
+    storage_url: Annotated[str | None, Field(repr=False)] = None
     """Where data sets and models are kept: a folder (`file:///…`) or a bucket (`s3://…`). Default:
     `storage` in the home folder."""
     auth: Literal["none", "keys"] | None = None
@@ -50,6 +51,9 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Names by which the service is reached, separated by `,`, besides its addresses and
     localhost. Only with keys."""
+    secret_key: Annotated[str | None, Field(repr=False)] = None
+    """Keys that seal stored secrets, separated by `,`: the first seals, all of them open. Default:
+    the file `secret.key` in the home, which `luthier up` makes beside its own database."""
     rate_limit: Annotated[float, Field(gt=0, le=1_000_000)] = 100
     """Requests a second that a key may send, where it has no limit of its own."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8750
@@ -150,6 +154,14 @@ class Settings(BaseSettings):
             raise ValueError("write file:///folder, s3://bucket/prefix, gs://… or az://…")
         return value
 
+    @field_validator("secret_key")
+    @classmethod
+    def _keys_are_keys(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else ",".join(split_keys(value))
+        except ValueError as error:
+            raise ValueError("write keys as `luthier secrets new-key` prints them") from error
+
     @field_validator("allowed_hosts")
     @classmethod
     def _hosts_are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -226,7 +238,7 @@ def load_settings(**overrides: object) -> Settings:
         reason = first["msg"].removeprefix("Value error, ")
         name = f"{PREFIX}{first['loc'][0]}".upper() if first["loc"] else _named_in(reason)
         shown = f", got {first['input']!r}" if isinstance(first["input"], str | int) else ""
-        secret = name.endswith("_URL")  # may hold a password
+        secret = name.endswith(("_URL", "_KEY"))  # may hold a password
         message = f"{name}: {reason}{'' if secret else shown}."
         raise InvalidSetting(message, param=name) from error
 

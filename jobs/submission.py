@@ -3,13 +3,17 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+from jobs.backends import Backends
 from jobs.records import Dataset
 from jobs.states import State
 from jobs.storage import Storage
-from jobs.store import datasets, jobs, models
-from jobs.transaction import Database, Transaction
+from jobs.store import datasets, jobs, models, secrets
+from jobs.transaction import Transaction
+from jobs.vault import Vault
 from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
+from trainer_core.redaction import REDACTOR
 from trainer_core.rows.checking import Survey, survey
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import (
@@ -19,19 +23,22 @@ from trainer_core.spec import (
     parse_data_reference,
     parse_model_reference,
 )
+from trainer_core.spec.parsing import pointer_of
 
 
-def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) -> Survey:
+def check(backends: Backends, spec: JobSpec, *, project: str) -> Survey:
     """Return what the rows of a job of a project hold, or raise what is wrong with the job.
 
     Raises:
-        InvalidSpec: it asks for what this version can't do, or refers to what is not there.
+        InvalidSpec: it asks for what this version can't do, refers to what is not there, or holds
+            a secret itself.
         DataError: its rows can't be trained on.
     """
     check_built(spec)
-    with database.transaction() as tx:
+    with backends.database.transaction() as tx:
+        check_secrets(tx, spec, project=project, vault=backends.vault)
         found = _referred(tx, spec, project=project)
-    with files_of(storage, found) as files:
+    with files_of(backends.storage, found) as files:
         return survey(spec, files)
 
 
@@ -58,8 +65,48 @@ def datasets_of(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Da
     }
 
 
+def check_secrets(tx: Transaction, spec: JobSpec, *, project: str, vault: Vault) -> None:
+    """Raise InvalidSpec if a spec holds what looks like a key, or a value of a stored secret.
+
+    A spec is kept, shown and written into the model's folder.
+    """
+    kept = secrets.reveal_all(tx, project=project, vault=vault).values()
+    problems = [
+        FieldProblem(
+            pointer_of(path),
+            "holds what looks like a secret",
+            "Store it with `luthier secrets set NAME`, and write its name under `secrets`.",
+        )
+        for path, text in _texts(spec.model_dump(mode="json"))
+        if REDACTOR.text(text) != text or any(value in text for value in kept)
+    ]
+    if problems:
+        raise InvalidSpec(problems)
+
+
+def _texts(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, str]]:
+    """Yield each text of JSON values, keys of objects too, with the path to it."""
+    match value:
+        case str():
+            yield path, value
+        case dict():
+            for key, item in value.items():
+                yield path, key
+                yield from _texts(item, (*path, key))
+        case list():
+            for index, item in enumerate(value):
+                yield from _texts(item, (*path, index))
+        case _:
+            return
+
+
 def _referred(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Dataset]:
     problems = [*_model_problems(tx, spec.model, project=project)]
+    for use, name in spec.secrets.given().items():
+        try:
+            secrets.check(tx, name, project=project)
+        except NotFound as error:
+            problems.append(FieldProblem(f"/secrets/{use}", error.message, error.hint))
     found: dict[str, Dataset] = {}
     for split, source in spec.data.references().items():
         try:

@@ -18,6 +18,7 @@ from jobs.store.events import LeaseLost, NewEvent
 from trainer_core.errors import DiskFull, InternalError, LuthierError
 from trainer_core.events import EventType, Phase
 from trainer_core.failpoints import failpoint
+from trainer_core.redaction import REDACTOR
 from trainer_core.run_directory import (
     Result,
     RunDirectory,
@@ -141,13 +142,14 @@ class Attempt:
         lease = supervisor.lease
         self._say_phase(pump, lease, Phase.PREPARING)
         needs: Needs = lease.persist(lambda: read_needs(self.backends, self.job))
+        REDACTOR.learn(needs.secrets.values())
         check = partial(supervisor.check_preparing, run)
         with prepare(self.backends, self.job, needs, device=self.device, check=check):
             if _is_trained(run):
                 return Ending(State.SUCCEEDED, "trained", outcome=run.read_outcome())
             run.outcome.unlink(missing_ok=True)
             process = self._process = self.spare.take()
-            process.start(run.path, trackers=self.job.spec["tracking"])
+            process.start(run.path, trackers=self.job.spec["tracking"], secrets=needs.secrets)
             max_bytes = self.backends.settings.job_memory_bytes
             watch = MemoryWatch(process.pid, max_bytes=max_bytes, on_excess=process.kill)
             with watch as memory, pump.log_capped():
@@ -158,6 +160,8 @@ class Attempt:
                 self._receipt = supervisor.asked.receipt(exit_code)
             lease.check()
             lease.persist(pump.drain)
+            if self.job.spec["tracking"] or needs.secrets:
+                pump.redact_log()
         count = _NUM_STACK_LINES if stop is Stop.STALL else _NUM_LAST_LINES
         end = Exit(
             exit_code,
@@ -219,7 +223,7 @@ class Attempt:
             values["best"] = {"step": ending.outcome.best_step, "metrics": metrics}
         if ending.state is State.FAILED:
             assert ending.error is not None, "a failure without an error"
-            values["error"] = ending.error.to_dict()
+            values["error"] = REDACTOR.value(ending.error.to_dict())
         if ending.micro_batch_size is not None:
             values["micro_batch_size"] = ending.micro_batch_size
         if not ending.is_counted:
@@ -229,7 +233,7 @@ class Attempt:
             again_in_seconds = pause * _RETRY_GROWTH ** (self.job.attempt - 1)
         with self.backends.database.transaction() as tx:
             if ending.error is not None:
-                error = NewEvent(EventType.ERROR, ending.error.to_dict())
+                error = NewEvent(EventType.ERROR, REDACTOR.value(ending.error.to_dict()))
                 events.append(tx, self.job.id, [error], attempt=self.job.attempt)
             attempts.end(
                 tx,

@@ -3,16 +3,16 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jobs.backends import Backends
 from jobs.records import Artifact, Dataset, Job
-from jobs.store import artifacts, models
+from jobs.store import artifacts, models, secrets
 from jobs.submission import datasets_of, files_of
 from trainer_core.errors import UnusableModel
 from trainer_core.run_directory import CacheFolder, Inputs, RunDirectory, read_json, write_json
-from trainer_core.spec import Reference, Scheme, parse_model_reference, parse_spec
+from trainer_core.spec import JobSpec, Reference, Scheme, parse_model_reference, parse_spec
 from worker.hub import fetch
 
 _TAKEN_OVER = ("checkpoints", "evaluations", "model", "outcome.json", "tracking")
@@ -29,18 +29,29 @@ class Needs:
     folder: Path | None = None  # the base model, if it is registered by path
     hub: Reference | None = None  # or if it comes from the Hub
     artifacts: tuple[Artifact, ...] = ()  # or if an earlier job made it
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # by use
 
 
 def read_needs(backends: Backends, job: Job) -> Needs:
-    """Return what a job trains on.
+    """Return what a job trains on, with the secrets that it names.
 
     Raises:
-        NotFound: a data set or the model is no longer known.
+        NotFound: a data set, the model or a secret is no longer known.
         UnusableModel: the job that is to give the model has none.
     """
+    spec = parse_spec(job.spec)
+    with backends.database.transaction() as tx:
+        revealed = {
+            use: secrets.reveal(tx, name, project=job.project, vault=backends.vault)
+            for use, name in spec.secrets.given().items()
+        }
+    return replace(_sources(backends, job, spec), secrets=revealed)
+
+
+def _sources(backends: Backends, job: Job, spec: JobSpec) -> Needs:
     model = parse_model_reference(job.model)
     with backends.database.transaction() as tx:
-        found = datasets_of(tx, parse_spec(job.spec), project=job.project)
+        found = datasets_of(tx, spec, project=job.project)
         match model.scheme:
             case Scheme.HUB:
                 return Needs(found, hub=model)
@@ -82,7 +93,7 @@ def prepare(
     _take_over(run, before=job.attempt)
     with files_of(backends.storage, needs.datasets) as files:
         check()
-        model = _model_folder(backends, needs, run, check)
+        model = _model_folder(backends, job, needs, run, check)
         inputs = Inputs(
             model=model,
             train=files["train"],
@@ -138,14 +149,17 @@ def _take_over(run: RunDirectory, *, before: int) -> None:
 
 
 def _model_folder(
-    backends: Backends, needs: Needs, run: RunDirectory, check: Callable[[], None]
+    backends: Backends, job: Job, needs: Needs, run: RunDirectory, check: Callable[[], None]
 ) -> Path:
     if needs.folder is not None:
         return needs.folder
     if needs.hub is not None:
+        token = needs.secrets.get("hf")
         cache = backends.settings.home / "hub"
+        if token is not None:
+            cache = cache / "of-projects" / job.project  # what may be nobody else's to see
         revision = _commit_before(run) or needs.hub.revision
-        return fetch(needs.hub.name, revision=revision, cache=cache, check=check)
+        return fetch(needs.hub.name, revision=revision, cache=cache, check=check, token=token)
     folder = run.path / "inputs" / "model"
     for file in needs.artifacts:
         check()

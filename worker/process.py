@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer_core.failpoints import VARIABLE as FAILPOINTS
@@ -48,6 +48,15 @@ _TRACKER_VARIABLES = {
     ),
 }  # fmt: skip
 """What a job's experiment trackers get of it besides, over the pipe."""
+
+_SECRET_VARIABLES = {
+    "wandb": "WANDB_API_KEY",
+    "mlflow": "MLFLOW_TRACKING_TOKEN",
+    "trackio": "TRACKIO_WRITE_TOKEN",
+}
+"""Where a tracker looks for the secret that a job names for it."""
+_OTHER_LOGINS = {"mlflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")}
+"""What a tracker would take before that."""
 
 _LOOK_SECONDS = 0.02
 _MAX_STACKS = 32  # processes that are asked for their stacks
@@ -96,10 +105,12 @@ class TrainingProcess:
         """The most memory that one process of it had, once it has ended: see `Child`."""
         return self._child.peak_bytes
 
-    def start(self, run_directory: Path, *, trackers: Sequence[str]) -> None:
-        """Give it its job, and what of the environment the job's trackers need."""
-        order = {"run_dir": str(run_directory), "environment": environment_of(trackers)}
-        line = json.dumps(order)
+    def start(
+        self, run_directory: Path, *, trackers: Sequence[str], secrets: Mapping[str, str]
+    ) -> None:
+        """Give it its job, and what of the environment and of its secrets its trackers need."""
+        environment = environment_of(trackers, secrets=secrets)
+        line = json.dumps({"run_dir": str(run_directory), "environment": environment})
         try:
             self._child.stdin.write(line.encode() + b"\n")
             self._child.stdin.flush()
@@ -185,10 +196,25 @@ def _confine(pid: int) -> None:
             Path(f"/proc/{pid}/oom_score_adj").write_text(_FIRST_TO_GO)
 
 
-def environment_of(trackers: Sequence[str]) -> dict[str, str]:
-    """Return what trackers need of this process's environment."""
-    names = [name for tracker in trackers for name in _TRACKER_VARIABLES[tracker]]
-    return {name: os.environ[name] for name in names if name in os.environ}
+def environment_of(
+    trackers: Sequence[str], *, secrets: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return what trackers need of this process's environment.
+
+    Args:
+        trackers: names.
+        secrets: those that the job names, by tracker, in place of the environment's.
+    """
+    found: dict[str, str] = {}
+    for tracker in trackers:
+        names = _TRACKER_VARIABLES[tracker]
+        own = {name: os.environ[name] for name in names if name in os.environ}
+        if secret := (secrets or {}).get(tracker):
+            for name in _OTHER_LOGINS.get(tracker, ()):
+                own.pop(name, None)
+            own[_SECRET_VARIABLES[tracker]] = secret
+        found |= own
+    return found
 
 
 def _environment(num_threads: int) -> dict[str, str]:

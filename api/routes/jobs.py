@@ -53,10 +53,7 @@ async def create_job(
     every row that it would train on. Then the job is queued.
     """
     spec = await run_in_threadpool(parse_spec, body)
-    checked = partial(
-        submission.check, service.database, service.storage, spec, project=caller.project
-    )
-    await readers.run(checked)
+    await readers.run(partial(submission.check, service, spec, project=caller.project))
     job = await run_in_threadpool(_create, service, spec, caller)
     response.headers["Location"] = f"/jobs/{job.id}"
     return job

@@ -12,5 +12,6 @@ quotas      what projects use, and what they may
 projects    tenants and their quotas
 keys        API keys
 rates       how many requests a key has left
+secrets     named secrets, sealed
 audit       who did what
 """

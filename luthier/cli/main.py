@@ -7,7 +7,18 @@ from typing import Any
 
 import click
 
-from luthier.cli import datasets, jobs, keys, models, projects, service, submit, tasks, watch
+from luthier.cli import (
+    datasets,
+    jobs,
+    keys,
+    models,
+    projects,
+    secrets,
+    service,
+    submit,
+    tasks,
+    watch,
+)
 from luthier.cli.command import Group, write_exit_codes
 from luthier.cli.outcomes import ExitCode, code_of_error, end, report
 from luthier.cli.output import say
@@ -86,6 +97,7 @@ for _command in (
     datasets.datasets,
     models.models,
     tasks.tasks,
+    secrets.secrets,
     keys.keys,
     projects.projects,
     service.up,

@@ -14,6 +14,7 @@ from api.keyring import FRESH_SECONDS
 from jobs.backends import Backends
 from jobs.settings import Settings
 from jobs.tables import api_keys
+from jobs.vault import new_key
 from tests.api.access import Door
 from tests.api.conftest import claim, serve, submit, succeed
 
@@ -26,7 +27,8 @@ OWN_NAMES = {"set_secret"}  # a name in the caller's own project, whoever else h
 
 @pytest.fixture
 def door(service_settings: Settings, backends: Backends) -> Iterator[Door]:
-    with serve(service_settings.model_copy(update={"auth": "keys"})) as url:
+    changes = {"auth": "keys", "secret_key": new_key()}
+    with serve(service_settings.model_copy(update=changes)) as url:
         yield Door(url, backends)
 
 
@@ -52,6 +54,7 @@ class Victim:
         client.post("/models", json={"name": "canary-model", "hub": "org/x"}).raise_for_status()
         made = client.post("/keys", json={"name": "canary-key", "scopes": ["read"]})
         self.key_id = made.json()["id"]
+        client.put("/secrets/canary-model", json={"value": "canary-value"}).raise_for_status()
 
     def fill(self, path: str) -> str:
         """Return a path of the document with this project's ids."""
@@ -318,6 +321,8 @@ def test_every_change_is_in_the_audit_log_with_who_did_it(door: Door) -> None:
             assert ci.delete(f"/datasets/{dataset_id}").status_code == 204
             assert ci.post(f"/jobs/{job_id}/resume").status_code == 409  # not done, so not noted
         client.post("/models", json={"name": "m", "hub": "org/x"})
+        client.put("/secrets/hf", json={"value": "0123456789"})
+        client.delete("/secrets/hf")
         client.delete(f"/keys/{key['id']}")
         log = client.get("/audit").json()["data"]
         page = client.get("/audit?limit=2").json()
@@ -332,12 +337,16 @@ def test_every_change_is_in_the_audit_log_with_who_did_it(door: Door) -> None:
         ("ci", "job.cancel", job_id),
         ("ci", "dataset.delete", dataset_id),
         ("team-admin", "model.create", "m"),
+        ("team-admin", "secret.set", "hf"),
+        ("team-admin", "secret.delete", "hf"),
         ("team-admin", "key.revoke", key["id"]),
     ]
-    assert log[1]["key_id"] != log[2]["key_id"] == key["id"]
+    by_ci = {entry["key_id"] for entry in log if entry["actor"] == "ci"}
+    assert by_ci == {key["id"]} != {log[0]["key_id"]}
     assert page["has_more"]
     assert page["data"] + rest["data"] == log
     assert key["secret"] not in json.dumps(log)
+    assert "0123456789" not in json.dumps(log)
 
 
 def test_host_that_is_no_address_of_the_service_has_to_be_set(

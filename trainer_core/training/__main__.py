@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer_core.errors import LuthierError
+from trainer_core.redaction import guard_process
 from trainer_core.run_directory import Outcome, Result, RunDirectory
 from trainer_core.training.process.launching import Launch, end_by
 from trainer_core.training.process.stopping import Stopping
@@ -118,6 +119,7 @@ def _run_supervised() -> int:
     if order is None:
         return 0
     os.environ.update(order.environment)
+    guard_process()
     directory = RunDirectory(order.run_dir.resolve())
     if (count := _num_processes(directory)) > 1:
         begin(directory.path)

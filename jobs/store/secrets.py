@@ -1,0 +1,89 @@
+"""Named secrets of projects, sealed. Only a worker reveals one, for the step that needs it."""
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from jobs.records import Secret
+from jobs.tables import secrets
+from jobs.transaction import Transaction
+from jobs.vault import Vault
+from trainer_core.errors import SecretNotFound
+
+_COLUMNS = [secrets.c[name] for name in Secret.__dataclass_fields__]
+
+
+def put(tx: Transaction, name: str, value: str, *, project: str, vault: Vault) -> Secret:
+    """Keep a secret under a name, in place of one that has it."""
+    ciphertext = vault.seal(value, project=project, name=name)
+    statement = insert(secrets).values(project=project, name=name, ciphertext=ciphertext)
+    row = tx.connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[secrets.c.project, secrets.c.name],
+            set_={"ciphertext": ciphertext, "updated_at": func.now()},
+        ).returning(*_COLUMNS)
+    ).one()
+    return Secret(**row._mapping)
+
+
+def page(tx: Transaction, *, project: str, after: str | None, limit: int) -> list[Secret]:
+    """Return up to `limit` secrets by name, after the secret `after`, without their values."""
+    statement = select(*_COLUMNS).where(secrets.c.project == project)
+    if after is not None:
+        statement = statement.where(secrets.c.name > after)
+    rows = tx.connection.execute(statement.order_by(secrets.c.name).limit(limit))
+    return [Secret(**row._mapping) for row in rows]
+
+
+def check(tx: Transaction, name: str, *, project: str) -> None:
+    """Raise SecretNotFound if a project has no secret of a name."""
+    where = secrets.c.project == project, secrets.c.name == name
+    if tx.connection.execute(select(secrets.c.name).where(*where)).one_or_none() is None:
+        raise _not_found(name)
+
+
+def reveal(tx: Transaction, name: str, *, project: str, vault: Vault) -> str:
+    """Return the value of a secret, or raise SecretNotFound."""
+    where = secrets.c.project == project, secrets.c.name == name
+    sealed = tx.connection.execute(select(secrets.c.ciphertext).where(*where)).scalar_one_or_none()
+    if sealed is None:
+        raise _not_found(name)
+    return vault.open(sealed, project=project, name=name)
+
+
+def reveal_all(tx: Transaction, *, project: str, vault: Vault) -> dict[str, str]:
+    """Return the values of all secrets of a project by name."""
+    rows = tx.connection.execute(
+        select(secrets.c.name, secrets.c.ciphertext).where(secrets.c.project == project)
+    )
+    return {name: vault.open(sealed, project=project, name=name) for name, sealed in rows}
+
+
+def remove(tx: Transaction, name: str, *, project: str) -> None:
+    """Forget a secret, or raise SecretNotFound."""
+    where = secrets.c.project == project, secrets.c.name == name
+    if not tx.connection.execute(delete(secrets).where(*where)).rowcount:
+        raise _not_found(name)
+
+
+def seal_again(tx: Transaction, *, vault: Vault) -> int:
+    """Seal all secrets by the vault's first key, and return how many there are."""
+    rows = tx.connection.execute(
+        select(secrets.c.project, secrets.c.name, secrets.c.ciphertext).with_for_update()
+    ).all()
+    for project, name, sealed in rows:
+        value = vault.open(sealed, project=project, name=name)
+        ciphertext = vault.seal(value, project=project, name=name)
+        tx.connection.execute(
+            update(secrets)
+            .where(secrets.c.project == project, secrets.c.name == name)
+            .values(ciphertext=ciphertext)
+        )
+    return len(rows)
+
+
+def _not_found(name: str) -> SecretNotFound:
+    return SecretNotFound(
+        f"there is no secret '{name[:100]}'.",
+        hint=f"`luthier secrets set {name[:100]}` stores one; GET /secrets lists them.",
+        param="name",
+    )
