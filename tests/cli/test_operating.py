@@ -1,6 +1,10 @@
 """The operator's commands, on the database of a service that asks for keys."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import click.testing
 import httpx
@@ -11,6 +15,7 @@ from jobs.settings import Settings
 from luthier.cli.main import cli
 from luthier.embedded import EmbeddedPostgres, Home
 from tests.api.conftest import serve
+from tests.test_readme import README, block
 
 pytestmark = pytest.mark.slow
 
@@ -105,3 +110,22 @@ def test_keys_of_a_home_are_made_while_its_service_does_not_run_and_while_it_doe
         assert second.exit_code == 0, second.stderr
     finally:
         EmbeddedPostgres(home).delete_data()
+
+
+def test_commands_of_the_readme_work_as_written(settings: Settings, tmp_path) -> None:
+    ended = subprocess.run(
+        ["bash", "-e", "-c", block(README, "<!-- run: keys -->")],
+        env={
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "HOME": str(tmp_path),
+            "LUTHIER_DATABASE_URL": str(settings.database_url),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert "nightly" in ended.stdout
+    assert "0 of 2" in ended.stdout
