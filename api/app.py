@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
-from api import problems, streams, sweeping, uploads
+from api import idempotency, problems, streams, sweeping, uploads
 from api.guard import DOCS_PATH, Guard, Hosts
 from api.keyring import Keyring
 from api.openapi import describe
@@ -17,6 +17,7 @@ from api.reading import Readers
 from api.routes import (
     artifacts,
     audit,
+    checkpoints,
     datasets,
     events,
     health,
@@ -24,12 +25,27 @@ from api.routes import (
     keys,
     models,
     projects,
+    records,
     secrets,
     tasks,
+    webhooks,
 )
 from jobs.backends import connect
+from jobs.delivery.sender import Sender
 from jobs.settings import Settings, load_settings
 
+_ROUTES = (  # as the documentation shows them
+    jobs,
+    records,
+    events,
+    checkpoints,
+    artifacts,
+    datasets,
+    models,
+    tasks,
+    webhooks,
+    health,
+)
 _DESCRIPTION = """Fine-tuning jobs on Hugging Face Transformers models.
 
 Upload rows with `POST /datasets`, start a job with `POST /jobs`, follow it at
@@ -60,12 +76,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.keyring = Keyring(
         backends.database, is_open=is_open, rate=backends.settings.rate_limit
     )
+    app.state.sender = Sender(backends)
     app.state.stopping = asyncio.Event()
     app.include_router(health.router)
     for routes in _ROUTES:
         app.include_router(routes.router, responses=problems.responses(401, 403, 429))
     app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)
+    idempotency.install(app)
     hosts = Hosts(is_open=is_open, names=frozenset(backends.settings.allowed_hosts))
     app.add_middleware(Guard, hosts=hosts)
     describe(app)
@@ -86,9 +104,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stopping=app.state.stopping,
     )
     sweeper = asyncio.create_task(sweeping.sweep_until(app.state.stopping, backends))
+    sender = asyncio.create_task(app.state.sender.run_until(app.state.stopping))
     yield
     app.state.stopping.set()
-    await sweeper
+    await asyncio.gather(sweeper, sender)
     await client.aclose()
     backends.engine.dispose()
 

@@ -29,7 +29,21 @@ _TOKEN = re.compile(
 )
 
 
-async def read_json(request: Request) -> Any:
+async def read_body(request: Request) -> bytes:
+    """Return the bytes of a small body, or raise PayloadTooLarge if it has more than MAX_BYTES."""
+    check_length(request, limit=MAX_BYTES)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise too_large(MAX_BYTES)
+    return bytes(body)
+
+
+RawBody = Annotated[bytes, Depends(read_body)]
+
+
+async def read_json(request: Request, body: RawBody) -> Any:
     """Return the values of a JSON body.
 
     Raises:
@@ -43,21 +57,15 @@ async def read_json(request: Request) -> Any:
             f"the body is {media_type or 'of no type'}; JSON was expected.",
             hint="Send the header Content-Type: application/json (curl: --json @file).",
         )
-    check_length(request, limit=MAX_BYTES)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BYTES:
-            raise too_large(MAX_BYTES)
-    return await run_in_threadpool(parse_json, bytes(body))
+    return await run_in_threadpool(parse_json, body)
 
 
-async def read_optional_json(request: Request) -> Any:
+async def read_optional_json(request: Request, body: RawBody) -> Any:
     """Return the values of a JSON body as `read_json` does, or an empty object where none is."""
     is_empty = request.headers.get("content-length", "0") == "0"
     if is_empty and "transfer-encoding" not in request.headers:
         return {}
-    return await read_json(request)
+    return await read_json(request, body)
 
 
 Parsed = TypeVar("Parsed", bound=BaseModel)

@@ -6,6 +6,7 @@ from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from jobs.backends import Backends
+from jobs.delivery.sender import Sender
 
 
 async def _backends(request: Request) -> Backends:
@@ -14,8 +15,18 @@ async def _backends(request: Request) -> Backends:
     return backends
 
 
+async def _sender(request: Request) -> Sender:
+    sender = request.app.state.sender
+    assert isinstance(sender, Sender)
+    return sender
+
+
 Service = Annotated[Backends, Depends(_backends)]
+WebhookSender = Annotated[Sender, Depends(_sender)]
 JobId = Annotated[str, Path(description="Id of the job, such as `job_01k9…`.", max_length=100)]
+WebhookId = Annotated[
+    str, Path(description="Id of the webhook, such as `wh_01k9…`.", max_length=100)
+]
 DatasetId = Annotated[
     str, Path(description="Id of the data set, such as `ds_01k9…`.", max_length=100)
 ]

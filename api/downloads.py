@@ -9,11 +9,11 @@ from urllib.parse import quote
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
+from api.preconditions import is_known
 from jobs.records import Artifact
 from jobs.storage import Storage
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-_ETAG = re.compile(r'(?:W/)?("[^"]*")')
 
 
 class _Unsatisfiable(Exception):
@@ -30,7 +30,7 @@ def file_response(request: Request, storage: Storage, file: Artifact) -> Respons
         "Content-Disposition": attachment(file.path.rpartition("/")[2]),
         "Cache-Control": "no-cache",  # may be kept, and is to be revalidated by its ETag
     }
-    if _is_known(request, etag):
+    if is_known(request, etag):
         return Response(status_code=304, headers=headers)
     try:
         wanted = _wanted(request, etag, file.size_bytes)
@@ -70,11 +70,6 @@ def attachment(name: str) -> str:
     """Return a Content-Disposition that has a browser save a file under a name (RFC 6266)."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
-
-
-def _is_known(request: Request, etag: str) -> bool:
-    known = request.headers.get("if-none-match", "")
-    return known.strip() == "*" or etag in _ETAG.findall(known)
 
 
 def _wanted(request: Request, etag: str, size: int) -> tuple[int, int] | None:

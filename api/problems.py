@@ -8,7 +8,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from psycopg.errors import DiskFull as NoRoom
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InternalError as DatabaseInternalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -21,6 +24,7 @@ from trainer_core.errors import (
     DataError,
     DiskFull,
     Forbidden,
+    IdempotencyKeyReused,
     InternalError,
     InvalidRequest,
     InvalidSpec,
@@ -28,6 +32,7 @@ from trainer_core.errors import (
     ModelError,
     NotFound,
     PayloadTooLarge,
+    PreconditionFailed,
     ServiceUnavailable,
     TooMany,
     Unauthorized,
@@ -43,6 +48,8 @@ _STATUSES: tuple[tuple[type[LuthierError], int], ...] = (
     (UnsupportedMediaType, 415),
     (CrossSiteRequest, 403),
     (UnknownHost, 421),
+    (IdempotencyKeyReused, 422),
+    (PreconditionFailed, 412),
     (InvalidRequest, 400),
     (Unauthorized, 401),
     (Forbidden, 403),
@@ -73,7 +80,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_parameters)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
-    for lost in (OperationalError, InterfaceError, PoolTimeout):
+    for lost in (OperationalError, InterfaceError, DatabaseInternalError, PoolTimeout):
         app.add_exception_handler(lost, _on_lost_database)
 
 
@@ -144,12 +151,13 @@ async def _on_invalid_parameters(request: Request, error: Exception) -> Response
     errors = [_parameter_problem(item) for item in error.errors()]
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    name = first["pointer"][1:].partition("/")[0]  # the rest is a place in a list
     return _render(
         422,
         code=InvalidRequest.code,
-        message=f"{first['in']} parameter {first['pointer'][1:]}: {first['message']}{more}",
+        message=f"{first['in']} parameter {name}: {first['message']}{more}",
         hint=first["hint"],
-        param=first["pointer"][1:],
+        param=name,
         members={"errors": errors},
         request_id=request_id_of(request),
     )
@@ -170,6 +178,14 @@ def _parameter_problem(item: Mapping[str, Any]) -> dict[str, str]:
 
 async def _on_lost_database(request: Request, error: Exception) -> Response:
     _log.error("the database failed: %s", error, extra={"action": "database_failed"})
+    cause = getattr(error, "orig", None)
+    if isinstance(cause, NoRoom):
+        full = DiskFull(
+            "the database has no room.", hint="Try again once there is some.", detail={RETRY: 30}
+        )
+        return answer(full, request_id=request_id_of(request))
+    if isinstance(error, DatabaseInternalError) and not isinstance(cause, ReadOnlySqlTransaction):
+        return internal(request_id=request_id_of(request))
     unavailable = ServiceUnavailable(
         "the database can't be reached.", hint="Try again soon.", detail={RETRY: 2}
     )

@@ -104,14 +104,18 @@ class Job(Schema):
     """A fine-tuning job."""
 
     id: str
+    parent_id: str | None
+    """The job that it was cloned from, or tries again; null once that is deleted."""
     name: str | None
+    notes: str | None
+    """What its owner says about it."""
     task: str
     model: str
     state: State
     phase: str | None
     """What a running job is busy with."""
     queue_position: int | None
-    """From 1, while it is queued."""
+    """From 1, while it is queued; null behind the first 1,000."""
     start_estimate_seconds: float | None
     """Seconds until a queued job starts, by what running jobs say and recent ones took; null where
     that can't be told: nothing runs, or nothing has ended yet."""
@@ -151,6 +155,8 @@ class Attempt(Schema):
     """Why it ended."""
     first_step: int | None
     last_step: int | None
+    steps_lost: int | None = None
+    """Steps that a later attempt took again; null until one that took steps has ended."""
 
 
 class Artifact(Schema):
@@ -177,8 +183,21 @@ class JobDetail(Job):
         artifacts: list[StoredArtifact],
     ) -> "JobDetail":
         """Return a stored job with all that belongs to it."""
-        values = _visible(job, place) | {"attempts": attempts, "artifacts": artifacts}
+        told = [Attempt.model_validate(one) for one in attempts]
+        told = [
+            one.model_copy(update={"steps_lost": _steps_lost(one, told[number:])})
+            for number, one in enumerate(told, start=1)
+        ]
+        values = _visible(job, place) | {"attempts": told, "artifacts": artifacts}
         return cls.model_validate(values)
+
+
+def _steps_lost(one: Attempt, later: list[Attempt]) -> int | None:
+    """Return how many steps of an attempt were taken again, as far as later ones tell."""
+    if one.last_step is None:
+        return 0 if later else None
+    again = next((first for first in (each.first_step for each in later) if first), None)
+    return None if again is None else max(0, one.last_step - again + 1)
 
 
 def _visible(job: StoredJob, place: Place) -> Json:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 import redis.asyncio
 from fastapi.concurrency import run_in_threadpool
-from fastapi.sse import format_sse_event
+from fastapi.sse import EventSourceResponse, format_sse_event
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError
+from starlette.types import Message, Send
 
 from api.schemas import Event
 from jobs.feed import Subscription
@@ -28,7 +29,8 @@ from jobs.store import events
 from jobs.transaction import Database
 from trainer_core.events import EventType
 
-PAGE_SIZE = 500
+PAGE_SIZE = 25  # all that is held for a reader who takes it slowly
+MAX_SEND_SECONDS = 60.0  # for one page to be taken
 POLL_SECONDS = 1.0  # how soon a stream notices that the service stops, or that Redis is back
 
 _log = logging.getLogger(__name__)
@@ -135,6 +137,25 @@ class Follower:
             self._last = event.id
             fresh.append(event)
         return fresh
+
+
+class CutStream(EventSourceResponse):
+    """A stream that ends when its reader takes nothing for too long.
+
+    Nothing is kept for a slow reader but the page in hand: it is asked of the database when it can
+    be sent. One that takes nothing at all is cut, and goes on with `Last-Event-ID`.
+    """
+
+    async def stream_response(self, send: Send) -> None:
+        async def send_soon(message: Message) -> None:
+            async with asyncio.timeout(MAX_SEND_SECONDS):
+                await send(message)
+
+        try:
+            await super().stream_response(send_soon)
+        except TimeoutError:
+            # The server closes the connection of an answer that does not end.
+            _log.info("a reader took nothing for %g s: cut", MAX_SEND_SECONDS)
 
 
 async def encoded(batches: AsyncIterator[list[StoredEvent]]) -> AsyncIterator[bytes]:

@@ -1,11 +1,13 @@
 """The sweeper: takes back leases that ran out, and rings again for jobs that nobody answered.
 
-Every API process has one; an advisory lock of the database lets one sweep at a time.
+It also deletes stored checkpoints whose time has passed. Every API process has one; an advisory
+lock of the database lets one sweep at a time.
 """
 
 import asyncio
 import contextlib
 import logging
+from functools import partial
 
 import redis
 from anyio import CapacityLimiter, to_thread
@@ -15,7 +17,8 @@ from jobs.backends import Backends
 from jobs.feed import open_redis
 from jobs.queue import QUEUE
 from jobs.records import Job
-from jobs.store import attempts
+from jobs.retention import expire_checkpoints
+from jobs.store import attempts, replies
 from jobs.transaction import Transaction
 
 _LOCK = 4_817_023_552  # an arbitrary number that only sweepers lock
@@ -29,6 +32,9 @@ async def sweep_until(stopping: asyncio.Event, backends: Backends) -> None:
     while not stopping.is_set():
         try:
             await to_thread.run_sync(sweep, backends, limiter=own_thread)
+            days = backends.settings.keep_checkpoints_days
+            expire = partial(expire_checkpoints, backends, days=days)
+            await to_thread.run_sync(expire, limiter=own_thread)
         except Exception:  # noqa: BLE001 - whatever it is, jobs wait for the next sweep
             _log.exception("a sweep failed", extra={"action": "sweep_failed"})
         with contextlib.suppress(TimeoutError):
@@ -43,6 +49,7 @@ def sweep(backends: Backends) -> None:
             text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _LOCK}
         ).scalar_one():
             return
+        replies.remove_old(tx)
         for job in attempts.expired(tx):
             _take_back(tx, job)
         if num_waiting is not None:

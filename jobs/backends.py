@@ -1,7 +1,6 @@
 """What the API and the workers stand on, connected by the settings."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import redis
 from sqlalchemy import Engine
@@ -12,9 +11,11 @@ from jobs.queue import Bell, make_celery
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.transaction import Database
-from jobs.vault import Vault
 from trainer_core.errors import InvalidSetting
 
+_PROBE = "luthier:probe"
+_PROBE_VALUE = "x" * 1024  # one that is full may still take a few bytes
+_PROBE_SECONDS = 60
 _PRODUCER_SECONDS = 2  # a request does not wait longer for a frozen Redis
 
 
@@ -27,13 +28,12 @@ class Backends:
     database: Database
     storage: Storage
     redis_url: str = field(repr=False)
-    vault: Vault
 
     def is_redis_up(self) -> bool:
-        """Return whether Redis answers within two seconds."""
+        """Return whether Redis takes a write within two seconds: it may be full, or a replica."""
         try:
             with open_redis(self.redis_url) as client:
-                return bool(client.ping())
+                return bool(client.set(_PROBE, _PROBE_VALUE, ex=_PROBE_SECONDS))
         except redis.RedisError:
             return False
 
@@ -59,18 +59,4 @@ def connect(settings: Settings) -> Backends:
         database=Database(engine, feed.publish, Bell(producer).ring),
         storage=Storage(settings.storage),
         redis_url=settings.redis_url,
-        vault=vault_of(settings),
     )
-
-
-def vault_of(settings: Settings) -> Vault:
-    """Return what seals secrets: by the setting, else by the home's own key if there is one."""
-    path = key_file(settings.home)
-    if settings.secret_key is None and path.exists():
-        return Vault(path.read_text(encoding="ascii"))
-    return Vault(settings.secret_key)
-
-
-def key_file(home: Path) -> Path:
-    """Return the file of a home's own key."""
-    return home / "secret.key"

@@ -10,6 +10,15 @@ _RANDOM_BITS = 80
 
 def new_id(prefix: str) -> str:
     """Return a new identifier, such as `job_01k9…`."""
-    number = (time.time_ns() // 1_000_000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+    return _written(prefix, time.time_ns() // 1_000_000, secrets.randbits(_RANDOM_BITS))
+
+
+def first_id(prefix: str, seconds: float) -> str:
+    """Return the identifier that sorts before all that are made from a Unix time on."""
+    return _written(prefix, max(0, int(seconds * 1000)), 0)
+
+
+def _written(prefix: str, milliseconds: int, random: int) -> str:
+    number = milliseconds << _RANDOM_BITS | random
     digits = [_ALPHABET[number >> 5 * place & 31] for place in reversed(range(_NUM_DIGITS))]
     return f"{prefix}_{''.join(digits)}"

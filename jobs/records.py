@@ -16,7 +16,10 @@ class Job:
 
     id: str
     project: str
+    parent_id: str | None  # the job that it was cloned from or tries again
     name: str | None
+    notes: str | None
+    version: int  # how often its owner has edited it
     task: str
     model: str  # the spec's reference
     spec: Json  # with defaults filled
@@ -83,6 +86,32 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint of a job in the storage, or on its way into it or out of it."""
+
+    job_id: str
+    step: int  # optimizer steps taken
+    attempt: int  # that stored it
+    state: str  # storing, stored, removing
+    key: str  # in the storage, of its folder
+    files: list[Json]  # {"path", "size_bytes", "sha256"}; the manifest is the last one
+    size_bytes: int  # of all of them
+    metrics: Json  # of the evaluation after the step, where there was one
+    is_best: bool  # when it was saved
+    created_at: datetime
+
+    @property
+    def name(self) -> str:
+        """What it is called in a run directory and in references."""
+        return f"checkpoint-{self.step}"
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of its files in the storage, the manifest last."""
+        return [f"{self.key}/{file['path']}" for file in self.files]
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """An uploaded file of rows."""
 
@@ -94,6 +123,19 @@ class Dataset:
     size_bytes: int
     sha256: str
     description: Json  # trainer_core.rows.Description
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the first request with an `Idempotency-Key` was answered."""
+
+    project: str
+    key: str
+    fingerprint: str  # of the request
+    status: int
+    headers: dict[str, str]
+    body: str
     created_at: datetime
 
 
@@ -148,16 +190,6 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Secret:
-    """A named secret, without its value."""
-
-    project: str
-    name: str
-    created_at: datetime
-    updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class AuditEntry:
     """Something that somebody did."""
 
@@ -169,3 +201,59 @@ class AuditEntry:
     action: str
     target: str
     detail: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A named secret, without its value."""
+
+    project: str
+    name: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where a project wants to be told of its jobs."""
+
+    id: str
+    project: str
+    name: str | None
+    url: str
+    event_types: list[str]
+    is_enabled: bool
+    disabled_reason: str | None  # where the service did it
+    secret: str  # sealed; `jobs.sealing` opens it
+    old_secret: str | None  # sealed; signs too, while a rotation lasts
+    old_secret_until: datetime | None
+    secret_hint: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One POST to a webhook, and what came back."""
+
+    number: int  # from 1 within its delivery
+    at: datetime
+    duration_seconds: float
+    status_code: int | None  # None where there was no answer
+    error: str | None
+    answer: str | None  # its beginning
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An event on its way to a webhook."""
+
+    webhook_id: str
+    event_id: str  # the header `webhook-id` of every try
+    event_type: str
+    body: str
+    state: str  # pending, delivered or failed
+    num_tries: int
+    next_try_at: datetime | None  # None unless it is pending
+    created_at: datetime
+    tries: list[Try]  # first to last

@@ -6,12 +6,18 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from jobs.vault import split_keys
 from trainer_core.errors import InvalidSetting
 
 PREFIX = "LUTHIER_"
@@ -24,6 +30,7 @@ def _expanded(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Path = Annotated[Path, AfterValidator(_expanded)]
 
 
@@ -51,9 +58,6 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Names by which the service is reached, separated by `,`, besides its addresses and
     localhost. Only with keys."""
-    secret_key: Annotated[str | None, Field(repr=False)] = None
-    """Keys that seal stored secrets, separated by `,`: the first seals, all of them open. Default:
-    the file `secret.key` in the home, which `luthier up` makes beside its own database."""
     rate_limit: Annotated[float, Field(gt=0, le=1_000_000)] = 100
     """Requests a second that a key may send, where it has no limit of its own."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8750
@@ -77,6 +81,13 @@ class Settings(BaseSettings):
     job_memory_bytes: Annotated[int, Field(ge=1 << 20)] | None = None
     """Most memory of the host that the training process of a job may hold with its children, bytes;
     with more it is ended, with `out_of_memory`. Default: as much as there is."""
+    job_processes: Annotated[int, Field(ge=2)] = 1024
+    """Most processes that a job may have at once, data loaders among them; with more it is ended,
+    with `too_many_processes`. Linux only."""
+    job_open_files: Annotated[int, Field(ge=256)] = 65_536
+    """Most files that each process of a job may have open. Linux only."""
+    job_file_bytes: Annotated[int, Field(ge=1 << 20)] | None = None
+    """Largest file that a job's processes may write, bytes. Linux only. Default: any."""
     token_cache_bytes: Annotated[int, Field(ge=0)] = 20_000_000_000
     """Room for tokenized rows that later jobs on the same rows use again, bytes; what was not used
     for longest is removed. 0 keeps none."""
@@ -97,12 +108,31 @@ class Settings(BaseSettings):
     `keep`, to killing it; then no model is kept."""
     keep_failed_days: Annotated[float, Field(ge=0, le=3650)] = 7
     """How long the newest checkpoint of a failed job stays on its worker, days. 0 keeps none."""
+    store_checkpoints: bool = True
+    """Copy each checkpoint to the storage while training goes on, so that another machine can go
+    on from it. Where the storage is on the same disk it takes no room besides."""
+    keep_checkpoints_days: Annotated[float, Field(ge=0, le=3650)] = 7
+    """How long the checkpoints of a job that has ended stay in the storage, days."""
     stall_seconds: Annotated[float, Field(ge=1, le=10_000_000)] = 1800
     """A training process that gets no further for so long is ended, and its job tried again."""
     sweep_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10
     """How often lost bells and lost leases are looked for."""
     heartbeat_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 15
     """Longest silence on an event stream before a comment is sent."""
+    secret_key: Annotated[SecretStr, Field(min_length=16, max_length=1000)] | None = None
+    """Key that encrypts stored secrets, any long random text; or several, separated by `,`: the
+    first seals, all of them open. Default: `secret.key` in the home."""
+    webhook_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 1
+    """How often events that are due to be sent to webhooks are looked for."""
+    webhook_networks: Annotated[tuple[IPNetwork, ...], NoDecode] = ()
+    """Networks, separated by `,`, to which webhooks may lead though they are not public."""
+
+    @field_validator("webhook_networks", mode="before")
+    @classmethod
+    def _split_networks(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return [part.strip() for part in value.split(",") if part.strip()]
 
     @field_validator("model_roots", mode="before")
     @classmethod
@@ -153,14 +183,6 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith(("file:///", "s3://", "gs://", "az://")):
             raise ValueError("write file:///folder, s3://bucket/prefix, gs://… or az://…")
         return value
-
-    @field_validator("secret_key")
-    @classmethod
-    def _keys_are_keys(cls, value: str | None) -> str | None:
-        try:
-            return None if value is None else ",".join(split_keys(value))
-        except ValueError as error:
-            raise ValueError("write keys as `luthier secrets new-key` prints them") from error
 
     @field_validator("allowed_hosts")
     @classmethod

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,13 @@ from trainer_core.run_directory import fsync_directory
 
 _CHUNK_BYTES = 8 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 _log = logging.getLogger(__name__)
+
+
+class FileLost(ServiceUnavailable):
+    """A file is not in the storage where it should be; trying again does not bring it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,33 @@ class Storage:
                 _make_durable(self._root / key, root=self._root)
         return Stored(size, digest.hexdigest())
 
+    def keep(self, key: str, source: Path, *, check: Callable[[], None]) -> Stored:
+        """Write a file that will never change: on one file system it only gets a second name.
+
+        Args:
+            key: where to.
+            source: the file.
+            check: called again and again; what it raises ends the writing, and nothing is visible.
+        """
+
+        def checked() -> Iterator[bytes]:
+            for chunk in _chunks(source):
+                check()
+                yield chunk
+
+        if self._root is None or not self._link(key, source):
+            return self.put(key, checked())
+        digest = hashlib.sha256()
+        size = 0
+        for chunk in checked():
+            digest.update(chunk)
+            size += len(chunk)
+        return Stored(size, digest.hexdigest())
+
+    def is_on_disk_of(self, folder: Path) -> bool:
+        """Return whether what is stored takes room from a folder of this machine."""
+        return self._root is not None and self._root.stat().st_dev == folder.stat().st_dev
+
     def read(self, key: str, *, start: int, end: int) -> Iterator[bytes]:
         """Yield the bytes of a file from `start` up to, not including, `end`."""
         while start < end:
@@ -81,13 +113,19 @@ class Storage:
             yield path
             return
         with tempfile.NamedTemporaryFile(suffix=Path(key).suffix) as copy:
-            self._download(key, Path(copy.name))
+            self._download(key, Path(copy.name), _nothing)
             yield Path(copy.name)
 
-    def fetch(self, key: str, target: Path) -> None:
-        """Put a copy of a file at `target`."""
+    def fetch(self, key: str, target: Path, *, check: Callable[[], None] | None = None) -> None:
+        """Put a copy of a file at `target`.
+
+        Args:
+            key: which.
+            target: where to.
+            check: called again and again; what it raises ends the copying.
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._download(key, target)
+        self._download(key, target, check or _nothing)
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys below a prefix, which ends with a slash."""
@@ -101,10 +139,30 @@ class Storage:
             with _translated(key), contextlib.suppress(FileNotFoundError):
                 obstore.delete(self._store, key)
 
-    def _download(self, key: str, target: Path) -> None:
+    def _link(self, key: str, source: Path) -> bool:
+        assert self._root is not None, "only a folder has links"
+        target = self._root / key
+        with _translated(key):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)  # of a try that broke off
+            try:
+                os.link(source, target)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return False
+            _make_durable(target, root=self._root)
+        return True
+
+    def _download(self, key: str, target: Path, check: Callable[[], None]) -> None:
         with _translated(key), target.open("wb") as file:
             for chunk in obstore.get(self._store, key).stream(min_chunk_size=_CHUNK_BYTES):
+                check()
                 file.write(chunk)
+
+
+def _nothing() -> None:
+    """Check nothing."""
 
 
 def _make_durable(path: Path, *, root: Path) -> None:
@@ -144,8 +202,8 @@ def _translated(key: str) -> Iterator[None]:
         ) from error
 
 
-def _lost(key: str) -> ServiceUnavailable:
-    return ServiceUnavailable(f"the storage has lost {key}.", hint="Upload or train it again.")
+def _lost(key: str) -> FileLost:
+    return FileLost(f"the storage has lost {key}.", hint="Upload or train it again.")
 
 
 def _is_full(error: Exception) -> bool:

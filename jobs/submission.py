@@ -7,23 +7,26 @@ from typing import Any
 
 from jobs.backends import Backends
 from jobs.records import Dataset
-from jobs.states import State
+from jobs.sealing import Cipher, cipher_of
+from jobs.states import FINAL, State
 from jobs.storage import Storage
-from jobs.store import datasets, jobs, models, secrets
+from jobs.store import checkpoints, datasets, jobs, models, secrets
 from jobs.transaction import Transaction
-from jobs.vault import Vault
 from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
 from trainer_core.redaction import REDACTOR
 from trainer_core.rows.checking import Survey, survey
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import (
     JobSpec,
+    Reference,
     Scheme,
     check_built,
     parse_data_reference,
     parse_model_reference,
 )
 from trainer_core.spec.parsing import pointer_of
+
+_WHOLE_WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 
 
 def check(backends: Backends, spec: JobSpec, *, project: str) -> Survey:
@@ -36,7 +39,9 @@ def check(backends: Backends, spec: JobSpec, *, project: str) -> Survey:
     """
     check_built(spec)
     with backends.database.transaction() as tx:
-        check_secrets(tx, spec, project=project, vault=backends.vault)
+        check_secrets(
+            tx, spec.model_dump(mode="json"), project=project, cipher=cipher_of(backends.settings)
+        )
         found = _referred(tx, spec, project=project)
     with files_of(backends.storage, found) as files:
         return survey(spec, files)
@@ -65,19 +70,19 @@ def datasets_of(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Da
     }
 
 
-def check_secrets(tx: Transaction, spec: JobSpec, *, project: str, vault: Vault) -> None:
-    """Raise InvalidSpec if a spec holds what looks like a key, or a value of a stored secret.
+def check_secrets(tx: Transaction, values: object, *, project: str, cipher: Cipher) -> None:
+    """Raise InvalidSpec if a spec, or an edit of a job, holds what looks like a key, or a value of a stored secret.
 
     A spec is kept, shown and written into the model's folder.
     """
-    kept = secrets.reveal_all(tx, project=project, vault=vault).values()
+    kept = secrets.reveal_all(tx, project=project, cipher=cipher).values()
     problems = [
         FieldProblem(
             pointer_of(path),
             "holds what looks like a secret",
             "Store it with `luthier secrets set NAME`, and write its name under `secrets`.",
         )
-        for path, text in _texts(spec.model_dump(mode="json"))
+        for path, text in _texts(values)
         if REDACTOR.text(text) != text or any(value in text for value in kept)
     ]
     if problems:
@@ -132,20 +137,28 @@ def _model_problems(tx: Transaction, reference: str, *, project: str) -> Iterato
                         "Put the folder back, or register the model again.",
                     )
             case Scheme.JOB:
-                job = jobs.get(tx, model.name, project=project)
-                if model.checkpoint is not None:
-                    yield FieldProblem(
-                        "/model",
-                        "starting from a checkpoint is not available in this version",
-                        f"Write job:{model.name} for its finished model.",
-                    )
-                elif job.state is not State.SUCCEEDED:
-                    yield FieldProblem(
-                        "/model",
-                        f"job {job.id} is {job.state} and has no model",
-                        "Wait for it to succeed, or choose another model.",
-                    )
+                yield from _job_problems(tx, model, project=project)
             case _:
                 return
     except NotFound as error:
         yield FieldProblem("/model", error.message, error.hint)
+
+
+def _job_problems(tx: Transaction, model: Reference, *, project: str) -> Iterator[FieldProblem]:
+    """Yield what keeps a job from starting from what another one has made."""
+    job = jobs.get(tx, model.name, project=project)
+    if model.checkpoint is None:
+        if job.state is not State.SUCCEEDED:
+            hint = "Wait for it to succeed, or choose another model or a checkpoint of it."
+            yield FieldProblem("/model", f"job {job.id} is {job.state} and has no model", hint)
+        return
+    if job.state not in (State.PAUSED, *FINAL):
+        why = f"job {job.id} is {job.state}: its checkpoints come and go"
+        yield FieldProblem("/model", why, "Pause it, or wait for its end.")
+        return
+    checkpoint = checkpoints.get(tx, job.id, model.checkpoint, project=project)
+    paths = {file["path"] for file in checkpoint.files}
+    if "config.json" not in paths or not paths & _WHOLE_WEIGHTS:
+        why = f"{checkpoint.name} of job {job.id} holds no whole model, such as that of an adapter"
+        hint = f"Write job:{job.id} for its finished model, once there is one."
+        yield FieldProblem("/model", why, hint)

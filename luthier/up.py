@@ -22,13 +22,10 @@ from typing import Protocol
 
 from sqlalchemy.exc import OperationalError
 
-from jobs.backends import key_file
 from jobs.database import migrate
 from jobs.settings import PREFIX, Settings
-from jobs.vault import new_key
 from luthier.embedded import EmbeddedPostgres, EmbeddedValkey, Home
 from luthier.embedded.child import Child
-from luthier.embedded.home import write_private
 from luthier.embedded.ports import free_port
 from trainer_core.errors import ServerFailed
 
@@ -149,7 +146,6 @@ def _start_servers(
         _say("starting PostgreSQL")
         postgres = EmbeddedPostgres(settings.home)
         database_url = stack.enter_context(postgres).url
-        _make_key(settings)
         servers["PostgreSQL"] = postgres
     if redis_url is None:
         _say("starting Valkey")
@@ -167,13 +163,6 @@ def _start_servers(
         "PYTHONUNBUFFERED": "1",
     }
     return servers, environment
-
-
-def _make_key(settings: Settings) -> None:
-    """Make the key that seals secrets in the home's own database."""
-    path = key_file(settings.home)
-    if settings.secret_key is None and not path.exists():
-        write_private(path, new_key() + "\n")
 
 
 def _services(

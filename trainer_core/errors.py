@@ -4,26 +4,31 @@
     |-- InvalidSpec             the request or job spec breaks a rule; carries one problem a field
     |-- InvalidRequest          the request can't be taken, whatever it asks for
     |   |-- InvalidJson, UnsupportedMediaType, CrossSiteRequest, UnknownHost
+    |   |-- IdempotencyKeyReused, PreconditionFailed
     |-- Unauthorized            nobody knows who asks
     |-- Forbidden               it is known who asks, and they may not
     |-- TooMany                 later, or less: RateLimited, QuotaExceeded
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
+    |   |-- CheckpointNotFound, WebhookNotFound, DeliveryNotFound
     |   |-- ProjectNotFound, KeyNotFound, SecretNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
+    |   |-- JobInUse, RequestInFlight
+    |   |-- TooManyWebhooks
     |-- DataError               the user's rows or files can't be trained on
     |   |-- EmptyFile, UnknownFormat, UnknownColumn, InvalidRows, TooFewRows, UnseenLabel
     |   |-- DataChanged
     |-- ModelError              the base model can't be used for the task
     |   |-- UnsafeModel, UnusableModel
     |-- CapacityError           the machine is too small or too full
-    |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, PayloadTooLarge
+    |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, TooManyProcesses, PayloadTooLarge
+    |-- ForbiddenTarget         a URL leads to where the service sends nothing
     |-- Diverged                the loss became NaN or infinite
     |-- InvalidSetting          an environment variable or flag of the service is wrong
     |-- ServiceFault            our fault, or our infrastructure's
         |-- WorkerLost, ProcessDied, NoUsableCheckpoint, Stalled, ServerFailed
-        |-- ServiceUnavailable, InternalError
+        |-- ServiceUnavailable, InternalError, SecretUnreadable
 
 A message says what happened, with the values; what was expected; what to do.
 """
@@ -178,6 +183,18 @@ class UnknownHost(InvalidRequest):
     code = "unknown_host"
 
 
+class IdempotencyKeyReused(InvalidRequest):
+    """An `Idempotency-Key` was sent before, with another request."""
+
+    code = "idempotency_key_reused"
+
+
+class PreconditionFailed(InvalidRequest):
+    """What the client would change is no longer what it has seen (`If-Match`)."""
+
+    code = "precondition_failed"
+
+
 class Unauthorized(LuthierError):
     """The request has no key, or none that is known and alive; which of these is not told."""
 
@@ -259,6 +276,18 @@ class SecretNotFound(NotFound):
     code = "secret_not_found"
 
 
+class WebhookNotFound(NotFound):
+    code = "webhook_not_found"
+
+
+class DeliveryNotFound(NotFound):
+    code = "delivery_not_found"
+
+
+class CheckpointNotFound(NotFound):
+    code = "checkpoint_not_found"
+
+
 class Conflict(LuthierError):
     """The state of the thing forbids the request."""
 
@@ -274,12 +303,29 @@ class NameTaken(Conflict):
     code = "name_taken"
 
 
+class TooManyWebhooks(Conflict):
+    code = "too_many_webhooks"
+
+
 class DatasetInUse(Conflict):
     code = "dataset_in_use"
 
 
 class ModelNotReady(Conflict):
     code = "model_not_ready"
+
+
+class JobInUse(Conflict):
+    """A job that has not ended needs what another has made."""
+
+    code = "job_in_use"
+
+
+class RequestInFlight(Conflict):
+    """The first request with the same `Idempotency-Key` is still being worked on."""
+
+    code = "request_in_flight"
+    retryable = True
 
 
 class HomeInUse(Conflict):
@@ -368,12 +414,23 @@ class DiskFull(CapacityError):
     retryable = True
 
 
+class TooManyProcesses(CapacityError):
+    code = "too_many_processes"
+
+
 class MaxRuntimeReached(CapacityError):
     code = "max_runtime_reached"
 
 
 class PayloadTooLarge(CapacityError):
     code = "payload_too_large"
+
+
+class ForbiddenTarget(LuthierError):
+    """A URL leads to an address to which the service sends nothing."""
+
+    code = "forbidden_target"
+    whose = Whose.USER
 
 
 class Diverged(LuthierError):
@@ -424,4 +481,11 @@ class ServiceUnavailable(ServiceFault):
 
 class InternalError(ServiceFault):
     code = "internal_error"
+    retryable = False
+
+
+class SecretUnreadable(ServiceFault):
+    """A stored secret was sealed with a key that the service no longer has."""
+
+    code = "secret_unreadable"
     retryable = False

@@ -8,6 +8,7 @@
     run.json         out: what a repetition needs: versions, seeds, threads, hashes
     log.txt          out: everything the process printed
     checkpoints/     out: checkpoint-N/, each whole or absent
+    storing/         the worker's own: checkpoints that it copies to the storage
     tracking/        out: files of experiment trackers; they go out with the model
     evaluations/     out: what evaluations found beside their figures, and predictions
     model/           out: the finished model, and manifest.json, written last
@@ -34,6 +35,10 @@ from trainer_core.rows.files import InputFile
 
 _HASH_BLOCK_BYTES = 1 << 20
 _CHECKPOINT = re.compile(r"checkpoint-\d+")  # as transformers calls them
+
+LINEAGE = "lineage.json"  # of a checkpoint: what a resumed run compares itself with
+_TO_GO_ON = ("optimizer", "scheduler", "scaler", "rng_state", "trainer_state", "training_args")
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".distcp", ".py"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +209,10 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def storing(self) -> Path:
+        return self.path / "storing"
+
+    @property
     def has_checkpoints(self) -> bool:
         return bool(checkpoints_in(self.checkpoints))
 
@@ -268,6 +277,12 @@ def checkpoints_in(folder: Path) -> list[Path]:
 def step_of(checkpoint: Path) -> int:
     """Return the optimizer step of a checkpoint, by its name."""
     return int(checkpoint.name.rpartition("-")[2])
+
+
+def is_of_model(path: str) -> bool:
+    """Return whether a file of a checkpoint is of the model; the others are there to go on from."""
+    is_ours = path in (MANIFEST, LINEAGE)
+    return not (is_ours or path.startswith(_TO_GO_ON) or Path(path).suffix in _PICKLES)
 
 
 def read_json(path: Path) -> Any:

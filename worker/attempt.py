@@ -10,22 +10,16 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from jobs.backends import Backends
-from jobs.records import Job
+from jobs.records import Checkpoint, Job
 from jobs.states import FINAL, State
-from jobs.store import artifacts, attempts, events, jobs
+from jobs.store import artifacts, attempts, checkpoints, events, jobs
 from jobs.store.attempts import Held, Steps
 from jobs.store.events import LeaseLost, NewEvent
 from trainer_core.errors import DiskFull, InternalError, LuthierError
 from trainer_core.events import EventType, Phase
 from trainer_core.failpoints import failpoint
 from trainer_core.redaction import REDACTOR
-from trainer_core.run_directory import (
-    Result,
-    RunDirectory,
-    checkpoints_in,
-    read_json,
-    verified_manifest,
-)
+from trainer_core.run_directory import RunDirectory, checkpoints_in, read_json
 from worker.endings import (
     BY_STOP,
     Ending,
@@ -43,7 +37,9 @@ from worker.outputs import forget_unnamed, make_room, store_model, tidy
 from worker.process import TrainingProcess
 from worker.pump import Pump
 from worker.receipts import NO_PROCESS, Receipt
+from worker.restoring import is_trained, restore
 from worker.spare import Spare
+from worker.storing import CheckpointStore, is_stored
 from worker.supervisor import Stopped, Supervisor
 
 _NUM_LAST_LINES = 20
@@ -144,24 +140,36 @@ class Attempt:
         needs: Needs = lease.persist(lambda: read_needs(self.backends, self.job))
         REDACTOR.learn(needs.secrets.values())
         check = partial(supervisor.check_preparing, run)
-        with prepare(self.backends, self.job, needs, device=self.device, check=check):
-            if _is_trained(run):
+        stored = lease.persist(self._stored_checkpoints)
+        bring = partial(restore, self.backends.storage, run, stored, check=check, teller=pump)
+        with prepare(
+            self.backends, self.job, needs, device=self.device, check=check, restore=bring
+        ):
+            if is_trained(run):
                 return Ending(State.SUCCEEDED, "trained", outcome=run.read_outcome())
             run.outcome.unlink(missing_ok=True)
             process = self._process = self.spare.take()
             process.start(run.path, trackers=self.job.spec["tracking"], secrets=needs.secrets)
-            max_bytes = self.backends.settings.job_memory_bytes
-            watch = MemoryWatch(process.pid, max_bytes=max_bytes, on_excess=process.kill)
-            with watch as memory, pump.log_capped():
+            watch = MemoryWatch(
+                process.pid,
+                max_bytes=self.backends.settings.job_memory_bytes,
+                max_processes=self.backends.settings.job_processes,
+                on_excess=process.kill,
+            )
+            store = CheckpointStore(self.backends, self.job, run, teller=pump)
+            with store, watch as memory, pump.log_capped():
                 stop = supervisor.watch(process, pump)
                 exit_code = process.kill()
-            failpoint("worker.trained")
-            if supervisor.asked:
-                self._receipt = supervisor.asked.receipt(exit_code)
-            lease.check()
-            lease.persist(pump.drain)
-            if self.job.spec["tracking"] or needs.secrets:
-                pump.redact_log()
+                failpoint("worker.trained")
+                if supervisor.asked:
+                    self._receipt = supervisor.asked.receipt(exit_code)
+                lease.check()
+                lease.persist(pump.drain)
+                if self.job.spec["tracking"] or needs.secrets:
+                    pump.redact_log()
+                if stop not in (Stop.CANCEL, Stop.KEEP):
+                    seconds = supervisor.seconds_left
+                    store.finish(seconds=seconds, is_wanted=supervisor.is_wanted)
         count = _NUM_STACK_LINES if stop is Stop.STALL else _NUM_LAST_LINES
         end = Exit(
             exit_code,
@@ -174,6 +182,10 @@ class Attempt:
             tried=_tried(run, pump),
         )
         return ending_of(self.job, run.read_outcome(), end)
+
+    def _stored_checkpoints(self) -> list[Checkpoint]:
+        with self.backends.database.transaction() as tx:
+            return checkpoints.of_any(tx, self.job.id)
 
     def _supervisor(self, lease: Lease) -> Supervisor:
         return Supervisor(
@@ -258,7 +270,10 @@ class Attempt:
             return None
         is_resumable = ending.state in (State.PAUSED, State.QUEUED)
         saved = checkpoints_in(run.checkpoints) if is_resumable else []
-        return replace(receipt, checkpoint=saved[-1].name if saved else None).to_dict()
+        if saved:
+            has_copy = is_stored(saved[-1], self._stored_checkpoints())
+            receipt = replace(receipt, checkpoint=saved[-1].name, checkpoint_stored=has_copy)
+        return receipt.to_dict()
 
     def _say_phase(self, pump: Pump, lease: Lease, phase: Phase) -> None:
         lease.persist(lambda: pump.say(EventType.PHASE, {"phase": phase, "fraction": 0.0}))
@@ -268,13 +283,3 @@ def _tried(run: RunDirectory, pump: Pump) -> dict[str, Any] | None:
     """Return what the run had resolved, if it had begun to train by that."""
     has_begun = pump.phase in _PHASES_OF_TRAINING and run.resolved.exists()
     return dict(read_json(run.resolved)) if has_begun else None
-
-
-def _is_trained(run: RunDirectory) -> bool:
-    """Return whether an earlier attempt had finished training, and only the storing failed."""
-    outcome = run.read_outcome()
-    return (
-        outcome is not None
-        and outcome.result is Result.SUCCEEDED
-        and verified_manifest(run.model) is not None
-    )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from jobs.records import Job
-from trainer_core.errors import OutOfMemory, ProcessDied, TypedError
+from trainer_core.errors import OutOfMemory, ProcessDied, TooManyProcesses, TypedError
 from trainer_core.memory import shown
 from trainer_core.spec import parse_spec, relief_of
 from worker.memory import MemoryUse
@@ -69,6 +69,12 @@ def out_of_memory(job: Job, *, use: MemoryUse, tried: Mapping[str, Any] | None) 
 
 def died(job: Job, *, code: int, last_lines: Sequence[str], use: MemoryUse) -> TypedError:
     """Return the error of a job whose process ended for any other reason."""
+    if use.is_crowded:
+        return TooManyProcesses(
+            f"the job had {use.num_processes} processes at once, more than it may have.",
+            hint="See the end of the log; LUTHIER_JOB_PROCESSES is the limit.",
+            detail={"num_processes": use.num_processes, "last_lines": list(last_lines)},
+        ).to_typed()
     return ProcessDied(
         f"the training process {manner(code)}, in attempt {job.attempt} of {job.max_attempts}.",
         hint=_HINTS.get(-code, "See the end of the log."),

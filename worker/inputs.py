@@ -7,11 +7,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jobs.backends import Backends
-from jobs.records import Artifact, Dataset, Job
-from jobs.store import artifacts, models, secrets
+from jobs.records import Dataset, Job
+from jobs.sealing import cipher_of
+from jobs.store import artifacts, checkpoints, models, secrets
 from jobs.submission import datasets_of, files_of
+from jobs.transaction import Transaction
 from trainer_core.errors import UnusableModel
-from trainer_core.run_directory import CacheFolder, Inputs, RunDirectory, read_json, write_json
+from trainer_core.run_directory import (
+    LINEAGE,
+    CacheFolder,
+    Inputs,
+    RunDirectory,
+    checkpoints_in,
+    is_of_model,
+    read_json,
+    write_json,
+)
 from trainer_core.spec import JobSpec, Reference, Scheme, parse_model_reference, parse_spec
 from worker.hub import fetch
 
@@ -28,7 +39,7 @@ class Needs:
     datasets: Mapping[str, Dataset]  # by split
     folder: Path | None = None  # the base model, if it is registered by path
     hub: Reference | None = None  # or if it comes from the Hub
-    artifacts: tuple[Artifact, ...] = ()  # or if an earlier job made it
+    files: Mapping[str, str] = field(default_factory=dict)  # or if a job made it: path to key
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # by use
 
 
@@ -36,13 +47,13 @@ def read_needs(backends: Backends, job: Job) -> Needs:
     """Return what a job trains on, with the secrets that it names.
 
     Raises:
-        NotFound: a data set, the model or a secret is no longer known.
+        NotFound: a data set, the model, the checkpoint or a secret is no longer known.
         UnusableModel: the job that is to give the model has none.
     """
     spec = parse_spec(job.spec)
     with backends.database.transaction() as tx:
         revealed = {
-            use: secrets.reveal(tx, name, project=job.project, vault=backends.vault)
+            use: secrets.reveal(tx, name, project=job.project, cipher=cipher_of(backends.settings))
             for use, name in spec.secrets.given().items()
         }
     return replace(_sources(backends, job, spec), secrets=revealed)
@@ -56,18 +67,26 @@ def _sources(backends: Backends, job: Job, spec: JobSpec) -> Needs:
             case Scheme.HUB:
                 return Needs(found, hub=model)
             case Scheme.JOB:
-                files = artifacts.of_job(tx, model.name)
-                if not files:
-                    raise UnusableModel(
-                        f"job {model.name} has no model.", hint="Choose another.", param="model"
-                    )
-                return Needs(found, artifacts=tuple(files))
+                return Needs(found, files=_files_of_job(tx, model, project=job.project))
             case _:
                 registered = models.get(tx, model.name, project=job.project)
     if registered.hub is not None:
         return Needs(found, hub=Reference(Scheme.HUB, registered.hub, registered.revision))
     assert registered.path is not None, f"model {registered.name} has no source"
     return Needs(found, folder=Path(registered.path))
+
+
+def _files_of_job(tx: Transaction, model: Reference, *, project: str) -> dict[str, str]:
+    if model.checkpoint is not None:
+        checkpoint = checkpoints.get(tx, model.name, model.checkpoint, project=project)
+        named = zip(checkpoint.files, checkpoint.keys, strict=True)
+        return {file["path"]: key for file, key in named if is_of_model(file["path"])}
+    files = artifacts.of_job(tx, model.name)
+    if not files:
+        raise UnusableModel(
+            f"job {model.name} has no model.", hint="Choose another.", param="model"
+        )
+    return {file.path: file.key for file in files}
 
 
 @contextmanager
@@ -78,6 +97,7 @@ def prepare(
     *,
     device: str | None,
     check: Callable[[], None],
+    restore: Callable[[], None],
 ) -> Iterator[RunDirectory]:
     """Give a run directory with the spec, the rows and the model of a job.
 
@@ -87,10 +107,12 @@ def prepare(
         needs: what it trains on.
         device: where to train; None for the best there is.
         check: called between files; what it raises ends the preparing.
+        restore: called once what is left on this machine is there; brings what others have stored.
     """
     run = RunDirectory(directory_of(backends, job))
     run.path.mkdir(parents=True, mode=0o700)
     _take_over(run, before=job.attempt)
+    restore()
     with files_of(backends.storage, needs.datasets) as files:
         check()
         model = _model_folder(backends, job, needs, run, check)
@@ -161,9 +183,8 @@ def _model_folder(
         revision = _commit_before(run) or needs.hub.revision
         return fetch(needs.hub.name, revision=revision, cache=cache, check=check, token=token)
     folder = run.path / "inputs" / "model"
-    for file in needs.artifacts:
-        check()
-        backends.storage.fetch(file.key, folder / file.path)
+    for path, key in needs.files.items():
+        backends.storage.fetch(key, folder / path, check=check)
     return folder
 
 
@@ -171,4 +192,7 @@ def _commit_before(run: RunDirectory) -> str | None:
     """Return the commit of the base model that earlier attempts had: a branch may have moved."""
     earlier = sorted(run.path.parent.glob("attempt-*/inputs.json"))
     commits = [read_json(path).get("model_revision") for path in earlier]
+    # On another machine only a checkpoint tells.
+    told = [one / LINEAGE for one in checkpoints_in(run.checkpoints)]
+    commits += [read_json(path).get("base_model_revision") for path in told if path.exists()]
     return next((commit for commit in commits if commit), None)

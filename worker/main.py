@@ -4,15 +4,21 @@ The parent only receives messages; each child of its pool has one slot, one devi
 """
 
 import logging
-import mmap
 import os
 import signal
 import socket
+import time
+from functools import partial
 from types import FrameType
 from typing import Any
 
 from billiard import current_process, set_start_method
-from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
+from celery.signals import (
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutting_down,
+)
 from sqlalchemy.exc import DBAPIError
 
 from jobs.backends import Backends, connect
@@ -22,10 +28,16 @@ from jobs.store import attempts
 from trainer_core.failpoints import failpoint
 from trainer_core.redaction import guard_process
 from worker.attempt import Attempt
+from worker.board import Board
+from worker.group import kill, members_of
+from worker.listening import ALIVE_FILE, Listening
 from worker.outputs import tidy_finished
 from worker.spare import Spare
 
 _CONSUMER_SECONDS = 10
+_MARGIN_SECONDS = 15  # beyond the grace of training processes, to hand back
+_PARTING_SECONDS = 2  # to end by itself
+_LOOK_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -33,18 +45,19 @@ _log = logging.getLogger(__name__)
 class Slot:
     """What one child of the pool works with."""
 
-    def __init__(self, settings: Settings, drain_flag: mmap.mmap) -> None:
+    def __init__(self, settings: Settings, board: Board) -> None:
         self._settings = settings
-        self._drain_flag = drain_flag  # one byte, shared with the parent
+        self._board = board
         self._backends: Backends | None = None
         self._spare = Spare(settings)
 
     def is_draining(self) -> bool:
         """Return whether the worker was asked to end."""
-        return self._drain_flag[0] != 0
+        return self._board.is_draining
 
     def open(self) -> None:
         """Connect and warm up, in the child: connections do not survive a fork."""
+        self._board.mark(_slot_number(), is_busy=False)
         self._backends = connect(self._settings)
         self._spare.refill()
         self._tidy(self._backends)
@@ -57,14 +70,16 @@ class Slot:
         """Carry out the jobs whose turn it is, until none is left; return how many that were."""
 
         def note(_number: int, _: FrameType | None) -> None:
-            self._drain_flag[0] = 1
+            self._board.drain()
 
         # Who stops a service may send SIGTERM to all of its processes: this one saves and hands
         # back first. The pool sets its own handler after `open`, which is right while it is idle.
         before = signal.signal(signal.SIGTERM, note)
+        self._board.mark(_slot_number(), is_busy=True)
         try:
             return self._run_all()
         finally:
+            self._board.mark(_slot_number(), is_busy=False)
             signal.signal(signal.SIGTERM, before)
 
     def _run_all(self) -> int:
@@ -100,8 +115,14 @@ def run(settings: Settings) -> int:
     # The pool's children inherit the slot and the task: macOS would start them anew without.
     set_start_method("fork", force=True)
     app = make_celery(str(settings.redis_url), socket_timeout_seconds=_CONSUMER_SECONDS)
-    drain_flag = mmap.mmap(-1, 1)
-    slot = Slot(settings, drain_flag)
+    board = Board(settings.num_slots)
+    slot = Slot(settings, board)
+    listening = Listening(
+        str(settings.redis_url),
+        alive=settings.home / ALIVE_FILE,
+        has_free_slot=lambda: board.has_free_slot and not board.is_draining,
+        on_silence=partial(_end_self, board, seconds=settings.drain_grace_seconds),
+    )
 
     def run_next(_job_id: str) -> int:
         return slot.run_next()
@@ -115,11 +136,15 @@ def run(settings: Settings) -> int:
         slot.close()
 
     def begin_draining(**_: Any) -> None:
-        drain_flag[0] = 1
+        board.drain()
+
+    def begin_listening(**_: Any) -> None:
+        listening.start()
 
     worker_process_init.connect(open_slot, weak=False)
     worker_process_shutdown.connect(close_slot, weak=False)
     worker_shutting_down.connect(begin_draining, weak=False)
+    worker_ready.connect(begin_listening, weak=False)
     app.worker_main(
         [
             "worker",
@@ -132,7 +157,22 @@ def run(settings: Settings) -> int:
             "--without-heartbeat",
         ]
     )
+    listening.stop()
     return 0
+
+
+def _end_self(board: Board, *, seconds: float) -> None:
+    """End this worker: first what its slots run, in order, then the parent, whatever it waits for.
+
+    Celery's own shutdown speaks to the broker first, over a connection that nobody answers.
+    """
+    os.kill(os.getpid(), signal.SIGTERM)
+    deadline = time.monotonic() + seconds + _MARGIN_SECONDS
+    while not board.is_idle and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+    time.sleep(_PARTING_SECONDS)
+    kill(one for one in members_of(os.getpid()) if one.pid != os.getpid())
+    os._exit(1)
 
 
 def _name() -> str:
@@ -142,5 +182,9 @@ def _name() -> str:
 def _device(settings: Settings) -> str | None:
     if not settings.devices:
         return None
-    index = getattr(current_process(), "index", 0)
-    return settings.devices[index % len(settings.devices)]
+    return settings.devices[_slot_number() % len(settings.devices)]
+
+
+def _slot_number() -> int:
+    """Return which child of the pool this is, from 0."""
+    return int(getattr(current_process(), "index", 0))

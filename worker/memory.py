@@ -1,4 +1,4 @@
-"""Watching the memory of a training process and its children: how much, and who ends it.
+"""Watching a training process and its children: how much memory, how many, and who ends them.
 
 The thread is its own, so that a database that hangs does not let a process grow meanwhile.
 """
@@ -26,16 +26,24 @@ class MemoryUse:
     available_bytes: int | None  # on the machine, when it was last looked at
     num_oom_kills: int  # by the kernel meanwhile, in the process's control group
     is_over_limit: bool  # the worker ended it for that
+    num_processes: int = 1  # the most that were seen at once
+    is_crowded: bool = False  # the worker ended it because they were too many
 
 
 class MemoryWatch:
-    """Looks at a process group often, and calls `on_excess` once it holds more than it may."""
+    """Looks at a process group often, and calls `on_excess` once it is larger than it may be."""
 
     def __init__(
-        self, leader: int, *, max_bytes: int | None, on_excess: Callable[[], object]
+        self,
+        leader: int,
+        *,
+        max_bytes: int | None,
+        max_processes: int,
+        on_excess: Callable[[], object],
     ) -> None:
         self._leader = leader
         self._max_bytes = max_bytes
+        self._max_processes = max_processes
         self._on_excess = on_excess
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look_often, name="memory", daemon=True)
@@ -46,6 +54,8 @@ class MemoryWatch:
         self._available_bytes: int | None = None
         self._peak_bytes = 0
         self._is_over_limit = False
+        self._num_processes = 1
+        self._is_crowded = False
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -77,6 +87,8 @@ class MemoryWatch:
             available_bytes=self._available_bytes,
             num_oom_kills=max(0, num_oom_kills),
             is_over_limit=is_over,
+            num_processes=self._num_processes,
+            is_crowded=self._is_crowded,
         )
 
     def _look_often(self) -> None:
@@ -85,6 +97,11 @@ class MemoryWatch:
             if turn % _TURNS_A_CENSUS == 0:
                 self._members = [one.pid for one in members_of(self._leader)]
                 self._available_bytes = memory.available_bytes()
+                self._num_processes = max(self._num_processes, len(self._members))
+                if len(self._members) > self._max_processes:
+                    self._is_crowded = True
+                    self._on_excess()
+                    return
             turn += 1
             held = self._held()
             self._peak_bytes = max(self._peak_bytes, held, memory.largest_bytes(self._members))

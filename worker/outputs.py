@@ -2,8 +2,7 @@
 
 import logging
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from jobs.backends import Backends
 from jobs.records import Job
+from jobs.retention import expire_checkpoints
 from jobs.states import FINAL, State
 from jobs.store import artifacts, jobs
 from trainer_core.errors import JobNotFound, ProcessDied, ServiceUnavailable
@@ -24,9 +24,9 @@ from trainer_core.run_directory import (
     verified_manifest,
 )
 from worker.inputs import runs_of
+from worker.patience import pauses, rest
 
-_RETRY_SECONDS = (1, 5, 15, 30)
-_HEAVY = ("checkpoints", "evaluations", "model", "inputs", "cache")
+_HEAVY = ("checkpoints", "storing", "evaluations", "model", "inputs", "cache")
 
 _log = logging.getLogger(__name__)
 
@@ -89,10 +89,19 @@ def forget_unnamed(backends: Backends, job_id: str, *, last_attempt: int) -> Non
             return
         with backends.database.transaction() as tx:
             named = {file.key for file in artifacts.of_job(tx, job_id)}
-        unnamed = [key for key in stored if key not in named and _attempt_of(key) <= last_attempt]
+        unnamed = [
+            key
+            for key in stored
+            if key not in named and _is_of_model(key) and _attempt_of(key) <= last_attempt
+        ]
         backends.storage.delete(*unnamed)
     except (ServiceUnavailable, DBAPIError) as error:  # another time
         _log.warning("files are left in the storage: %s", error, extra={"action": "files_left"})
+
+
+def _is_of_model(key: str) -> bool:
+    """Return whether a stored file is of a finished model: checkpoints have rows of their own."""
+    return key.split("/")[3] == "model"
 
 
 def _attempt_of(key: str) -> int:
@@ -129,9 +138,11 @@ def tidy_finished(backends: Backends) -> None:
 
 
 def make_room(backends: Backends) -> None:
-    """Give up the checkpoints of failed jobs: another job needs the disk."""
+    """Give up the checkpoints of jobs that have ended: another job needs the disk."""
     try:
         _tidy_ended(backends, kept_for=timedelta(0))
+        if backends.storage.is_on_disk_of(backends.settings.home):
+            expire_checkpoints(backends, days=0)  # they may be the same files
     except DBAPIError as error:  # another time
         _log.warning("could not make room: %s", error)
 
@@ -166,27 +177,14 @@ def _newest_checkpoint(folder: Path) -> Path | None:
 def _put(
     backends: Backends, run: RunDirectory, row: dict[str, Any], check: Callable[[], None]
 ) -> None:
-    for pause in _pauses():
+    for pause in pauses():
         check()
         try:
             stored = backends.storage.put(row["key"], run.model / row["path"])
         except ServiceUnavailable as error:
             _log.warning("storing %s failed, again in %d s: %s", row["path"], pause, error)
-            _sleep(pause, check)
+            rest(pause, check)
             continue
         if stored.sha256 != row["sha256"]:
             raise ProcessDied(f"{row['path']} changed while it was stored.", hint="Submit again.")
         return
-
-
-def _pauses() -> Iterator[int]:
-    yield from _RETRY_SECONDS
-    while True:
-        yield _RETRY_SECONDS[-1]
-
-
-def _sleep(seconds: float, check: Callable[[], None]) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        check()
-        time.sleep(0.2)

@@ -13,7 +13,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainer_core.failpoints import VARIABLE as FAILPOINTS
@@ -63,6 +64,22 @@ _MAX_STACKS = 32  # processes that are asked for their stacks
 _STACK_SECONDS = 0.1
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the kernel lets each process of a job have; None leaves it as it is."""
+
+    open_files: int | None = None
+    file_bytes: int | None = None  # of one file
+
+    def by_resource(self) -> Iterator[tuple[int, int]]:
+        """Yield the limits as `prlimit` takes them."""
+        yield resource.RLIMIT_CORE, 0
+        if self.open_files is not None:
+            yield resource.RLIMIT_NOFILE, self.open_files
+        if self.file_bytes is not None:
+            yield resource.RLIMIT_FSIZE, self.file_bytes
+
+
 class TrainingProcess:
     """A child that trains one job and ends."""
 
@@ -73,6 +90,7 @@ class TrainingProcess:
         num_threads: int,
         fork_server: Path | None = None,
         command: Sequence[str] = (),
+        limits: Limits = Limits(),
     ) -> None:
         """Start the process; OSError if the system, or the fork server, does not.
 
@@ -81,6 +99,7 @@ class TrainingProcess:
             num_threads: CPU threads of its numeric libraries.
             fork_server: the socket of the server that forks it; None to execute the command.
             command: what to start; the training command without it.
+            limits: of each of its processes.
         """
         self._is_group_killed = False
         self._killed: list[Member] = []
@@ -93,7 +112,7 @@ class TrainingProcess:
                 if fork_server is None
                 else ForkedChild(fork_server, output=output, environment=environment)
             )
-        _confine(self.pid)
+        _confine(self.pid, limits)
 
     @property
     def pid(self) -> int:
@@ -185,14 +204,17 @@ def _catches(pid: int, number: signal.Signals) -> bool:
     return bool(masks) and bool(int(masks[0], 16) >> (number - 1) & 1)
 
 
-def _confine(pid: int) -> None:
-    """Let a process leave no core file, and be killed before others when memory runs out.
+def _confine(pid: int, limits: Limits) -> None:
+    """Limit a process, and let it be killed before others when memory runs out.
 
     Its children inherit both. No user is asked for, so a raise of the score is always allowed.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # it has died already, or /proc is not there
-            resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+            for kind, wanted in limits.by_resource():
+                _, most = resource.prlimit(pid, kind)
+                value = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+                resource.prlimit(pid, kind, (value, value))
             Path(f"/proc/{pid}/oom_score_adj").write_text(_FIRST_TO_GO)
 
 

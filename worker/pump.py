@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs.records import Job
-from jobs.store import attempts, events
+from jobs.records import Checkpoint, Job
+from jobs.store import attempts, checkpoints, events
 from jobs.store.events import NewEvent
 from jobs.transaction import Database
 from trainer_core.events import EventType, decode_line
@@ -35,6 +35,7 @@ class Pump:
     last_step: int | None = None
     phase: str | None = None
     _metrics: dict[str, Any] = field(default_factory=dict)
+    _saved: dict[int, dict[str, Any]] = field(default_factory=dict)  # checkpoints, by step
     _num_log_lines: int = 0
     _is_resolved: bool = False
     _events: Tail = field(init=False)
@@ -77,6 +78,15 @@ class Pump:
         """Add an event of the worker's own."""
         with self.database.transaction() as tx:
             events.append(tx, self.job.id, [NewEvent(kind, data)], attempt=self.job.attempt)
+
+    def retire(self, checkpoint: Checkpoint) -> None:
+        """Let a stored checkpoint go that is damaged."""
+        with self.database.transaction() as tx:
+            checkpoints.retire(tx, checkpoint, attempt=self.job.attempt)
+
+    def said_of(self, step: int) -> dict[str, Any] | None:
+        """Return what the process has said of a checkpoint, if it has."""
+        return self._saved.get(step)
 
     def log_capped(self) -> AbstractContextManager[None]:
         """Return a context in which the log on disk grows no further than it may."""
@@ -142,6 +152,8 @@ class Pump:
                         }
                     }
                     values["metrics"] = self._metrics
+                case EventType.CHECKPOINT:
+                    self._saved[event.data["step"]] = event.data
                 case _:
                     continue
         if not self._is_resolved and self.run.resolved.exists():

@@ -26,6 +26,7 @@ class Receipt:
     memory_before_bytes: int | None = None  # resident, of all that belonged to it, when asked
     memory_after_bytes: int | None = None
     checkpoint: str | None = None  # the newest one there is to go on from
+    checkpoint_stored: bool = False  # so that another machine can go on from it, too
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""

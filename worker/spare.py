@@ -3,7 +3,7 @@
 import logging
 
 from jobs.settings import Settings
-from worker.process import TrainingProcess
+from worker.process import Limits, TrainingProcess
 
 _log = logging.getLogger(__name__)
 
@@ -44,4 +44,5 @@ class Spare:
             log=self._settings.home / "logs" / "training.log",
             num_threads=self._settings.num_training_threads,
             fork_server=self._settings.fork_server,
+            limits=Limits(self._settings.job_open_files, self._settings.job_file_bytes),
         )

@@ -52,6 +52,16 @@ class Supervisor:
         limit = self.job.spec["resources"].get("max_stall_seconds")
         return self.settings.stall_seconds if limit is None else float(limit)
 
+    @property
+    def seconds_left(self) -> float:
+        """How long what has ended may take to be put away."""
+        until = min(self._deadline, self._leaving_at or float("inf"))
+        return max(0.0, min(until - time.monotonic(), self.settings.drain_grace_seconds))
+
+    def is_wanted(self) -> bool:
+        """Return whether the job is still held and not to be dropped."""
+        return not self.lease.is_lost and self._wanted() not in (Stop.CANCEL, Stop.KEEP)
+
     def check_preparing(self, run: RunDirectory) -> None:
         """Raise if the job is lost, or is to stop, before its process runs.
 

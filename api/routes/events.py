@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
-from fastapi.sse import EventSourceResponse
 
 from api import problems
 from api.access import Caller, Reader
 from api.dependencies import JobId, Parameters, Service
 from api.schemas import Event, EventPage, Measurement, Measurements
-from api.streams import Follower, Hub, encoded
+from api.streams import CutStream, Follower, Hub, encoded
 from jobs.backends import Backends
 from jobs.records import Job, StoredEvent
 from jobs.states import FINAL
@@ -75,7 +74,7 @@ async def list_events(
     follower = Follower(
         hub, job.id, after=min(after, job.last_event_id), is_over=job.state in FINAL
     )
-    return EventSourceResponse(encoded(follower.batches()), headers=headers)
+    return CutStream(encoded(follower.batches()), headers=headers)
 
 
 class MetricParameters(Parameters):

@@ -1,96 +1,114 @@
-"""Submitting, listing, reading, cancelling, pausing and resuming jobs."""
+"""Submitting jobs, cloning and trying them again, cancelling, pausing and resuming them."""
 
 from functools import partial
-from typing import Annotated
+from typing import Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import StrictBool, ValidationError
 
 from api import openapi, problems
-from api.access import Caller, Reader, Submitter
+from api.access import Caller, Submitter
 from api.bodies import JsonBody, OptionalJsonBody
-from api.dependencies import JobId, PageParameters, Service
-from api.reading import RowReaders
-from api.schemas import Job, JobDetail, JobPage
+from api.dependencies import JobId, Service
+from api.idempotency import Idempotent, Once
+from api.merging import merged
+from api.reading import Readers, RowReaders
+from api.schemas import Job
+from api.showing import shown
 from jobs import submission
 from jobs.backends import Backends
 from jobs.records import Job as StoredJob
 from jobs.states import State
-from jobs.store import artifacts, attempts, audit, estimates, jobs
-from jobs.transaction import Transaction
-from trainer_core.errors import FieldProblem, InvalidSpec
-from trainer_core.spec import TASKS, JobSpec, parse_spec
+from jobs.store import audit, jobs
+from trainer_core.errors import FieldProblem, IllegalTransition, InvalidSpec
+from trainer_core.spec import JobSpec, parse_spec
 from trainer_core.spec.base import SpecModel
 from trainer_core.spec.parsing import field_problems
 
 router = APIRouter(tags=["jobs"])
 
-
-class JobParameters(PageParameters):
-    """Which jobs to list."""
-
-    state: Annotated[State | None, Query(description="Only jobs in this state.")] = None
-    task: Annotated[str | None, Query(description="Only jobs of this task.")] = None
-    label: Annotated[
-        list[str],
-        Query(description="Only jobs with this label, `key=value`; repeatable.", max_length=16),
-    ] = []  # noqa: RUF012 - pydantic copies it
+_RETRYABLE = frozenset({State.FAILED, State.CANCELLED})
 
 
 @router.post(
     "/jobs",
     status_code=201,
-    responses=problems.responses(400, 413, 415, 422, 503),
+    response_model=Job,
+    responses=problems.responses(400, 409, 413, 415, 422, 503),
     openapi_extra=openapi.spec_body(),
 )
 async def create_job(
-    caller: Submitter, service: Service, readers: RowReaders, body: JsonBody, response: Response
-) -> Job:
+    caller: Submitter, service: Service, readers: RowReaders, once: Idempotent, body: JsonBody
+) -> Response:
     """Submit a job: its spec is the body.
 
     Everything that can be told beforehand is checked: every field, what the spec refers to, and
     every row that it would train on. Then the job is queued.
     """
     spec = await run_in_threadpool(parse_spec, body)
-    await readers.run(partial(submission.check, service, spec, project=caller.project))
-    job = await run_in_threadpool(_create, service, spec, caller)
-    response.headers["Location"] = f"/jobs/{job.id}"
-    return job
+    return await _submit(service, readers, caller, spec, once)
 
 
-@router.get("/jobs", responses=problems.responses(422))
-def list_jobs(
-    caller: Reader, service: Service, parameters: Annotated[JobParameters, Query()]
-) -> JobPage:
-    """List jobs, newest first."""
-    wanted = jobs.Filter(
-        project=caller.project,
-        state=parameters.state,
-        task=_known_task(parameters.task),
-        labels=_labels(parameters.label),
-    )
-    limit = parameters.limit
-    with service.database.transaction() as tx:
-        found = jobs.page(tx, wanted, after=parameters.after, limit=limit + 1)
-        places = estimates.places(tx, found[:limit])
-    return JobPage(
-        data=[Job.of(job, place=places[job.id]) for job in found[:limit]],
-        has_more=len(found) > limit,
-    )
+@router.post(
+    "/jobs/{job_id}/clone",
+    status_code=201,
+    response_model=Job,
+    responses=problems.responses(400, 404, 409, 413, 415, 422, 503),
+    openapi_extra=openapi.body(
+        {
+            "schema": {"type": "object"},
+            "examples": {
+                "as it was": {"value": {}},
+                "longer": {"value": {"training": {"epochs": 5}, "name": "longer"}},
+            },
+        },
+        is_required=False,
+    ),
+)
+async def clone_job(
+    caller: Submitter,
+    service: Service,
+    readers: RowReaders,
+    once: Idempotent,
+    job_id: JobId,
+    body: OptionalJsonBody,
+) -> Response:
+    """Submit a job like another one, with changes: a JSON merge patch (RFC 7396) of its spec.
+
+    What the patch does not name stays, with the name, labels and priority that the job has by now;
+    null takes a field away, so that it has its default. The new job has this one as `parent_id`.
+    """
+    if not isinstance(body, dict):
+        raise InvalidSpec([FieldProblem("", "a patch of a spec is a JSON object")])
+    parent = await run_in_threadpool(_get, service, caller, job_id)
+    spec = await run_in_threadpool(parse_spec, merged(_spec_of(parent), body))
+    return await _submit(service, readers, caller, spec, once, parent_id=parent.id)
 
 
-@router.get("/jobs/{job_id}", responses=problems.responses(404))
-def get_job(caller: Reader, service: Service, job_id: JobId) -> JobDetail:
-    """Return a job with its attempts and the files of its model."""
-    with service.database.transaction() as tx:
-        job = jobs.get(tx, job_id, project=caller.project)
-        return JobDetail.whole(
-            job,
-            place=estimates.places(tx, [job])[job.id],
-            attempts=attempts.of_job(tx, job_id),
-            artifacts=artifacts.of_job(tx, job_id),
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=201,
+    response_model=Job,
+    responses=problems.responses(404, 409, 422, 503),
+)
+async def retry_job(
+    caller: Submitter, service: Service, readers: RowReaders, once: Idempotent, job_id: JobId
+) -> Response:
+    """Submit a failed or cancelled job again, as a new one with this one as `parent_id`.
+
+    Its spec is the same, with the name, labels and priority that the job has by now. The old job
+    keeps its error and its log. A paused job is resumed instead.
+    """
+    parent = await run_in_threadpool(_get, service, caller, job_id)
+    if parent.state not in _RETRYABLE:
+        raise IllegalTransition(
+            f"job {job_id} is {parent.state}; only failed and cancelled jobs can be tried again.",
+            hint=f"POST /jobs/{job_id}/clone submits another like it.",
+            detail={"state": parent.state},
         )
+    spec = await run_in_threadpool(parse_spec, _spec_of(parent))
+    return await _submit(service, readers, caller, spec, once, parent_id=parent.id)
 
 
 class Cancellation(SpecModel):
@@ -122,7 +140,7 @@ def cancel_job(caller: Submitter, service: Service, job_id: JobId, body: Optiona
     with service.database.transaction() as tx:
         job = jobs.cancel(tx, job_id, project=caller.project, keep=keep)
         audit.note(tx, caller=caller, action="job.cancel", target=job_id, keep=keep)
-        return _shown(tx, job)
+        return shown(tx, job)
 
 
 @router.post("/jobs/{job_id}/pause", responses=problems.responses(404, 409))
@@ -135,7 +153,7 @@ def pause_job(caller: Submitter, service: Service, job_id: JobId) -> Job:
     with service.database.transaction() as tx:
         job = jobs.pause(tx, job_id, project=caller.project)
         audit.note(tx, caller=caller, action="job.pause", target=job_id)
-        return _shown(tx, job)
+        return shown(tx, job)
 
 
 @router.post("/jobs/{job_id}/resume", responses=problems.responses(404, 409))
@@ -147,15 +165,48 @@ def resume_job(caller: Submitter, service: Service, job_id: JobId) -> Job:
     with service.database.transaction() as tx:
         job = jobs.resume(tx, job_id, project=caller.project)
         audit.note(tx, caller=caller, action="job.resume", target=job_id)
-        return _shown(tx, job)
+        return shown(tx, job)
 
 
-def _create(service: Backends, spec: JobSpec, caller: Caller) -> Job:
+async def _submit(
+    service: Backends,
+    readers: Readers,
+    caller: Caller,
+    spec: JobSpec,
+    once: Once,
+    *,
+    parent_id: str | None = None,
+) -> Response:
+    await readers.run(partial(submission.check, service, spec, project=caller.project))
+    return await run_in_threadpool(_create, service, caller, spec, once, parent_id)
+
+
+def _create(
+    service: Backends, caller: Caller, spec: JobSpec, once: Once, parent_id: str | None
+) -> Response:
     with service.database.transaction() as tx:
-        max_attempts = service.settings.max_attempts
-        job = jobs.create(tx, spec, project=caller.project, max_attempts=max_attempts)
-        audit.note(tx, caller=caller, action="job.create", target=job.id)
-        return _shown(tx, job)
+        if parent_id is not None:
+            jobs.get(tx, parent_id, project=once.project, is_locked=True)  # may be deleted by now
+        job = jobs.create(
+            tx,
+            spec,
+            project=once.project,
+            max_attempts=service.settings.max_attempts,
+            parent_id=parent_id,
+        )
+        audit.note(tx, caller=caller, action="job.create", target=job.id, parent_id=parent_id)
+        return once.answer(tx, shown(tx, job), location=f"/jobs/{job.id}")
+
+
+def _get(service: Backends, caller: Caller, job_id: str) -> StoredJob:
+    with service.database.transaction() as tx:
+        return jobs.get(tx, job_id, project=caller.project)
+
+
+def _spec_of(job: StoredJob) -> dict[str, Any]:
+    """Return the spec of a job, with what its owner has changed since."""
+    resources = {**job.spec["resources"], "priority": job.priority}
+    return {**job.spec, "name": job.name, "labels": job.labels, "resources": resources}
 
 
 def _cancellation(values: object) -> Cancellation:
@@ -165,30 +216,3 @@ def _cancellation(values: object) -> Cancellation:
         return Cancellation.model_validate(values)
     except ValidationError as error:
         raise InvalidSpec(field_problems(error, values, Cancellation)) from error
-
-
-def _shown(tx: Transaction, job: StoredJob) -> Job:
-    return Job.of(job, place=estimates.places(tx, [job])[job.id])
-
-
-def _known_task(task: str | None) -> str | None:
-    if task is not None and task not in TASKS:
-        raise InvalidSpec(
-            [FieldProblem("/task", f"there is no task '{task[:80]}'", _known_tasks())]
-        )
-    return task
-
-
-def _known_tasks() -> str:
-    return f"Known tasks: {', '.join(TASKS)}."
-
-
-def _labels(pairs: list[str]) -> dict[str, str]:
-    labels = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not key or not separator:
-            problem = FieldProblem("/label", f"'{pair[:80]}' is no label", "Write key=value.")
-            raise InvalidSpec([problem])
-        labels[key] = value
-    return labels

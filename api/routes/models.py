@@ -12,6 +12,7 @@ from api import openapi, problems
 from api.access import Admin, Reader
 from api.bodies import JsonBody
 from api.dependencies import PageParameters, Service
+from api.idempotency import Idempotent
 from api.schemas import Model, ModelPage
 from jobs.store import audit, models
 from trainer_core.errors import FieldProblem, InvalidSpec
@@ -49,6 +50,7 @@ class Registration(SpecModel):
 @router.post(
     "/models",
     status_code=201,
+    response_model=Model,
     responses=problems.responses(400, 409, 413, 415, 422),
     openapi_extra=openapi.body(
         {
@@ -60,7 +62,7 @@ class Registration(SpecModel):
         }
     ),
 )
-def register_model(caller: Admin, service: Service, body: JsonBody, response: Response) -> Model:
+def register_model(caller: Admin, service: Service, once: Idempotent, body: JsonBody) -> Response:
     """Register a base model under a name."""
     wanted = _registration(body)
     path = None
@@ -76,8 +78,7 @@ def register_model(caller: Admin, service: Service, body: JsonBody, response: Re
             revision=wanted.revision,
         )
         audit.note(tx, caller=caller, action="model.create", target=model.name)
-    response.headers["Location"] = f"/models/{model.name}"
-    return Model.model_validate(model)
+        return once.answer(tx, Model.model_validate(model), location=f"/models/{model.name}")
 
 
 @router.get("/models", responses=problems.responses(422))

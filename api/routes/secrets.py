@@ -9,6 +9,7 @@ from api.access import Admin, Reader
 from api.access_schemas import Secret, SecretPage
 from api.bodies import JsonBody
 from api.dependencies import PageParameters, Service
+from jobs.sealing import cipher_of
 from jobs.store import audit, secrets
 from trainer_core.errors import FieldProblem, InvalidSpec
 from trainer_core.redaction import MIN_CHARACTERS
@@ -43,9 +44,11 @@ _BODY = {
 )
 def set_secret(caller: Admin, service: Service, name: _Name, body: JsonBody) -> Secret:
     """Store a secret under a name, in place of one that has it. Specs refer to it by that name."""
-    value = _value_of(body)
+    value, cipher = _value_of(body), cipher_of(service.settings)
     with service.database.transaction() as tx:
-        stored = secrets.put(tx, name, value, project=caller.project, vault=service.vault)
+        stored = secrets.put(
+            tx, name, value, project=caller.project, cipher=cipher_of(service.settings)
+        )
         audit.note(tx, caller=caller, action="secret.set", target=name)
     return Secret.model_validate(stored)
 

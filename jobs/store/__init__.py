@@ -1,10 +1,13 @@
 """Every query, as functions on an open transaction. The caller's edge commits, nobody else.
 
-jobs        create, get, list, queue position
+jobs        create, get, cancel, pause, resume
+listing     pages of jobs, by whatever they are filtered
+editing     what the owner may change, and deletion
 attempts    claim, renew, finish, requeue: what a worker or the sweeper does to a job
 events      number, keep and read events
 estimates   when queued jobs may start
 artifacts   the files that a job made
+checkpoints what of a job is stored to go on from, or to start another from
 datasets    uploads
 models      registered base models
 turns       whose turn it is
@@ -14,4 +17,8 @@ keys        API keys
 rates       how many requests a key has left
 secrets     named secrets, sealed
 audit       who did what
+replies     first replies by Idempotency-Key
+webhooks    where projects want to be told of their jobs
+notices     what they are told
+deliveries  events on their way to webhooks, each try kept
 """

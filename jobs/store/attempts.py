@@ -80,6 +80,13 @@ def renew(tx: Transaction, job_id: str, *, attempt: int, lease_seconds: float) -
     return Held(State(row.state), keep=row.keep)
 
 
+def hold(tx: Transaction, job_id: str, *, attempt: int) -> None:
+    """Keep a job from being moved until the commit, or raise LeaseLost if it is not held."""
+    held = select(jobs.c.id).where(*_held(job_id, attempt)).with_for_update()
+    if tx.connection.execute(held).one_or_none() is None:
+        raise LeaseLost(f"attempt {attempt} no longer holds {job_id}")
+
+
 def note(tx: Transaction, job_id: str, *, attempt: int, values: Mapping[str, Any]) -> None:
     """Keep what an attempt has to say of its job: phase, progress, metrics, resolved.
 

@@ -9,11 +9,12 @@ from typing import Any
 from sqlalchemy import Float, and_, case, cast, extract, func, select
 
 from jobs.records import Job
-from jobs.states import FINAL, LEASED
-from jobs.store.jobs import queue_positions
+from jobs.states import LEASED, State
+from jobs.store import turns
 from jobs.tables import attempts, jobs
 from jobs.transaction import Transaction
 
+MAX_POSITION = 1000  # counting costs as much as there is ahead
 _NUM_RECENT = 50  # ended jobs by which the next ones are judged
 
 
@@ -21,7 +22,7 @@ _NUM_RECENT = 50  # ended jobs by which the next ones are judged
 class Place:
     """Where a job is in the queue; of one that is not queued, nothing is known."""
 
-    position: int | None = None  # from 1
+    position: int | None = None  # from 1; None too for a place behind the first MAX_POSITION
     start_estimate_seconds: float | None = None
 
 
@@ -51,6 +52,17 @@ def places(tx: Transaction, found: Sequence[Job]) -> dict[str, Place]:
     positions = queue_positions(tx, found)
     estimates = start_estimates(tx, positions)
     return {job.id: Place(positions.get(job.id), estimates.get(job.id)) for job in found}
+
+
+def queue_positions(tx: Transaction, found: Sequence[Job]) -> dict[str, int]:
+    """Return the place in the queue, from 1, of each of these jobs that is queued.
+
+    One that is not among the first MAX_POSITION has none.
+    """
+    queued = [job.id for job in found if job.state is State.QUEUED]
+    if not queued:
+        return {}
+    return turns.positions(tx, queued, most=MAX_POSITION)
 
 
 def start_estimates(tx: Transaction, positions: Mapping[str, int]) -> dict[str, float]:
@@ -89,8 +101,8 @@ def _slots(tx: Transaction) -> Slots:
     ).all()
     recent = tx.connection.execute(
         select(_seconds(jobs.c.finished_at - jobs.c.started_at))
-        .where(jobs.c.state.in_(FINAL), jobs.c.started_at.is_not(None))
-        .order_by(jobs.c.id.desc())
+        .where(jobs.c.finished_at.is_not(None), jobs.c.started_at.is_not(None))
+        .order_by(jobs.c.finished_at.desc())
         .limit(_NUM_RECENT)
     ).scalars()
     durations = [duration for duration in recent if duration is not None]

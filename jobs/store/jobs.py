@@ -1,35 +1,40 @@
-"""Jobs as their owners see them: create, get, list, cancel, pause, resume, place in the queue."""
+"""Jobs as their owners see them: create, get, cancel, pause, resume."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, func, insert, select, update
+from sqlalchemy import RowMapping, Select, delete, func, insert, select, update
 
 from jobs.identifiers import new_id
 from jobs.records import Job
 from jobs.states import FINAL, LEASED, State, sources_of
-from jobs.store import datasets, events, quotas, turns
+from jobs.store import datasets, deliveries, events, quotas
 from jobs.store.events import NewEvent
-from jobs.tables import jobs
+from jobs.tables import job_labels, jobs
 from jobs.transaction import Transaction
 from trainer_core.errors import IllegalTransition, JobNotFound
 from trainer_core.events import EventType
-from trainer_core.spec import JobSpec, Scheme, parse_data_reference
+from trainer_core.spec import JobSpec, Scheme, parse_data_reference, parse_model_reference
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which jobs of a project to list; None takes any."""
-
-    project: str
-    state: State | None = None
-    task: str | None = None
-    labels: Mapping[str, str] | None = None
-
-
-def create(tx: Transaction, spec: JobSpec, *, max_attempts: int, project: str) -> Job:
+def create(
+    tx: Transaction,
+    spec: JobSpec,
+    *,
+    max_attempts: int,
+    project: str,
+    parent_id: str | None = None,
+    notes: str | None = None,
+) -> Job:
     """Keep a new job, queued; its bell is rung after the commit.
+
+    Args:
+        tx: the transaction.
+        spec: what to train.
+        max_attempts: how often it is tried.
+        project: whose it is.
+        parent_id: the job of the same project that it was made from.
+        notes: what its owner says about it.
 
     Raises:
         QuotaExceeded: its project may have no more.
@@ -38,12 +43,15 @@ def create(tx: Transaction, spec: JobSpec, *, max_attempts: int, project: str) -
     references = [parse_data_reference(source) for source in spec.data.references().values()]
     dataset_ids = sorted({r.name for r in references if r.scheme is Scheme.DATASET})
     datasets.hold(tx, dataset_ids)
+    _hold_base(tx, spec.model)
     row = tx.connection.execute(
         insert(jobs)
         .values(
             id=new_id("job"),
             project=project,
+            parent_id=parent_id,
             name=spec.name,
+            notes=notes,
             task=spec.task,
             model=spec.model,
             spec=spec.model_dump(mode="json"),
@@ -56,9 +64,29 @@ def create(tx: Transaction, spec: JobSpec, *, max_attempts: int, project: str) -
         .returning(jobs)
     ).one()
     job = job_of(row._mapping)
+    if job.labels:
+        keep_labels(tx, job)
     say_state(tx, job, reason="submitted")
     tx.bells.append(job.id)
     return job
+
+
+def keep_labels(tx: Transaction, job: Job) -> None:
+    """Let a job that is new, or was edited, be found by its labels."""
+    tx.connection.execute(delete(job_labels).where(job_labels.c.job_id == job.id))
+    if job.labels:
+        place = {"project": job.project, "job_id": job.id}
+        rows = [{**place, "key": key, "value": value} for key, value in job.labels.items()]
+        tx.connection.execute(insert(job_labels), rows)
+
+
+def _hold_base(tx: Transaction, reference: str) -> None:
+    """Keep the job whose model is trained further from being deleted until the commit."""
+    model = parse_model_reference(reference)
+    if model.scheme is Scheme.JOB:
+        held = select(jobs.c.id).where(jobs.c.id == model.name).with_for_update(read=True)
+        if tx.connection.execute(held).one_or_none() is None:
+            raise _not_found(model.name)
 
 
 def get(tx: Transaction, job_id: str, *, project: str, is_locked: bool = False) -> Job:
@@ -75,30 +103,14 @@ def get_any(tx: Transaction, job_id: str) -> Job:
 def _one(tx: Transaction, statement: Select[Any], job_id: str) -> Job:
     row = tx.connection.execute(statement).one_or_none()
     if row is None:
-        raise JobNotFound(
-            f"there is no job '{job_id[:80]}'.", hint="GET /jobs lists them.", param="id"
-        )
+        raise _not_found(job_id)
     return job_of(row._mapping)
 
 
-def page(tx: Transaction, wanted: Filter, *, after: str | None, limit: int) -> list[Job]:
-    """Return up to `limit` jobs, newest first, older than the job `after`."""
-    statement = select(jobs).where(jobs.c.project == wanted.project)
-    if wanted.state is not None:
-        statement = statement.where(jobs.c.state == wanted.state)
-    if wanted.task is not None:
-        statement = statement.where(jobs.c.task == wanted.task)
-    if wanted.labels:
-        statement = statement.where(jobs.c.labels.contains(dict(wanted.labels)))
-    if after is not None:
-        statement = statement.where(jobs.c.id < after)
-    rows = tx.connection.execute(statement.order_by(jobs.c.id.desc()).limit(limit))
-    return [job_of(row._mapping) for row in rows]
-
-
-def queue_positions(tx: Transaction, found: Sequence[Job]) -> dict[str, int]:
-    """Return the place in the queue, from 1, of each of these jobs that is queued."""
-    return turns.positions(tx, [job.id for job in found if job.state is State.QUEUED])
+def _not_found(job_id: str) -> JobNotFound:
+    return JobNotFound(
+        f"there is no job '{job_id[:80]}'.", hint="GET /jobs lists them.", param="id"
+    )
 
 
 def cancel(tx: Transaction, job_id: str, *, project: str, keep: bool = False) -> Job:
@@ -209,7 +221,7 @@ def _move(tx: Transaction, job: Job, target: State, *, reason: str, **values: An
 def say_state(
     tx: Transaction, job: Job, *, reason: str, receipt: Mapping[str, Any] | None = None
 ) -> None:
-    """Append the event that a job has moved to the state that it is in.
+    """Append the event that a job has moved to the state that it is in, and tell its webhooks.
 
     Args:
         tx: the transaction.
@@ -223,6 +235,7 @@ def say_state(
     if receipt is not None:
         data["receipt"] = dict(receipt)
     events.append(tx, job.id, [NewEvent(EventType.STATE, data)])
+    deliveries.announce(tx, job)
 
 
 def job_of(values: RowMapping) -> Job:

@@ -1,20 +1,22 @@
 """Named secrets of projects, sealed. Only a worker reveals one, for the step that needs it."""
 
+import json
+
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from jobs.records import Secret
+from jobs.sealing import Cipher
 from jobs.tables import secrets
 from jobs.transaction import Transaction
-from jobs.vault import Vault
-from trainer_core.errors import SecretNotFound
+from trainer_core.errors import SecretNotFound, SecretUnreadable
 
 _COLUMNS = [secrets.c[name] for name in Secret.__dataclass_fields__]
 
 
-def put(tx: Transaction, name: str, value: str, *, project: str, vault: Vault) -> Secret:
+def put(tx: Transaction, name: str, value: str, *, project: str, cipher: Cipher) -> Secret:
     """Keep a secret under a name, in place of one that has it."""
-    ciphertext = vault.seal(value, project=project, name=name)
+    ciphertext = _sealed(value, cipher=cipher, project=project, name=name)
     statement = insert(secrets).values(project=project, name=name, ciphertext=ciphertext)
     row = tx.connection.execute(
         statement.on_conflict_do_update(
@@ -41,21 +43,23 @@ def check(tx: Transaction, name: str, *, project: str) -> None:
         raise _not_found(name)
 
 
-def reveal(tx: Transaction, name: str, *, project: str, vault: Vault) -> str:
+def reveal(tx: Transaction, name: str, *, project: str, cipher: Cipher) -> str:
     """Return the value of a secret, or raise SecretNotFound."""
     where = secrets.c.project == project, secrets.c.name == name
     sealed = tx.connection.execute(select(secrets.c.ciphertext).where(*where)).scalar_one_or_none()
     if sealed is None:
         raise _not_found(name)
-    return vault.open(sealed, project=project, name=name)
+    return _opened(sealed, cipher=cipher, project=project, name=name)
 
 
-def reveal_all(tx: Transaction, *, project: str, vault: Vault) -> dict[str, str]:
+def reveal_all(tx: Transaction, *, project: str, cipher: Cipher) -> dict[str, str]:
     """Return the values of all secrets of a project by name."""
     rows = tx.connection.execute(
         select(secrets.c.name, secrets.c.ciphertext).where(secrets.c.project == project)
     )
-    return {name: vault.open(sealed, project=project, name=name) for name, sealed in rows}
+    return {
+        name: _opened(sealed, cipher=cipher, project=project, name=name) for name, sealed in rows
+    }
 
 
 def remove(tx: Transaction, name: str, *, project: str) -> None:
@@ -65,20 +69,36 @@ def remove(tx: Transaction, name: str, *, project: str) -> None:
         raise _not_found(name)
 
 
-def seal_again(tx: Transaction, *, vault: Vault) -> int:
-    """Seal all secrets by the vault's first key, and return how many there are."""
+def seal_again(tx: Transaction, *, cipher: Cipher) -> int:
+    """Seal all secrets by the cipher's first key, and return how many there are."""
     rows = tx.connection.execute(
         select(secrets.c.project, secrets.c.name, secrets.c.ciphertext).with_for_update()
     ).all()
     for project, name, sealed in rows:
-        value = vault.open(sealed, project=project, name=name)
-        ciphertext = vault.seal(value, project=project, name=name)
+        value = _opened(sealed, cipher=cipher, project=project, name=name)
+        ciphertext = _sealed(value, cipher=cipher, project=project, name=name)
         tx.connection.execute(
             update(secrets)
             .where(secrets.c.project == project, secrets.c.name == name)
             .values(ciphertext=ciphertext)
         )
     return len(rows)
+
+
+def _sealed(value: str, *, cipher: Cipher, project: str, name: str) -> str:
+    return cipher.seal(json.dumps([project, name, value]))
+
+
+def _opened(sealed: str, *, cipher: Cipher, project: str, name: str) -> str:
+    """Return a value, unless somebody moved its row to another project or name."""
+    *place, value = json.loads(cipher.open(sealed))
+    if place != [project, name]:
+        raise SecretUnreadable(
+            f"the secret '{name}' of project '{project}' was sealed for another place.",
+            hint="Store it again.",
+            param=name,
+        )
+    return str(value)
 
 
 def _not_found(name: str) -> SecretNotFound:

@@ -18,17 +18,19 @@ _NUM_CANDIDATES = 32
 _LOCK_TIMEOUT = "3s"  # a worker that froze while it claimed must not hold up the others for long
 
 _IS_LEASED = "state IN ({})".format(", ".join(f"'{state}'" for state in sorted(LEASED)))
-_BUSY = f"busy AS (SELECT project, count(*) AS num FROM jobs WHERE {_IS_LEASED} GROUP BY project)"  # noqa: S608
-
-_NEXT = text(f"""
-WITH RECURSIVE waiting(project) AS (
+_WAITING_AND_BUSY = f"""WITH RECURSIVE waiting(project) AS (
     (SELECT project FROM jobs WHERE state = 'queued' ORDER BY project LIMIT 1)
     UNION ALL
     SELECT (
         SELECT jobs.project FROM jobs
         WHERE state = 'queued' AND jobs.project > waiting.project ORDER BY project LIMIT 1
     ) FROM waiting WHERE waiting.project IS NOT NULL
-), {_BUSY}, candidates AS (
+), busy AS (
+    SELECT project, count(*) AS num FROM jobs WHERE {_IS_LEASED} GROUP BY project
+)"""  # noqa: S608 - of constants
+
+_NEXT = text(f"""
+{_WAITING_AND_BUSY}, candidates AS (
     SELECT head.*, coalesce(busy.num, 0) AS num_running, projects.max_running_jobs
     FROM waiting
     LEFT JOIN busy ON busy.project = waiting.project
@@ -55,41 +57,23 @@ FOR UPDATE OF jobs SKIP LOCKED
 """)  # noqa: S608 - of constants
 
 # A job's level is how many jobs of its project run when its turn comes, if none ends until then.
-# Of each other project go before it: those of higher priority, and those of a lower level.
 _POSITIONS = text(f"""
-WITH {_BUSY}, waiting AS (
-    SELECT project, priority, count(*) AS num FROM jobs WHERE state = 'queued' GROUP BY 1, 2
-), mine AS (
-    SELECT jobs.id, jobs.project, jobs.priority, jobs.queued_at, (
-        SELECT count(*) FROM jobs AS older
-        WHERE older.project = jobs.project AND older.state = 'queued'
-            AND older.priority = jobs.priority
-            AND (older.queued_at, older.id) < (jobs.queued_at, jobs.id)
-    ) AS num_older
-    FROM jobs WHERE jobs.id = ANY(:ids) AND jobs.state = 'queued'
-), others AS (
-    SELECT mine.id, waiting.project,
-        coalesce(sum(waiting.num) FILTER (WHERE waiting.priority > mine.priority), 0) AS higher,
-        coalesce(sum(waiting.num) FILTER (WHERE waiting.priority = mine.priority), 0) AS equal
-    FROM mine CROSS JOIN waiting GROUP BY mine.id, waiting.project
-), levels AS (
-    SELECT mine.*, coalesce(busy.num, 0) + others.higher + mine.num_older AS level
-    FROM mine JOIN others ON others.id = mine.id AND others.project = mine.project
-    LEFT JOIN busy ON busy.project = mine.project
-), lower AS (
-    SELECT others.*, levels.priority, levels.queued_at,
-        levels.level - coalesce(busy.num, 0) - others.higher AS num
-    FROM others JOIN levels ON levels.id = others.id
-    LEFT JOIN busy ON busy.project = others.project
-)
-SELECT lower.id, (1 + sum(lower.higher + least(greatest(lower.num, 0), lower.equal)
-    + CASE WHEN lower.num >= 0 AND lower.num < lower.equal THEN (  -- one of the same level
-        SELECT ((jobs.queued_at, jobs.id) < (lower.queued_at, lower.id))::int FROM jobs
-        WHERE jobs.project = lower.project AND jobs.state = 'queued'
-            AND jobs.priority = lower.priority
-        ORDER BY jobs.queued_at, jobs.id OFFSET lower.num LIMIT 1
-    ) ELSE 0 END))::int
-FROM lower GROUP BY lower.id
+{_WAITING_AND_BUSY}
+SELECT id, place FROM (
+    SELECT id, row_number() OVER (ORDER BY priority DESC, level, queued_at, id)::int AS place
+    FROM (
+        SELECT head.*, coalesce(busy.num, 0) + head.rank AS level
+        FROM waiting LEFT JOIN busy ON busy.project = waiting.project
+        CROSS JOIN LATERAL (
+            SELECT id, priority, queued_at,
+                row_number() OVER (ORDER BY priority DESC, queued_at, id) AS rank
+            FROM jobs WHERE project = waiting.project AND state = 'queued'
+            ORDER BY priority DESC, queued_at, id LIMIT :most
+        ) AS head
+    ) AS ranked
+    ORDER BY place LIMIT :most
+) AS placed
+WHERE id = ANY(:ids)
 """)  # noqa: S608 - of constants
 
 
@@ -119,15 +103,15 @@ def take(tx: Transaction) -> str | None:
         full.append(turn.project)
 
 
-def positions(tx: Transaction, job_ids: Sequence[str]) -> dict[str, int]:
-    """Return the place in the queue, from 1, of those of these jobs that are queued.
+def positions(tx: Transaction, job_ids: Sequence[str], *, most: int) -> dict[str, int]:
+    """Return the place in the queue, from 1, of those of these jobs that are among the first.
 
     It is that of claims one after the other with no job ending meanwhile. Projects that have to
     wait for their quotas are counted as if they had none.
     """
     if not job_ids:
         return {}
-    rows = tx.connection.execute(_POSITIONS, {"ids": list(job_ids)})
+    rows = tx.connection.execute(_POSITIONS, {"ids": list(job_ids), "most": most})
     return {row[0]: row[1] for row in rows}
 
 

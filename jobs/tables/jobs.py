@@ -23,7 +23,10 @@ jobs = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("project", Text, nullable=False, server_default="default"),
+    Column("parent_id", Text, ForeignKey("jobs.id", ondelete="SET NULL")),
     Column("name", Text),
+    Column("notes", Text),
+    Column("version", Integer, nullable=False, server_default="0"),
     Column("task", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("spec", JSONB, nullable=False),
@@ -52,7 +55,18 @@ jobs = Table(
     CheckConstraint(
         "state IN ({})".format(", ".join(f"'{state}'" for state in State)), name="state_is_known"
     ),
+    # A page of a list reads as many entries as it has jobs, by whichever one it is filtered.
     Index("ix_jobs_project_id", "project", text("id DESC")),
+    Index("ix_jobs_state", "project", "state", text("id DESC")),
+    Index("ix_jobs_task", "project", "task", text("id DESC")),
+    Index("ix_jobs_model", "project", "model", text("id DESC")),
+    Index("ix_jobs_name", "project", "name", text("id DESC")),
+    Index(
+        "ix_jobs_parent_id",
+        "parent_id",
+        text("id DESC"),
+        postgresql_where=text("parent_id IS NOT NULL"),
+    ),
     Index(
         "ix_jobs_queue",
         text("priority DESC"),
@@ -77,8 +91,26 @@ jobs = Table(
             "state IN ({})".format(", ".join(f"'{state}'" for state in sorted(LEASED)))
         ),
     ),
-    Index("ix_jobs_labels", "labels", postgresql_using="gin"),
+    Index(
+        "ix_jobs_finished_at",
+        text("finished_at DESC"),
+        postgresql_where=text("finished_at IS NOT NULL AND started_at IS NOT NULL"),
+    ),
     Index("ix_jobs_dataset_ids", "dataset_ids", postgresql_using="gin"),
+    # Whether a checkpoint may go: few jobs start from what another has made.
+    Index("ix_jobs_origin", "model", postgresql_where=text("model LIKE 'job:%'")),
+)
+
+
+# `jobs.labels` is what is shown; this is where jobs are found by them, in order.
+job_labels = Table(
+    "job_labels",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Index("ix_job_labels_job_id", "job_id"),
 )
 
 
@@ -121,4 +153,21 @@ artifacts = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
     now("created_at"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _job_id(),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("state", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("files", JSONB, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("metrics", JSONB, nullable=False),
+    Column("is_best", Boolean, nullable=False),
+    now("created_at"),
+    CheckConstraint("state IN ('storing', 'stored', 'removing')", name="state_is_known"),
+    Index("ix_checkpoints_unfinished", "job_id", postgresql_where=text("state <> 'stored'")),
 )

@@ -64,9 +64,9 @@ def rm(*, name: str, yes: bool) -> None:
 @secrets.command("new-key", cls=Command, examples=["LUTHIER_SECRET_KEY=$(luthier secrets new-key)"])
 def new_key() -> None:
     """Print a new key for LUTHIER_SECRET_KEY (operator)."""
-    from jobs.vault import new_key as make
+    import secrets as randomness
 
-    click.echo(make())
+    click.echo(randomness.token_urlsafe(32))
 
 
 @secrets.command(cls=Command, examples=["LUTHIER_SECRET_KEY=new,old luthier secrets reseal"])
@@ -77,12 +77,12 @@ def reseal(*, home: Path | None) -> None:
     To replace a key, put the new one before the old one, restart every part with both, reseal, and
     take the old one away.
     """
-    from jobs.backends import vault_of
+    from jobs.sealing import cipher_of
     from jobs.settings import load_settings
     from jobs.store import secrets as store
     from luthier.operating import transaction
 
     settings = load_settings(**({} if home is None else {"home": home}))
     with transaction(settings) as tx:
-        count = store.seal_again(tx, vault=vault_of(settings))
+        count = store.seal_again(tx, cipher=cipher_of(settings))
     say(f"{count} secrets are sealed by the first key.")

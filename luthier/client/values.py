@@ -62,6 +62,7 @@ class JobAttempt:
     reason: str | None = None
     first_step: int | None = None
     last_step: int | None = None
+    steps_lost: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

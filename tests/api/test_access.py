@@ -14,7 +14,6 @@ from api.keyring import FRESH_SECONDS
 from jobs.backends import Backends
 from jobs.settings import Settings
 from jobs.tables import api_keys
-from jobs.vault import new_key
 from tests.api.access import Door
 from tests.api.conftest import claim, serve, submit, succeed
 
@@ -27,7 +26,7 @@ OWN_NAMES = {"set_secret"}  # a name in the caller's own project, whoever else h
 
 @pytest.fixture
 def door(service_settings: Settings, backends: Backends) -> Iterator[Door]:
-    changes = {"auth": "keys", "secret_key": new_key()}
+    changes = {"auth": "keys"}
     with serve(service_settings.model_copy(update=changes)) as url:
         yield Door(url, backends)
 

@@ -4,10 +4,12 @@ import csv
 import io
 import itertools
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -277,6 +279,37 @@ def test_open_streams_do_not_keep_the_service_from_stopping(service_settings: Se
 
     assert stopped_in < 4
     assert all("id" not in frame for frame in rest)
+
+
+def test_reader_that_takes_nothing_is_cut_and_resumes_without_a_gap(
+    client: httpx.Client, url: str, backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D9: what is kept for it is a page, not all there is."""
+    monkeypatch.setattr("api.streams.MAX_SEND_SECONDS", 0.5)
+    job_id = submit(client)
+    job = claim(backends)
+    for _ in range(40):
+        say(backends, job_id, *("x" * 10_000 for _ in range(100)))  # 40 MB in all
+    succeed(backends, job, {"config.json": b"{}"})
+    num_events = client.get(f"/jobs/{job_id}/events?after=4000&limit=1000").json()["data"][-1]["id"]
+
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=30) as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        reader.sendall(
+            f"GET /jobs/{job_id}/events HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+            "Accept: text/event-stream\r\n\r\n".encode()
+        )
+        time.sleep(3)
+        received = b"".join(iter(lambda: reader.recv(65_536), b""))  # up to where it was cut
+
+    assert len(received) < 30_000_000
+    seen = [int(line[4:]) for line in received.split(b"\r\n\r\n", 1)[1].split(b"\n")
+            if line.startswith(b"id: ")]  # fmt: skip
+    assert seen == list(range(1, len(seen) + 1))
+    after = seen[-2]  # the last one may not have come whole
+    rest = ids_to_the_end(client, job_id, after=after)
+    assert rest == list(range(after + 1, num_events + 1))
 
 
 def test_streams_hold_no_database_connection(

@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from jobs.backends import Backends
-from jobs.store import attempts
+from jobs.states import State
+from jobs.store import attempts, checkpoints
 from tests.api.conftest import CSV, Shared, claim, spec_of, submit, succeed, upload
 
 pytestmark = pytest.mark.slow
@@ -27,6 +28,86 @@ def test_submitted_job_is_queued_and_located(client: httpx.Client) -> None:
     assert job["error"] is job["progress"] is job["resolved"] is job["best"] is None
     assert "attempts" not in job
     assert not {"worker", "lease_until", "project", "dataset_ids"} & set(job)
+
+
+def test_attempts_tell_how_many_of_their_steps_were_taken_again(
+    client: httpx.Client, backends: Backends
+) -> None:
+    job_id = submit(client)
+    for first, last in ((1, 17), (None, None), (11, 30)):
+        attempt = claim(backends).attempt
+        with backends.database.transaction() as tx:
+            attempts.end(
+                tx,
+                job_id,
+                State.QUEUED,
+                attempt=attempt,
+                reason="the worker stopped",
+                steps=attempts.Steps(first, last),
+            )
+    found = client.get(f"/jobs/{job_id}").json()["attempts"]
+    assert [one["steps_lost"] for one in found] == [7, 0, None]
+
+
+def test_checkpoints_are_listed_from_the_latest_with_the_best_named(
+    client: httpx.Client, backends: Backends
+) -> None:
+    job_id = submit(client)
+    claim(backends)
+    for step in (5, 10, 15):
+        with backends.database.transaction() as tx:
+            files = [{"path": "manifest.json", "size_bytes": 7, "sha256": str(step)}]
+            checkpoints.begin(
+                tx,
+                job_id,
+                attempt=1,
+                step=step,
+                key=f"jobs/{job_id}/attempt-1/checkpoint-{step}",
+                files=files,
+                metrics={"loss": 1 / step},
+                is_best=step < 15,
+            )
+        if step < 15:  # the last one is still on its way
+            with backends.database.transaction() as tx:
+                checkpoints.complete(tx, job_id, attempt=1, step=step, keep=5)
+
+    page = client.get(f"/jobs/{job_id}/checkpoints", params={"limit": 1}).json()
+    rest = client.get(f"/jobs/{job_id}/checkpoints", params={"after": "checkpoint-10"}).json()
+
+    (latest,) = page["data"]
+    assert page["has_more"] is True
+    assert (latest["id"], latest["step"], latest["is_best"]) == ("checkpoint-10", 10, True)
+    assert (latest["size_bytes"], latest["metrics"]) == (7, {"loss": 0.1})
+    assert latest["model"] == f"job:{job_id}/checkpoint-10"
+    assert [(one["step"], one["is_best"]) for one in rest["data"]] == [(5, False)]
+    assert client.get("/jobs/job_0123456789ab/checkpoints").status_code == 404
+    wrong = client.get(f"/jobs/{job_id}/checkpoints", params={"after": "x"})
+    assert (wrong.status_code, wrong.json()["code"]) == (404, "checkpoint_not_found")
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"), [(5, "no whole model"), (7, "no stored checkpoint of step 7")]
+)
+def test_job_can_only_start_from_a_checkpoint_that_is_there_and_whole(
+    client: httpx.Client, backends: Backends, step: int, reason: str
+) -> None:
+    origin = submit(client)
+    job = claim(backends)
+    with backends.database.transaction() as tx:
+        files = [{"path": "adapter_model.safetensors", "size_bytes": 7, "sha256": "0"}]
+        checkpoints.begin(
+            tx, origin, attempt=1, step=5, key="k", files=files, metrics={}, is_best=False
+        )
+        checkpoints.complete(tx, origin, attempt=1, step=5, keep=2)
+    spec = spec_of(upload(client), model=f"job:{origin}/checkpoint-{step}")
+
+    running = client.post("/jobs", json=spec)
+    succeed(backends, job, {"config.json": b"{}"})
+    ended = client.post("/jobs", json=spec)
+
+    assert running.status_code == ended.status_code == 422
+    assert "come and go" in running.json()["errors"][0]["message"]
+    assert reason in ended.json()["errors"][0]["message"]
 
 
 def test_job_tells_its_attempts_and_files(client: httpx.Client, backends: Backends) -> None:

@@ -6,11 +6,14 @@ import sys
 
 import httpx
 import pytest
+import redis
+from sqlalchemy import text
 
 from api.guard import Hosts, check
+from jobs.backends import Backends
 from jobs.database import make_engine
 from jobs.settings import Settings
-from tests.api.conftest import Shared, serve, submit
+from tests.api.conftest import Shared, serve, spec_of, submit, upload
 from trainer_core.errors import UnknownHost
 from trainer_core.spec import TASKS, parse_spec
 
@@ -81,6 +84,63 @@ def test_lost_storage_is_not_ready(client: httpx.Client, service_settings: Setti
     ready = client.get("/readyz")
 
     assert (ready.status_code, ready.json()["checks"]["storage"]) == (503, False)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "mend_it"),
+    [
+        ({"maxmemory": "1mb"}, {"maxmemory": "0"}),
+        ({"min-replicas-to-write": "1"}, {"min-replicas-to-write": "0"}),
+    ],
+    ids=["full", "refuses writes"],
+)
+def test_redis_that_takes_no_writes_is_not_ready_and_jobs_are_taken_all_the_same(
+    client: httpx.Client,
+    backends: Backends,
+    break_it: dict[str, str],
+    mend_it: dict[str, str],
+) -> None:
+    """B6."""
+    with redis.Redis.from_url(backends.redis_url) as server:
+        for name, value in break_it.items():
+            server.config_set(name, value)
+        try:
+            ready = client.get("/readyz")
+            job_id = submit(client)
+        finally:
+            for name, value in mend_it.items():
+                server.config_set(name, value)
+
+    assert (ready.status_code, ready.json()["checks"]["redis"]) == (503, False)
+    assert client.get(f"/jobs/{job_id}").json()["state"] == "queued"
+    assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "status", "code"),
+    [("53100", 507, "disk_full"), ("25006", 503, "service_unavailable")],
+    ids=["full", "read-only"],
+)
+def test_database_that_takes_no_writes_is_told_and_needs_no_restart(
+    client: httpx.Client, backends: Backends, sqlstate: str, status: int, code: str
+) -> None:
+    """B10: PostgreSQL's own error, raised by a trigger in place of a disk that is full."""
+    spec = spec_of(upload(client))
+    with backends.engine.begin() as connection:
+        connection.execute(
+            text(f"""
+            CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{sqlstate}'; END $$;
+            CREATE TRIGGER refuse BEFORE INSERT ON jobs EXECUTE FUNCTION refuse()""")
+        )
+
+    refused = client.post("/jobs", json=spec)
+
+    assert (refused.status_code, refused.json()["code"]) == (status, code)
+    assert "Retry-After" in refused.headers
+    with backends.engine.begin() as connection:
+        connection.execute(text("DROP TRIGGER refuse ON jobs"))
+    assert client.post("/jobs", json=spec).status_code == 201
 
 
 def test_every_response_has_an_id_of_its_own_and_the_security_headers(

@@ -9,7 +9,7 @@ import pytest
 
 import luthier
 from jobs.backends import Backends
-from jobs.store import jobs
+from jobs.store import listing
 from tests.api.conftest import claim, spec_of, succeed
 from tests.cli.conftest import Run
 from tests.client.conftest import fail, submit
@@ -192,7 +192,7 @@ def test_submit_and_wait_ends_with_the_outcome(
     def fail_once_submitted() -> None:
         while True:
             with backends.database.transaction() as tx:
-                if jobs.page(tx, jobs.Filter("default"), after=None, limit=1):
+                if listing.page(tx, listing.Filter("default"), after=None, limit=1):
                     break
             time.sleep(0.05)
         fail(backends, LuthierError("went wrong.", hint="Mend it."))

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select, text
 
 from jobs.states import State
-from jobs.store import attempts, datasets, jobs, projects, quotas
+from jobs.store import attempts, datasets, estimates, jobs, projects, quotas
 from jobs.store.attempts import Steps
 from jobs.tables import usage
 from tests.jobs.test_store import claim, database  # noqa: F401
@@ -41,7 +41,7 @@ def end(database, job):  # noqa: F811
 
 def positions(database, found):  # noqa: F811
     with database.transaction() as tx:
-        return jobs.queue_positions(tx, found)
+        return estimates.queue_positions(tx, found)
 
 
 def test_project_that_runs_the_fewest_jobs_is_next_and_then_the_older_job(database):  # noqa: F811

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from jobs.states import State
-from jobs.store import attempts, events, jobs
+from jobs.store import attempts, estimates, events, jobs
 from jobs.store.attempts import Held, Steps
 from jobs.store.events import LeaseLost
 from jobs.tables import jobs as table
@@ -90,7 +90,7 @@ def test_a_resumed_job_comes_last_of_its_priority_and_rings(database):
         resumed = jobs.resume(tx, first.id, project="default")
         assert tx.bells == [first.id]
     with database.transaction() as tx:
-        assert jobs.queue_positions(tx, [resumed, second]) == {second.id: 1, first.id: 2}
+        assert estimates.queue_positions(tx, [resumed, second]) == {second.id: 1, first.id: 2}
     assert [claim(database).id for _ in range(2)] == [second.id, first.id]
 
 

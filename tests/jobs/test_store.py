@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from jobs.states import FINAL, State
-from jobs.store import artifacts, attempts, datasets, events, jobs, models
+from jobs.store import artifacts, attempts, datasets, estimates, events, jobs, listing, models
 from jobs.store.attempts import Held, Steps
 from jobs.store.events import LeaseLost, NewEvent
 from tests.stored import DATASET, keep_dataset
@@ -78,7 +78,7 @@ def test_priority_then_order_of_submission_decides_the_turn(database):
     first, second = submit(database), submit(database)
     urgent = submit(database, resources={"priority": 5})
     with database.transaction() as tx:
-        positions = jobs.queue_positions(tx, [first, second, urgent])
+        positions = estimates.queue_positions(tx, [first, second, urgent])
     assert positions == {urgent.id: 1, first.id: 2, second.id: 3}
     assert [claim(database).id for _ in range(3)] == [urgent.id, first.id, second.id]
     assert claim(database) is None
@@ -235,10 +235,11 @@ def test_cancel_racing_with_the_end_leaves_one_final_state(database):
 
 def test_pages_show_every_older_job_once_while_new_ones_come(database):
     old = [submit(database, labels={"team": "a"}).id for _ in range(7)]
+    wanted = listing.Filter("default", labels={"team": "a"})
     seen, after = [], None
     while True:
         with database.transaction() as tx:
-            page = jobs.page(tx, jobs.Filter("default", labels={"team": "a"}), after=after, limit=2)
+            page = listing.page(tx, wanted, after=after, limit=2)
         if not page:
             break
         seen += [job.id for job in page]

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from tests.training.tiny import carry_out, make_run, save_decoder
-from trainer_core.run_directory import Result, RunDirectory, read_json
-from trainer_core.training.loop.checkpoints import LINEAGE
+from trainer_core.run_directory import LINEAGE, Result, RunDirectory, read_json
 
 pytestmark = pytest.mark.slow
 

@@ -14,6 +14,7 @@ from tests.training.tiny import (
     stop_after,
 )
 from trainer_core.run_directory import (
+    LINEAGE,
     Result,
     RunDirectory,
     file_sha256,
@@ -22,7 +23,7 @@ from trainer_core.run_directory import (
     write_json,
 )
 from trainer_core.spec import parse_spec
-from trainer_core.training.loop.checkpoints import LINEAGE, steps_saved
+from trainer_core.training.loop.checkpoints import steps_saved
 from trainer_core.training.loop.resuming import Checkpoint, keep_choices
 from trainer_core.training.process.devices import Device
 
@@ -80,16 +81,33 @@ def test_an_undisturbed_resumption_is_told_as_bit_exact(encoder: Path, tmp_path:
     assert read_json(directory.lineage)["resolved_spec_sha256"] == before
 
 
-def test_another_resolved_spec_is_told(encoder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("last", [3, 5, 10])  # in an epoch, and before an evaluation that is due
+def test_an_attempt_tells_the_steps_that_it_took_and_no_other(
+    encoder: Path, tmp_path: Path, last: int
+) -> None:
+    directory = _make(tmp_path / "run", encoder)
+    assert stop_after(directory, step=last - 1).result is Result.STOPPED
+    assert steps_saved(directory.checkpoints)[-1] == last
+    told = len(events_of(directory))
+    assert carry_out(directory).result is Result.SUCCEEDED
+    after = [line.data["step"] for line in events_of(directory)[told:] if line.type == "progress"]
+    assert after[:1] == [last + 1][: 10 - last]
+    figures = [line.data for line in events_of(directory, "metrics")]
+    assert {5, 10} <= {one["step"] for one in figures if one["split"] == "eval"}  # none was lost
+
+
+@pytest.mark.parametrize("name", ["resolved_spec_sha256", "processor"])
+def test_what_may_change_the_last_digits_is_told(encoder: Path, tmp_path: Path, name: str) -> None:
     directory = _stopped(tmp_path / "run", encoder)
     checkpoint = directory.checkpoints / "checkpoint-3"
     lineage = read_json(checkpoint / LINEAGE)
-    write_json(checkpoint / LINEAGE, {**lineage, "resolved_spec_sha256": "0" * 64})
+    assert lineage[name]
+    write_json(checkpoint / LINEAGE, {**lineage, name: "another"})
     seal(checkpoint)
     assert carry_out(directory).result is Result.SUCCEEDED
     (warning,) = [line.data for line in events_of(directory, "warning")]
     assert warning["code"] == "not_bit_exact"
-    assert "resolved_spec_sha256" in warning["message"]
+    assert warning["message"].startswith(f"{name} changed")
 
 
 def test_another_revision_of_the_base_model_begins_anew(encoder: Path, tmp_path: Path) -> None:
@@ -129,7 +147,7 @@ def test_a_checkpoint_of_a_version_that_told_less_is_gone_on_from(
     directory = _stopped(tmp_path / "run", encoder)
     checkpoint = directory.checkpoints / "checkpoint-3"
     lineage = read_json(checkpoint / LINEAGE)
-    del lineage["base_model_fingerprint"]
+    del lineage["base_model_fingerprint"], lineage["processor"]
     write_json(checkpoint / LINEAGE, lineage)
     seal(checkpoint)
     assert carry_out(directory).result is Result.SUCCEEDED

@@ -37,10 +37,12 @@ class Road:
     settings: Settings
     workers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
-    def start_worker(self) -> "subprocess.Popen[bytes]":
+    def start_worker(self, **changes: object) -> "subprocess.Popen[bytes]":
+        """Start a worker; with a `home` of its own it is one of another machine."""
+        values = {**self.settings.model_dump(), "storage_url": self.settings.storage, **changes}
         given = {
             f"{PREFIX}{name.upper()}": _text(value)
-            for name, value in self.settings.model_dump().items()
+            for name, value in values.items()
             if value is not None
         }
         log = self.settings.home / "logs" / f"worker-{len(self.workers)}.log"
@@ -157,7 +159,7 @@ def submit(backends, tmp_path):
 
 @pytest.fixture(scope="module")
 def road(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
-    with _open_road(servers, tmp_path_factory.mktemp("road")) as found:
+    with open_road(servers, tmp_path_factory.mktemp("road")) as found:
         yield found
 
 
@@ -167,12 +169,12 @@ def forked_road(
 ) -> Iterator[Road]:
     """A road whose training processes begin in milliseconds."""
     folder = tmp_path_factory.mktemp("road")
-    with _open_road(servers, folder, fork_server=fork_server, warm_spare=False) as found:
+    with open_road(servers, folder, fork_server=fork_server, warm_spare=False) as found:
         yield found
 
 
 @contextmanager
-def _open_road(servers: Servers, folder: Path, **changes: object) -> Iterator[Road]:
+def open_road(servers: Servers, folder: Path, **changes: object) -> Iterator[Road]:
     with fresh_database(servers) as database_url:
         settings = load_settings(
             home=folder / "home",

@@ -203,12 +203,12 @@ def test_pause_is_heard_while_the_model_is_being_stored_and_loses_nothing(
 @pytest.mark.parametrize(
     ("request_late", "left"),
     [
-        (jobs.cancel, (State.CANCELLED, 0)),
+        (partial(jobs.cancel, project="default"), (State.CANCELLED, 0)),
         (
             lambda tx, job_id: jobs.cancel(tx, job_id, project="default", keep=True),
             (State.CANCELLED, 3),
         ),
-        (jobs.pause, (State.SUCCEEDED, 3)),
+        (partial(jobs.pause, project="default"), (State.SUCCEEDED, 3)),
     ],
     ids=["cancel", "keep", "pause"],
 )

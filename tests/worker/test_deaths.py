@@ -19,6 +19,7 @@ from trainer_core.run_directory import read_json
 from trainer_core.spec import parse_spec
 from worker.attempt import Attempt
 from worker.deaths import is_out_of_memory
+from worker.group import members_of
 from worker.inputs import directory_of, runs_of
 from worker.memory import MemoryUse
 from worker.spare import Spare
@@ -201,6 +202,25 @@ def test_a_job_that_holds_more_than_it_may_is_ended(attempt, is_child):
     assert "the job held" in ended.error["message"]
     assert ended.error["detail"]["limit_bytes"] == 100 * MB
     assert ended.error["detail"]["peak_bytes"] > 100 * MB
+
+
+def test_a_job_of_more_processes_than_it_may_have_is_ended_with_all_of_them(attempt):
+    lines = """
+    begin()
+    for _ in range(20):
+        if os.fork() == 0:
+            os.setsid()  # where no group's signal finds it
+            time.sleep(600)
+            os._exit(0)
+    print("children", os.getpid())
+    time.sleep(600)
+    """
+    ended = attempt(lines, settings={"job_processes": 8})
+    assert (ended.state, ended.error["code"]) == (State.FAILED, "too_many_processes")
+    assert ended.error["whose"] == "capacity"
+    assert 8 < ended.error["detail"]["num_processes"] <= 21
+    (line,) = ended.error["detail"]["last_lines"]
+    assert not members_of(int(line.split()[1]))
 
 
 def test_what_children_share_with_their_parent_is_no_excess(attempt):

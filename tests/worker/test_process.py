@@ -1,6 +1,7 @@
 """Training processes, executed and forked: one contract; and what they get of the environment."""
 
 import os
+import resource
 import signal
 import time
 from contextlib import suppress
@@ -9,10 +10,15 @@ from pathlib import Path
 import pytest
 
 from trainer_core.run_directory import RunDirectory, write_json
-from worker.process import TrainingProcess, environment_of
+from worker.process import Limits, TrainingProcess, environment_of
 
 pytestmark = pytest.mark.slow
 
+_SECRET_VARIABLES = (
+    "LUTHIER_DATABASE_URL", "LUTHIER_REDIS_URL", "LUTHIER_STORAGE_URL", "LUTHIER_API_KEY",
+    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY",
+    "AWS_ACCESS_KEY_ID", "GOOGLE_APPLICATION_CREDENTIALS", "PGPASSWORD", "CELERY_BROKER_URL",
+)  # fmt: skip
 SECONDS = 120  # importing torch takes most of it, on a slow machine
 
 
@@ -23,7 +29,12 @@ def start(request, tmp_path):
     started = []
 
     def begin():
-        process = TrainingProcess(log=tmp_path / "log.txt", num_threads=1, fork_server=server)
+        process = TrainingProcess(
+            log=tmp_path / "log.txt",
+            num_threads=1,
+            fork_server=server,
+            limits=Limits(open_files=300, file_bytes=1 << 30),
+        )
         started.append(process)
         return process
 
@@ -82,6 +93,30 @@ def test_it_ends_when_whoever_started_it_has_died(start, tmp_path):
     process._child.stdin.close()  # what the death of this process would do
     assert_soon(lambda: process.poll() is not None)
     assert process.kill() == 0  # it had no job yet
+
+
+def test_it_and_its_children_have_limits_and_renounce_privileges(start, tmp_path):
+    process = start()
+    assert_soon(lambda: b"ready" in (tmp_path / "log.txt").read_bytes())
+    assert resource.prlimit(process.pid, resource.RLIMIT_CORE) == (0, 0)
+    assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (300, 300)
+    assert resource.prlimit(process.pid, resource.RLIMIT_FSIZE) == (1 << 30, 1 << 30)
+    assert "NoNewPrivs:\t1\n" in Path(f"/proc/{process.pid}/status").read_text()
+
+
+def test_nothing_secret_of_the_worker_reaches_it(tmp_path, monkeypatch):
+    """N5: no database, no queue, no storage, no token."""
+    secret = "canary-of-the-worker"
+    for name in _SECRET_VARIABLES:
+        monkeypatch.setenv(name, secret)
+    process = TrainingProcess(log=tmp_path / "log", num_threads=1, command=("sleep", "60"))
+    environment = Path(f"/proc/{process.pid}/environ")
+    assert_soon(lambda: b"OMP_NUM_THREADS=1" in environment.read_bytes())
+    assert secret.encode() not in environment.read_bytes()
+    assert secret.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    descriptors = [str(path.readlink()) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
+    assert not [name for name in descriptors if name.startswith("socket:")]
+    process.kill()
 
 
 def test_a_fork_server_that_is_not_there_is_an_error(tmp_path):

@@ -20,7 +20,6 @@ from sqlalchemy import make_url, text
 from jobs.backends import Backends, connect
 from jobs.settings import load_settings
 from jobs.store import keys
-from jobs.vault import new_key
 from luthier.embedded.ports import free_port
 from tests.conftest import Servers, fresh_database
 from tests.training.tiny import save_encoder
@@ -113,7 +112,7 @@ def test_no_secret_is_anywhere_but_in_its_place(
         port = free_port()
         settings = load_settings(
             home=home, database_url=database_url, redis_url=servers.redis_url, auth="keys",
-            port=port, secret_key=new_key(), model_roots=(tmp_path / "models",),
+            port=port, secret_key=secrets.token_urlsafe(32), model_roots=(tmp_path / "models",),
         )  # fmt: skip
         backends = connect(settings)
         with backends.database.transaction() as tx:
@@ -121,7 +120,7 @@ def test_no_secret_is_anywhere_but_in_its_place(
         canaries |= {
             "database": str(make_url(database_url).password),
             "redis": str(make_url(servers.redis_url).password),
-            "seal": str(settings.secret_key),
+            "seal": settings.secret_key.get_secret_value(),
             "admin": admin,
             "unknown": "luthier_" + secrets.token_urlsafe(32),
             "in a query": "luthier_" + secrets.token_urlsafe(32),

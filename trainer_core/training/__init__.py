@@ -2,3 +2,8 @@
 
 The only package that imports torch, transformers and peft. It knows no job, HTTP, SQL or Redis.
 """
+
+import logging
+
+# It warns when it is imported, on some processors, and at every product.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -6,8 +6,6 @@ from trainer_core.events import Reporter, Warned
 from trainer_core.run_directory import checkpoints_in, step_of, verified_manifest
 from trainer_core.training.process.directories import discard
 
-LINEAGE = "lineage.json"  # what a resumed run compares itself with
-
 
 def checkpoint_path(folder: Path, *, step: int) -> Path:
     """Return where the checkpoint of a step is; transformers has the same name for it."""

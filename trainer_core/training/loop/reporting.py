@@ -36,10 +36,14 @@ class ReportingCallback(TrainerCallback):
         """Take a micro-batch's share of the step's loss; it is read only when it is reported."""
         self._step_loss = loss if self._step_loss is None else self._step_loss + loss
 
+    def begin(self, step: int) -> None:
+        """Take a step for the one that this process goes on from: it is not told as its own."""
+        self._began = (time.monotonic(), step)
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._began = (time.monotonic(), state.global_step)
+        self.begin(state.global_step)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -56,7 +60,7 @@ class ReportingCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self._reported[1] != state.global_step:
+        if self._is_untold(state):
             self._report_progress(state)
 
     def on_log(
@@ -86,7 +90,7 @@ class ReportingCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         if self._evaluation is None:
-            if state.global_step > max(self._reported[1], self._began[1]):
+            if self._is_untold(state):
                 self._report_progress(state)  # a stop within the evaluation would leave it untold
             self._num_batches = 0
             total = len(eval_dataloader)
@@ -121,6 +125,9 @@ class ReportingCallback(TrainerCallback):
                 split=split, step=state.global_step, epoch=float(state.epoch or 0), metrics=finite
             )
         )
+
+    def _is_untold(self, state: TrainerState) -> bool:
+        return state.global_step > max(self._reported[1], self._began[1])
 
     def _report_progress(self, state: TrainerState) -> None:
         now = time.monotonic()

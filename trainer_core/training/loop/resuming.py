@@ -7,9 +7,9 @@ from typing import Any
 
 from trainer_core.errors import DataChanged, NoUsableCheckpoint
 from trainer_core.events import Logged, Reporter, Warned
-from trainer_core.run_directory import checkpoints_in, read_json
+from trainer_core.run_directory import LINEAGE, checkpoints_in, read_json
 from trainer_core.spec import Choice, JobSpec, parse_spec
-from trainer_core.training.loop.checkpoints import LINEAGE, newest_whole
+from trainer_core.training.loop.checkpoints import newest_whole
 from trainer_core.training.loop.lineage import differences
 from trainer_core.training.process.devices import Device
 from trainer_core.training.process.directories import discard

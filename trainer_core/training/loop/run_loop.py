@@ -22,7 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, seed_worker
 
 from trainer_core.events import CheckpointSaved, Phase, PhaseEntered, Reporter, Warned
-from trainer_core.run_directory import RunDirectory, verified_manifest, write_json
+from trainer_core.run_directory import LINEAGE, RunDirectory, verified_manifest, write_json
 from trainer_core.spec import JobSpec
 from trainer_core.training.data.batching import DrawnRows, RowOrder, longest_first
 from trainer_core.training.loop.arguments import is_greater_better
@@ -31,7 +31,7 @@ from trainer_core.training.loop.callbacks import (
     StoppingCallback,
     evaluations,
 )
-from trainer_core.training.loop.checkpoints import LINEAGE, checkpoint_path, rotate
+from trainer_core.training.loop.checkpoints import checkpoint_path, rotate
 from trainer_core.training.loop.reporting import (
     ReportingCallback,
     check_finite,
@@ -332,6 +332,7 @@ class RunLoop(_Base):
         )
         if resume_from_checkpoint and self._is_evaluation_owed():
             # A stop came before the evaluation after the step; the best model depends on it.
+            self.progress.begin(self.state.global_step)  # training itself begins later
             self._load_rng_state(resume_from_checkpoint)
             self._determine_best_metric(self._evaluate(None, None), None)
             self.control.should_save = False  # this very checkpoint was resumed from

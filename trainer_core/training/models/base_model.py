@@ -23,7 +23,7 @@ from transformers import (
 
 from trainer_core.errors import LuthierError, UnusableModel
 from trainer_core.training.data.vocabulary import check_embeddings, check_words
-from trainer_core.training.models.quantizing import Quantizing, quantized_loading
+from trainer_core.training.models.quantizing import Quantizing, keep_as_loaded, quantized_loading
 from trainer_core.training.process.failures import is_capacity
 from trainer_core.training.process.safety import check_config, check_model_files, weight_files
 
@@ -159,6 +159,7 @@ def load_model(
             **_LOCAL,
         )
         check_embeddings(model, base.tokenizer)
+    keep_as_loaded(model)
     changed = {name for name, *_ in report["mismatched_keys"]}
     new = set(report["missing_keys"]) | changed
     body = f"{model.base_model_prefix}."

@@ -1,7 +1,6 @@
 """Frozen weights in 8 or 4 bits under an adapter (QLoRA, Dettmers et al. 2023), by bitsandbytes."""
 
 import importlib.util
-import logging
 import os
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -52,7 +51,6 @@ def quantized_loading(
     if quantizing is None:
         return {}
     # A head may be new, and is trained whole: what the body does not have stays as it is.
-    logging.getLogger(_PACKAGE).setLevel(logging.ERROR)  # it warns at every product
     settings: dict[str, Any] = {"llm_int8_skip_modules": _outside_body(config, auto_class)}
     if quantizing.bits == "4bit":
         settings |= {
@@ -68,6 +66,18 @@ def quantized_loading(
         "quantization_config": BitsAndBytesConfig(**settings),  # type: ignore[no-untyped-call]
         "device_map": {"": number if quantizing.device == "cuda" else quantizing.device},
     }
+
+
+def keep_as_loaded(model: torch.nn.Module) -> None:
+    """Keep evaluations from changing quantized weights, so that they change no training after them.
+
+    Where a CPU has AVX512-BF16, bitsandbytes 0.50 packs the weights of a 4-bit layer anew at its
+    first evaluation, with scales rounded to bf16, and fails on layers narrower than a block:
+    https://github.com/bitsandbytes-foundation/bitsandbytes/blob/0.50.2/bitsandbytes/nn/modules.py
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _outside_body(config: PreTrainedConfig, auto_class: Any) -> list[str]:

@@ -7,6 +7,7 @@
 A process takes one job, so that its memory, and its crashes, end with it.
 """
 
+import ctypes
 import faulthandler
 import json
 import os
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 READY = b"ready\n"
+_PR_SET_NO_NEW_PRIVS = 38  # prctl(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,22 @@ def tell_stacks() -> None:
 
 def wait_for_order() -> Order | None:
     """Say that the process is ready and return its job; None if nobody has one."""
+    _renounce_privileges()
     os.write(sys.stdout.fileno(), READY)
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):
         return None
     values = json.loads(line)
     return Order(Path(values["run_dir"]), values.get("environment", {}))
+
+
+def _renounce_privileges() -> None:
+    """Let no program that this process or a child executes have more rights than it has."""
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None, use_errno=True)
+        if library.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+            error = os.strerror(ctypes.get_errno())
+            sys.stderr.write(f"could not renounce privileges: {error}\n")
 
 
 def begin(run_directory: Path) -> None:

@@ -1,0 +1,21 @@
+"""Jobs as their owner sees them, with what only a query tells."""
+
+from api.schemas import Job, JobDetail
+from jobs.records import Job as StoredJob
+from jobs.store import artifacts, attempts, estimates
+from jobs.transaction import Transaction
+
+
+def shown(tx: Transaction, job: StoredJob) -> Job:
+    """Return a job with its place in the queue."""
+    return Job.of(job, place=estimates.places(tx, [job])[job.id])
+
+
+def shown_whole(tx: Transaction, job: StoredJob) -> JobDetail:
+    """Return a job with its place in the queue, its attempts and its files."""
+    return JobDetail.whole(
+        job,
+        place=estimates.places(tx, [job])[job.id],
+        attempts=attempts.of_job(tx, job.id),
+        artifacts=artifacts.of_job(tx, job.id),
+    )
