@@ -12,7 +12,7 @@ class Use(Schema):
     device_hours: float
     """Of this calendar month (UTC), running jobs included."""
     storage_bytes: int
-    """Of data sets and models."""
+    """Of data sets, models and checkpoints."""
 
 
 class Project(Schema):

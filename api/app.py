@@ -44,7 +44,10 @@ _ROUTES = (  # as the documentation shows them
     models,
     tasks,
     webhooks,
-    health,
+    projects,
+    keys,
+    secrets,
+    audit,
 )
 _DESCRIPTION = """Fine-tuning jobs on Hugging Face Transformers models.
 
@@ -52,9 +55,6 @@ Upload rows with `POST /datasets`, start a job with `POST /jobs`, follow it at
 `GET /jobs/{id}/events`, and fetch the model from `GET /jobs/{id}/model`. `GET /tasks` says what can
 be trained. Every error is a problem (RFC 9457) with a stable `code` and a `hint`.
 """
-
-
-_ROUTES = (jobs, events, artifacts, datasets, models, tasks, projects, keys, secrets, audit)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

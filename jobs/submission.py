@@ -39,9 +39,8 @@ def check(backends: Backends, spec: JobSpec, *, project: str) -> Survey:
     """
     check_built(spec)
     with backends.database.transaction() as tx:
-        check_secrets(
-            tx, spec.model_dump(mode="json"), project=project, cipher=cipher_of(backends.settings)
-        )
+        values = spec.model_dump(mode="json")
+        check_secrets(tx, values, project=project, cipher=cipher_of(backends.settings))
         found = _referred(tx, spec, project=project)
     with files_of(backends.storage, found) as files:
         return survey(spec, files)
@@ -71,9 +70,9 @@ def datasets_of(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Da
 
 
 def check_secrets(tx: Transaction, values: object, *, project: str, cipher: Cipher) -> None:
-    """Raise InvalidSpec if a spec, or an edit of a job, holds what looks like a key, or a value of a stored secret.
+    """Raise InvalidSpec if a spec, or an edit of a job, holds what is or looks like a secret.
 
-    A spec is kept, shown and written into the model's folder.
+    Both are kept, shown, and written into the model's folder.
     """
     kept = secrets.reveal_all(tx, project=project, cipher=cipher).values()
     problems = [

@@ -46,9 +46,7 @@ def set_secret(caller: Admin, service: Service, name: _Name, body: JsonBody) -> 
     """Store a secret under a name, in place of one that has it. Specs refer to it by that name."""
     value, cipher = _value_of(body), cipher_of(service.settings)
     with service.database.transaction() as tx:
-        stored = secrets.put(
-            tx, name, value, project=caller.project, cipher=cipher_of(service.settings)
-        )
+        stored = secrets.put(tx, name, value, project=caller.project, cipher=cipher)
         audit.note(tx, caller=caller, action="secret.set", target=name)
     return Secret.model_validate(stored)
 

@@ -6,12 +6,12 @@ one is claimed, see `turns.py`. What a quota forbids is refused; what is there i
 
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Date, Float, case, cast, extract, func, select
+from sqlalchemy import Date, Float, case, cast, extract, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
 from jobs.records import Job, Project, Use
 from jobs.states import LEASED, State
-from jobs.tables import artifacts, attempts, datasets, jobs, projects, usage
+from jobs.tables import artifacts, attempts, checkpoints, datasets, jobs, projects, usage
 from jobs.transaction import Transaction
 from trainer_core.errors import QuotaExceeded
 
@@ -148,7 +148,13 @@ def _stored_bytes(tx: Transaction, project: str) -> int:
         .join(jobs, jobs.c.id == artifacts.c.job_id)
         .where(jobs.c.project == project)
     )
-    total = of_datasets.scalar_subquery() + of_models.scalar_subquery()
+    of_checkpoints = (
+        select(func.coalesce(func.sum(checkpoints.c.size_bytes), 0))
+        .join(jobs, jobs.c.id == checkpoints.c.job_id)
+        .where(jobs.c.project == project)
+    )
+    parts = (of_datasets, of_models, of_checkpoints)
+    total = sum((part.scalar_subquery() for part in parts), literal(0))
     return int(tx.connection.execute(select(total)).scalar_one())
 
 

@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from jobs.records import Secret
 from jobs.sealing import Cipher
-from jobs.tables import secrets
+from jobs.tables import secrets, webhooks
 from jobs.transaction import Transaction
 from trainer_core.errors import SecretNotFound, SecretUnreadable
 
@@ -57,9 +57,7 @@ def reveal_all(tx: Transaction, *, project: str, cipher: Cipher) -> dict[str, st
     rows = tx.connection.execute(
         select(secrets.c.name, secrets.c.ciphertext).where(secrets.c.project == project)
     )
-    return {
-        name: _opened(sealed, cipher=cipher, project=project, name=name) for name, sealed in rows
-    }
+    return {row[0]: _opened(row[1], cipher=cipher, project=project, name=row[0]) for row in rows}
 
 
 def remove(tx: Transaction, name: str, *, project: str) -> None:
@@ -70,7 +68,7 @@ def remove(tx: Transaction, name: str, *, project: str) -> None:
 
 
 def seal_again(tx: Transaction, *, cipher: Cipher) -> int:
-    """Seal all secrets by the cipher's first key, and return how many there are."""
+    """Seal all secrets, webhooks' too, by the cipher's first key; return how many there are."""
     rows = tx.connection.execute(
         select(secrets.c.project, secrets.c.name, secrets.c.ciphertext).with_for_update()
     ).all()
@@ -82,6 +80,19 @@ def seal_again(tx: Transaction, *, cipher: Cipher) -> int:
             .where(secrets.c.project == project, secrets.c.name == name)
             .values(ciphertext=ciphertext)
         )
+    return len(rows) + _seal_webhooks_again(tx, cipher)
+
+
+def _seal_webhooks_again(tx: Transaction, cipher: Cipher) -> int:
+    rows = tx.connection.execute(
+        select(webhooks.c.id, webhooks.c.secret, webhooks.c.old_secret).with_for_update()
+    ).all()
+    for webhook_id, secret, old_secret in rows:
+        sealed = {
+            "secret": cipher.seal(cipher.open(secret)),
+            "old_secret": old_secret and cipher.seal(cipher.open(old_secret)),
+        }
+        tx.connection.execute(update(webhooks).where(webhooks.c.id == webhook_id).values(**sealed))
     return len(rows)
 
 
