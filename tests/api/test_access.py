@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from tests.api.conftest import claim, serve, submit, succeed
 
 pytestmark = pytest.mark.slow
 
+NOWHERE = "http://127.0.0.1:9/"
 PUBLIC = {"get_liveness", "get_readiness"}
 SHARED = {"list_tasks", "get_task"}  # what can be trained is the same for every project
 OWN_NAMES = {"set_secret"}  # a name in the caller's own project, whoever else has one like it
@@ -26,7 +28,7 @@ OWN_NAMES = {"set_secret"}  # a name in the caller's own project, whoever else h
 
 @pytest.fixture
 def door(service_settings: Settings, backends: Backends) -> Iterator[Door]:
-    changes = {"auth": "keys"}
+    changes = {"auth": "keys", "webhook_networks": (ip_network("127.0.0.0/8"),)}
     with serve(service_settings.model_copy(update=changes)) as url:
         yield Door(url, backends)
 
@@ -53,6 +55,8 @@ class Victim:
         client.post("/models", json={"name": "canary-model", "hub": "org/x"}).raise_for_status()
         made = client.post("/keys", json={"name": "canary-key", "scopes": ["read"]})
         self.key_id = made.json()["id"]
+        hook = client.post("/webhooks", json={"url": NOWHERE, "name": "canary-hook"})
+        self.webhook_id = hook.raise_for_status().json()["id"]
         client.put("/secrets/canary-model", json={"value": "canary-value"}).raise_for_status()
 
     def fill(self, path: str) -> str:
@@ -61,6 +65,8 @@ class Victim:
             "job_id": self.job_id,
             "dataset_id": self.dataset_id,
             "key_id": self.key_id,
+            "webhook_id": self.webhook_id,
+            "event_id": "evt_0123456789",
             "name": "canary-model",
             "path": "canary.json",
             "task": "text-classification",
@@ -70,7 +76,7 @@ class Victim:
     def fill_unknown(self, path: str) -> str:
         """Return the same path with ids like these that nobody has."""
         filled = self.fill(path)
-        for own in (self.job_id, self.dataset_id, self.key_id):
+        for own in (self.job_id, self.dataset_id, self.key_id, self.webhook_id):
             filled = filled.replace(own, own[:-4] + "zzzz")
         return filled.replace("canary-model", "nobody-model")
 
@@ -79,7 +85,10 @@ def body_of(operation: dict[str, Any]) -> dict[str, Any]:
     """Return what to send along: the document's first example, if the route takes JSON."""
     content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     examples = [example["value"] for example in content.get("examples", {}).values()]
-    return {"json": examples[0] if examples else {}} if content else {}
+    example = dict(examples[0]) if examples else {}
+    if "url" in example:
+        example["url"] = NOWHERE  # no name to look up
+    return {"json": example} if content else {}
 
 
 def test_without_a_key_nothing_but_health_answers(
@@ -118,6 +127,9 @@ def test_stranger_learns_nothing_of_another_project(
             theirs = stranger.request(method, victim.fill(path), **sent)
             nobodys = stranger.request(method, victim.fill_unknown(path), **sent)
             assert theirs.status_code < 500, name
+            if name in OWN_NAMES:
+                for made in (victim.fill(path), victim.fill_unknown(path)):
+                    stranger.delete(made)
             if "{" in path and name not in OWN_NAMES:
                 assert theirs.status_code in (403, 404), name
                 assert theirs.status_code == nobodys.status_code, name
