@@ -145,7 +145,6 @@ def test_no_secret_is_anywhere_but_in_its_place(
     files = [path for path in home.rglob("*") if path.is_file()]
     if state == "failed":
         assert any(canaries["hf"] in one for one in Echo.heard), "the Hub got no token"
-        assert "[redacted]" in told, "the Hub's answer was not told"
     else:
         assert any("model" in path.parts and path.name == "README.md" for path in files)
         assert "TRACKIO_WRITE_TOKEN=[redacted]" in told, "the process did not tell what it knows"
