@@ -16,6 +16,7 @@ def make_engine(url: str) -> Engine:
         pool_size=10,
         max_overflow=20,
         pool_pre_ping=True,
+        hide_parameters=True,  # errors are logged, and values are the users'
         connect_args={
             "connect_timeout": 5,
             "tcp_user_timeout": 10_000,  # milliseconds: a peer that vanished is an error, soon

@@ -225,6 +225,7 @@ def service(settings: Settings) -> Iterator[str]:
         "LUTHIER_PORT": url.rpartition(":")[2],
         "LUTHIER_DATABASE_URL": str(settings.database_url),
         "LUTHIER_REDIS_URL": str(settings.redis_url),
+        "LUTHIER_AUTH": "none",
         "LUTHIER_MODEL_ROOTS": sys.prefix,
         "LUTHIER_TRAINING_THREADS": "1",
     }

@@ -7,7 +7,20 @@ from typing import Any
 
 import click
 
-from luthier.cli import checking, datasets, jobs, models, service, submit, tasks, validate, watch
+from luthier.cli import (
+    checking,
+    datasets,
+    jobs,
+    keys,
+    models,
+    projects,
+    secrets,
+    service,
+    submit,
+    tasks,
+    validate,
+    watch,
+)
 from luthier.cli.command import Group, write_exit_codes
 from luthier.cli.outcomes import ExitCode, code_of_error, end, report
 from luthier.cli.output import say
@@ -94,6 +107,9 @@ for _command in (
     datasets.datasets,
     models.models,
     tasks.tasks,
+    secrets.secrets,
+    keys.keys,
+    projects.projects,
     service.up,
     service.api,
     service.worker,

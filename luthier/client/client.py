@@ -7,6 +7,7 @@ from typing import Self
 from luthier.client.datasets import Datasets
 from luthier.client.jobs import Jobs
 from luthier.client.models import Models
+from luthier.client.secrets import Secrets
 from luthier.client.tasks import Tasks
 from luthier.client.transport import Transport
 
@@ -44,6 +45,7 @@ class Client:
         self.datasets = Datasets(self._transport)
         self.models = Models(self._transport)
         self.tasks = Tasks(self._transport)
+        self.secrets = Secrets(self._transport)
 
     @property
     def base_url(self) -> str:

@@ -221,6 +221,7 @@ def open_site(folder: Path, *, fork_server: Path, **changes: object) -> Iterator
             "home": home,
             "database_url": postgres.url,
             "redis_url": valkey.url,
+            "auth": "none",
             "model_roots": (folder / "models",),
             "port": free_port(),
             "training_threads": 1,
