@@ -35,7 +35,8 @@ from luthier.cli.transfer import transfer
 from luthier.cli.watch import wait_for
 
 if TYPE_CHECKING:
-    from luthier.client.values import Job, JobProgress
+    from luthier.client import Job
+    from luthier.client.values import JobProgress
 
 
 @click.command(
@@ -256,7 +257,7 @@ def _fields(job: "Job") -> Iterator[tuple[str, object]]:
     yield "progress", _progress(job.progress)
     if job.progress is not None and job.progress.loss is not None:
         yield "loss", number(job.progress.loss)
-    for split, metrics in job.metrics.items():
+    for split, metrics in job.latest_metrics.items():
         yield split, pairs(metrics)
     if job.best is not None:
         yield "best", f"step {job.best.step}: {pairs(job.best.metrics)}"

@@ -8,7 +8,7 @@ import pytest
 import luthier
 from jobs.backends import Backends
 from jobs.settings import Settings
-from luthier.client.downloading import target_of
+from luthier.client.sync.downloading import target_of
 from tests.api.conftest import claim, succeed
 from tests.client.conftest import submit
 from tests.cutting_proxy import CuttingProxy

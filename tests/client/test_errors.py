@@ -80,7 +80,7 @@ def test_create_is_sent_once() -> None:
 def test_service_that_stays_away_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     with ScriptedServer([Answer()]) as server:
         url = server.url
-    monkeypatch.setattr("luthier.client.transport.FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("luthier.client.calls.FIRST_DELAY_SECONDS", 0.01)
 
     with luthier.Client(url) as client:
         for call in (
@@ -168,7 +168,7 @@ def test_url_without_scheme_or_host_is_an_invalid_setting(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://user:s3cret@127.0.0.1:1", "http://user:s3cret@h:abc"])
 def test_password_in_the_url_is_not_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthier.client.transport.FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("luthier.client.calls.FIRST_DELAY_SECONDS", 0.01)
 
     with pytest.raises(LuthierError) as caught, luthier.Client(url) as client:
         client.jobs.get("job_1")

@@ -105,7 +105,7 @@ def test_wait_raises_once_its_time_is_over(client: luthier.Client, rows: Path) -
 def test_wait_gives_up_on_a_service_that_stays_away(
     service_settings: Settings, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luthier.client.transport.FIRST_DELAY_SECONDS", 0.05)
+    monkeypatch.setattr("luthier.client.calls.FIRST_DELAY_SECONDS", 0.05)
     caught: list[Exception] = []
 
     def wait() -> None:
