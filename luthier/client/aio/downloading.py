@@ -126,7 +126,7 @@ async def _filled(
         file.flush()
         await off_loop(os.fsync, file.fileno())
     if not is_right:
-        part.unlink()
+        await off_loop(part.unlink)
     return is_right
 
 

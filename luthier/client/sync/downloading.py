@@ -127,7 +127,7 @@ def _filled(
         file.flush()
         off_loop(os.fsync, file.fileno())
     if not is_right:
-        part.unlink()
+        off_loop(part.unlink)
     return is_right
 
 
