@@ -1,0 +1,98 @@
+"""The two clients: made of one source, and both whole."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import luthier
+from jobs.backends import Backends
+from tests.api.conftest import claim, succeed
+from tests.client.conftest import Connect, fail
+from tests.client.driven import Driven
+from tests.client.twins import TWIN, twins
+from trainer_core.errors import LuthierError
+
+
+def test_synchronous_client_is_made_of_the_asynchronous_one() -> None:
+    for name, text in twins().items():
+        assert (TWIN / name).read_text(encoding="utf-8") == text, (
+            f"{name}: renew it with `python -m tests.client.twins`"
+        )
+
+
+def test_nothing_of_the_synchronous_client_waits_for_a_loop() -> None:
+    for path in TWIN.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not any(word in text for word in ("async ", "await ", "asyncio", "Async")), path
+
+
+def test_both_clients_have_the_same_calls() -> None:
+    with luthier.Client("http://127.0.0.1:1") as client:
+        other = luthier.AsyncClient("http://127.0.0.1:1")
+        for name, resource in vars(client).items():
+            twin = getattr(other, name)
+            calls = {call for call, _ in inspect.getmembers(resource, inspect.ismethod)}
+            assert calls == {call for call, _ in inspect.getmembers(twin, inspect.ismethod)}
+
+
+@pytest.mark.slow
+def test_job_is_made_followed_changed_and_made_again(
+    url: str, connect: Connect, rows: Path, backends: Backends
+) -> None:
+    with connect(url) as client:
+        dataset = client.datasets.upload(rows)
+        spec = {
+            "task": "text-classification",
+            "model": "hub:org/encoder",
+            "data": {"train": f"dataset:{dataset.id}"},
+        }
+        job = client.jobs.create(spec)
+        assert isinstance(job, luthier.Job | Driven)
+        fail(backends, LuthierError("went wrong."))
+
+        assert [event.id for event in job.events()] == [1, 2, 3, 4]
+        assert job.wait().state == "failed"
+        again = job.retry()
+        longer = job.clone({"training": {"epochs": 7}, "name": "longer"})
+        assert (again.parent_id, longer.parent_id) == (job.id, job.id)
+        assert (longer.spec["training"]["epochs"], longer.name) == (7, "longer")
+        assert {each.id for each in client.jobs.list(parent=job.id)} == {again.id, longer.id}
+        assert [each.id for each in client.jobs.list(state=["failed"], name=None)] == [job.id]
+
+        seen = longer.refresh()
+        edited = seen.edit(notes="for Friday", labels={"team": "a"}, priority=3)
+        assert (edited.notes, edited.labels, edited.priority) == ("for Friday", {"team": "a"}, 3)
+        assert edited.name == "longer"
+        with pytest.raises(luthier.Conflict) as caught:
+            seen.edit(name=None)
+        assert caught.value.status == 412
+        assert client.jobs.edit(longer.id, name=None).name is None
+
+        assert again.cancel().state == "cancelled"
+        assert longer.pause().state == "paused"
+        assert longer.resume().state == "queued"
+        job.delete()
+        with pytest.raises(luthier.NotFound):
+            job.refresh()
+
+
+@pytest.mark.slow
+def test_job_is_downloaded_by_itself(
+    url: str, connect: Connect, rows: Path, backends: Backends, tmp_path: Path
+) -> None:
+    with connect(url) as client:
+        dataset = client.datasets.upload(rows)
+        job = client.jobs.create(
+            {
+                "task": "text-classification",
+                "model": "hub:org/encoder",
+                "data": {"train": f"dataset:{dataset.id}"},
+            }
+        )
+        succeed(backends, claim(backends), {"config.json": b"{}"})
+
+        (path,) = job.download(tmp_path / "model")
+
+        assert path.read_bytes() == b"{}"
+        assert list(job.checkpoints()) == []
