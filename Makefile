@@ -27,8 +27,8 @@ up: $(INSTALLED)  ## Start the service and keep it up until Ctrl-C
 test: $(INSTALLED)  ## Run every test against a real PostgreSQL and Valkey that it starts itself
 	$(BIN)/pytest -n 2 --dist loadfile
 
-drills: $(INSTALLED)  ## Do every fault to a running service, in full, and tell what it bore (hours)
-	$(BIN)/python -m tests.drills
+drills: $(INSTALLED)  ## Do every fault to a running service, in full, and write docs/drills.md (hours)
+	$(BIN)/python -m tests.drills --lanes 2 --write docs/drills.md
 
 bench: $(INSTALLED)  ## Measure against named peers and write benchmarks/results.json
 	$(BIN)/python -m benchmarks

@@ -29,7 +29,7 @@ from jobs.store import events
 from jobs.transaction import Database
 from trainer_core.events import EventType
 
-PAGE_SIZE = 500
+PAGE_SIZE = 25  # all that is held for a reader who takes it slowly
 MAX_SEND_SECONDS = 60.0  # for one page to be taken
 POLL_SECONDS = 1.0  # how soon a stream notices that the service stops, or that Redis is back
 

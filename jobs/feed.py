@@ -18,6 +18,7 @@ from jobs.records import StoredEvent
 
 MAX_LENGTH = 1000  # events a stream keeps, about
 EXPIRE_SECONDS = 3600
+MAX_READ = 25  # events at once: a reader who takes them slowly has them all in memory
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Subscription:
     async def wait(self, *, seconds: float) -> list[StoredEvent]:
         """Return the events that have come, waiting for the first at most so long."""
         answer: Any = await self._client.xread(
-            {self._stream: self._last}, count=500, block=max(1, int(seconds * 1000))
+            {self._stream: self._last}, count=MAX_READ, block=max(1, int(seconds * 1000))
         )
         if not answer:
             return []

@@ -20,6 +20,10 @@ class CuttingProxy:
         self.num_connections = 0
         self.num_cuts = 0
         self.num_bytes = 0  # of answers
+        self.cut_after_request: bytes | None = None  # once: passed on, and then nothing more
+        self.num_passed_before_cut = 0  # of such requests
+        self._flowing = threading.Event()
+        self._flowing.set()
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._swallowed: set[socket.socket] = set()
@@ -40,6 +44,7 @@ class CuttingProxy:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.release()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for end in list(self._open):
@@ -62,6 +67,14 @@ class CuttingProxy:
             self._open.discard(end)
             self.num_cuts += 1
 
+    def hold(self) -> None:
+        """Let nothing through, as a network that swallows packets; nobody is told."""
+        self._flowing.clear()
+
+    def release(self) -> None:
+        """Let through what was held, and all that follows."""
+        self._flowing.set()
+
     def swallow_all(self) -> None:
         """Pass on nothing more of what is open, and tell nobody; new connections work."""
         self._swallowed |= self._open
@@ -82,15 +95,31 @@ class CuttingProxy:
 
     def _pass_requests(self, near: socket.socket, far: socket.socket) -> None:
         for chunk in _chunks(near):
+            self._flowing.wait()
             if near in self._swallowed:
                 continue
             with contextlib.suppress(OSError):
                 far.sendall(chunk)
+            if self._is_last(chunk):
+                break
         self._cut(near, far)
+
+    def _is_last(self, chunk: bytes) -> bool:
+        """Return whether to cut after this request."""
+        with self._lock:
+            if self.cut_after_request is None or self.cut_after_request not in chunk:
+                return False
+            if self.num_passed_before_cut:
+                self.num_passed_before_cut -= 1
+                return False
+            self.cut_after_request = None
+            self.num_cuts += 1
+            return True
 
     def _pass_answers(self, near: socket.socket, far: socket.socket) -> None:
         left = self.cut_after_bytes
         for chunk in _chunks(far):
+            self._flowing.wait()
             if far in self._swallowed:
                 continue
             passed = chunk if left is None else chunk[:left]

@@ -184,8 +184,7 @@ TEXT = {
     "task": "causal-lm",
     "data": {"train": "dataset:ds_0123456789ab", "columns": {"text": "text"}},
 }
-
-
+CHATS = {**TEXT, "data": {**TEXT["data"], "columns": {"messages": "messages"}}}
 WRITTEN = {**MINIMAL, "task": "summarization"}
 
 
@@ -223,6 +222,8 @@ WRITTEN = {**MINIMAL, "task": "summarization"}
             ["/training/label_smoothing"],
         ),
         ({**TEXT, "loss_on": "all", "chat_template": "model"}, ["/loss_on", "/chat_template"]),
+        ({**TEXT, "join_texts": True}, []),
+        ({**CHATS, "join_texts": True}, ["/join_texts"]),
         ({**WRITTEN, "generation": {"length_penalty": 2}}, ["/generation/length_penalty"]),
         ({**WRITTEN, "generation": {"length_penalty": 2, "num_beams": 4}}, []),
     ],
@@ -326,9 +327,26 @@ def test_small_device_gets_a_micro_batch_that_divides_the_batch():
 
 
 @pytest.mark.parametrize(
+    ("device", "has_fast_bf16", "num_weights", "precision"),
+    [
+        ("cpu", False, 22_000_000, "fp32"),
+        ("cpu", True, 22_000_000, "bf16"),
+        ("cpu", True, 1_000_000, "fp32"),  # it takes longer to convert than it saves
+        ("mps", False, 22_000_000, "fp32"),
+        ("cuda", False, 22_000_000, "fp32"),
+        ("cuda", True, 1_000_000, "bf16"),
+    ],
+)
+def test_half_precision_is_chosen_where_it_is_faster(device, has_fast_bf16, num_weights, precision):
+    facts = replace(CPU, device=device, has_fast_bf16=has_fast_bf16, num_weights=num_weights)
+    assert resolve(parse_spec(MINIMAL), facts).spec.training.precision == precision
+
+
+@pytest.mark.parametrize(
     ("device", "has_fast_bf16", "precision", "tf32"),
     [
         ("cpu", False, "auto", False),
+        ("cpu", True, "auto", False),
         ("cuda", False, "auto", False),
         ("cuda", True, "auto", True),
         ("cuda", True, "fp32", False),

@@ -5,7 +5,8 @@
     LUTHIER_FAILPOINTS=step.ended:sleep=60:5          sleep 60 seconds there
 
 Actions: `kill`, `term` and `stop` (SIGKILL, SIGTERM and SIGSTOP to this process), `raise` (an
-OSError, EIO), `sleep=S`.
+OSError, EIO), `raise=gpu` (as torch does when a GPU is full), `sleep=S`, `exit=CODE`, `hold=BYTES`
+(of memory, for two seconds), `print=BYTES` (of anything, in a line without end).
 """
 
 import errno
@@ -35,6 +36,10 @@ NAMES = frozenset(
     }
 )
 
+_SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
+_HOLD_SECONDS = 2
+_BLOCK = bytes(range(256)).replace(b"\n", b"") * 1024 + b"\x1b[31mred\x1b[0m\x07"
+
 _passed: Counter[str] = Counter()
 
 
@@ -59,16 +64,23 @@ def failpoint(name: str) -> None:
 
 
 def _fail(name: str, action: str) -> None:
-    kind, _, seconds = action.partition("=")
+    kind, _, value = action.partition("=")
     match kind:
-        case "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "term":
-            os.kill(os.getpid(), signal.SIGTERM)
-        case "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
+        case "kill" | "term" | "stop":
+            os.kill(os.getpid(), _SIGNALS[kind])
         case "sleep":
-            time.sleep(float(seconds))
+            time.sleep(float(value))
+        case "exit":
+            os._exit(int(value))
+        case "hold":
+            held = b"x" * int(value)  # written to, so that it is really there
+            time.sleep(_HOLD_SECONDS)
+            del held
+        case "print":
+            for _ in range(int(value) // len(_BLOCK)):
+                os.write(1, _BLOCK)
+        case "raise" if value == "gpu":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         case "raise":
             raise OSError(errno.EIO, f"failpoint {name}")
         case _:

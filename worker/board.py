@@ -27,3 +27,8 @@ class Board:
     def has_free_slot(self) -> bool:
         """Whether a message would be heard at once."""
         return 0 in self._bytes[1:]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no slot works."""
+        return not any(self._bytes[1:])

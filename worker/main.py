@@ -28,12 +28,15 @@ from jobs.store import attempts
 from trainer_core.failpoints import failpoint
 from worker.attempt import Attempt
 from worker.board import Board
+from worker.group import kill, members_of
 from worker.listening import ALIVE_FILE, Listening
 from worker.outputs import tidy_finished
 from worker.spare import Spare
 
 _CONSUMER_SECONDS = 10
-_MARGIN_SECONDS = 15  # beyond the grace of training processes, to end by itself
+_MARGIN_SECONDS = 15  # beyond the grace of training processes, to hand back
+_PARTING_SECONDS = 2  # to end by itself
+_LOOK_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +119,7 @@ def run(settings: Settings) -> int:
         str(settings.redis_url),
         alive=settings.home / ALIVE_FILE,
         has_free_slot=lambda: board.has_free_slot and not board.is_draining,
-        on_silence=partial(_end_self, seconds=settings.drain_grace_seconds),
+        on_silence=partial(_end_self, board, seconds=settings.drain_grace_seconds),
     )
 
     def run_next(_job_id: str) -> int:
@@ -156,11 +159,18 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _end_self(*, seconds: float) -> None:
-    """End this worker as a supervisor would: in order, and by force where that takes too long."""
+def _end_self(board: Board, *, seconds: float) -> None:
+    """End this worker: first what its slots run, in order, then the parent, whatever it waits for.
+
+    Celery's own shutdown speaks to the broker first, over a connection that nobody answers.
+    """
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(seconds + _MARGIN_SECONDS)
-    os.kill(os.getpid(), signal.SIGKILL)
+    deadline = time.monotonic() + seconds + _MARGIN_SECONDS
+    while not board.is_idle and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+    time.sleep(_PARTING_SECONDS)
+    kill(one for one in members_of(os.getpid()) if one.pid != os.getpid())
+    os._exit(1)
 
 
 def _name() -> str:

@@ -1,42 +1,91 @@
-"""`python -m tests.drills [ID...] [--seed N] [--trials N] [--quick]`: run drills and tell them.
+"""`python -m tests.drills [ID...]`: run the drills of the fault plan and tell how they went.
 
-Without ids all are run, in full. Failures are told with the seed of the trial; `--seed` repeats.
+Without ids all rows are run, in full. Failures are told with the seed of the trial.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.conftest import start_fork_server
-from tests.drills import cancels, checkpoints, servers, streams, workers
-from tests.drills.plan import Drill, Report, carry_out, find
+from tests.drills.groups import all_drills, in_order_of_running
+from tests.drills.lanes import Lane, Order, Row, run_in_lanes, serve
+from tests.drills.plan import Drill, Report
+from tests.drills.records import keep, write_page
 from tests.drills.site import Site, open_site
 from tests.drills.work import set_up
 
 
 def main() -> int:
     """Run what is asked for; 1 if a trial failed."""
+    options = _options()
+    if options.lane:
+        with own_site() as (site, known):
+            serve(site, known, orders=sys.stdin)
+        return 0
+    failed = False if options.only_write else _run(options)
+    if options.write:
+        write_page(options.record, options.write)
+    return int(failed)
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.drills", description=__doc__)
     parser.add_argument("ids", nargs="*", metavar="ID")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--trials", type=int, help="of each; default: as many as the plan says")
+    parser.add_argument("--trials", type=int, help="of each row; default: as the plan says")
     parser.add_argument("--quick", action="store_true", help="as many as `make test` runs")
-    options = parser.parse_args()
+    parser.add_argument("--lanes", type=int, default=1, help="rows that are run at once")
+    parser.add_argument("--minutes", type=float, help="begin no trial after so long")
+    parser.add_argument("--row-minutes", type=float, help="the same, of each row")
+    parser.add_argument("--record", type=Path, default=Path("drills.jsonl"), help="is added to")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="make a page of the record")
+    parser.add_argument("--only-write", action="store_true", help="and run nothing")
+    parser.add_argument("--lane", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
 
-    def num_trials(drill: Drill) -> int:
-        return options.trials or (drill.quick if options.quick else drill.full)
 
+def _run(options: argparse.Namespace) -> bool:
+    """Run rows, tell and record each; return whether a trial failed."""
+    began = time.monotonic()
+    lanes = [Lane() for _ in range(options.lanes)]
+    rows = {row.id: row for row in lanes[0].rows}
+    reports: list[Report] = []
+
+    def order(row: Row) -> Order:
+        limits = [60 * minutes for minutes in (options.row_minutes,) if minutes]
+        if options.minutes:
+            limits.append(max(0.0, began + 60 * options.minutes - time.monotonic()))
+        num_trials = options.trials or (row.quick if options.quick else None)
+        return Order(row.id, options.seed, num_trials, min(limits, default=None))
+
+    def tell(report: Report) -> None:
+        reports.append(report)
+        keep(report, options.record)
+        for line in report.lines:
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    wanted = options.ids or in_order_of_running(list(rows))
+    run_in_lanes(lanes, [rows[id_] for id_ in wanted], order=order, tell=tell)
+    for lane in lanes:
+        lane.close()
+    return any(report.failures for report in reports)
+
+
+@contextmanager
+def own_site() -> Iterator[tuple[Site, list[Drill]]]:
+    """Give a site with a fork server of its own."""
     with (
         tempfile.TemporaryDirectory() as folder,
         start_fork_server(Path(folder) / "socket"),
-        ready_site(Path(folder) / "socket") as (site, known),
+        ready_site(Path(folder) / "socket") as found,
     ):
-        wanted = find(known, options.ids)
-        reports = run(wanted, site, seed=options.seed, num_trials=num_trials)
-    return int(any(report.failures for report in reports))
+        yield found
 
 
 @contextmanager
@@ -47,27 +96,7 @@ def ready_site(fork_server: Path) -> Iterator[tuple[Site, list[Drill]]]:
         open_site(Path(folder), fork_server=fork_server) as site,
     ):
         site.start_api()
-        work = set_up(site)
-        groups = (workers, servers, checkpoints, cancels, streams)
-        yield site, [drill for group in groups for drill in group.drills(work)]
-
-
-def run(
-    wanted: list[Drill], site: Site, *, seed: int, num_trials: Callable[[Drill], int]
-) -> list[Report]:
-    """Run drills one after the other, telling each as it ends."""
-    reports = []
-    for drill in wanted:
-        if drill.obstacle:
-            sys.stdout.write(f"{drill.id:4} {drill.fault:48} not run: {drill.obstacle}\n")
-            continue
-        report = carry_out(drill, site, seed=seed, num_trials=num_trials(drill))
-        sys.stdout.write(f"{report.line}\n")
-        for failure in report.failures:
-            sys.stdout.write(f"     {failure}\n")
-        sys.stdout.flush()
-        reports.append(report)
-    return reports
+        yield site, all_drills(set_up(site))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ def drills(work: Work) -> list[Drill]:
     """Return the group's drills for a site that is set up."""
     trials = _Trials(work)
     return [
-        Drill("D3", "cancelled at a random moment", "one final state <= 10 s", trials.d3, 300, 2),
+        Drill("D3", "cancelled at a random moment", "one final state <= 10 s", trials.d3, 300),
         Drill("D4", "cancelled while no worker is alive", "never runs", trials.d4, 50),
-        Drill("D5", "cancelled while the next job begins", "the next is untouched", trials.d5, 50),
+        Drill("D5", "cancelled while the next job begins", "the next is untouched", trials.d5, 200),
     ]
 
 

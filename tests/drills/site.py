@@ -1,12 +1,7 @@
-"""A whole service to do harm to: servers, API, workers, each a process that can be killed.
+"""A whole service to do harm to: servers, API, workers, each a process that can be killed."""
 
-Training processes and the service's own are forked from processes that have imported everything:
-a drill of a hundred kills would else be an hour of imports.
-"""
-
-import json
-import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,54 +11,21 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+from sqlalchemy import text
 
 from jobs.backends import Backends, connect
 from jobs.database import migrate
-from jobs.settings import PREFIX, Settings, load_settings
+from jobs.settings import Settings, load_settings
 from luthier.embedded import EmbeddedPostgres, EmbeddedValkey
 from luthier.embedded.ports import free_port
+from tests.cutting_proxy import CuttingProxy
+from tests.drills.parts import Part, outputs, preload, start_part
 
 FINAL = ("succeeded", "failed", "cancelled")
 _READY_SECONDS = 120
-_FORKS = multiprocessing.get_context("forkserver")
-_PRELOADED = ["api.app", "api.serving", "luthier.cli.main", "luthier.cli.service", "worker.main"]
-
-
-@dataclass(slots=True)
-class Part:
-    """A process of the service, the leader of its own session."""
-
-    process: Any
-    log: Path
-
-    @property
-    def pid(self) -> int:
-        return int(self.process.pid)
-
-    def is_alive(self) -> bool:
-        return bool(self.process.is_alive())
-
-    def kill_group(self) -> None:
-        """SIGKILL it and its pool, but not the training processes, which lead groups of theirs."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self.process.join(30)
-
-    def send(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
-
-    def send_to_group(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, number)
-
-    def stop(self, *, seconds: float = 60) -> None:
-        """End it in order, and by force where that takes too long."""
-        if self.is_alive():
-            self.send(signal.SIGTERM)
-            self.process.join(seconds)
-        self.kill_group()
 
 
 @dataclass(slots=True)
@@ -98,6 +60,18 @@ class Site:
         self.workers.append(part)
         return part
 
+    def only_worker(self, **changes: object) -> Part:
+        """Kill the workers that there are and start one."""
+        self.kill_workers()
+        return self.start_worker(**changes)
+
+    def only_api(self, **changes: object) -> Part:
+        """Stop the APIs that there are and start one."""
+        for part in self.apis:
+            part.stop()
+        self.apis.clear()
+        return self.start_api(**changes)
+
     def kill_workers(self) -> None:
         """SIGKILL every worker with its pool."""
         for part in self.workers:
@@ -113,25 +87,40 @@ class Site:
         self.apis.clear()
 
     def _start(self, command: str, changes: Mapping[str, object]) -> Part:
-        """Start `luthier api` or `luthier worker`.
-
-        Args:
-            command: which.
-            changes: settings by name; `failpoints` is one.
-        """
         self.num_started += 1
         log = self.settings.home / "logs" / f"{command}-{self.num_started}.log"
-        values = {**self.settings.model_dump(), **changes}
-        environment = {
-            f"{PREFIX}{name.upper()}": _text(value)
-            for name, value in values.items()
-            if value is not None
-        }
-        process = _FORKS.Process(
-            target=_run_part, args=(command, environment, str(log)), name=command
-        )
-        process.start()
-        return Part(process, log)
+        return start_part(command, {**self.settings.model_dump(), **changes}, log=log)
+
+    def mend(self) -> None:
+        """Bring everything up again after a drill that failed, with no job left."""
+        for server in (self.postgres, self.valkey):
+            with suppress(ProcessLookupError):
+                os.kill(server.pid, signal.SIGCONT)
+            if server.poll() is not None:
+                server.stop()
+                server.start()
+        self.kill_workers()
+        for part in self.apis:
+            part.send_to_group(signal.SIGCONT)
+            part.kill_group()
+        self.apis.clear()
+        for pid, output in outputs():
+            if self.settings.home / "runs" in output.parents:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        with self.backends.engine.begin() as connection:
+            connection.execute(text("UPDATE jobs SET finished_at = now()"))
+        self.forget_ended()
+        self.start_api()
+
+    def forget_ended(self) -> None:
+        """Forget the jobs that have ended: they were looked at, and looking at all takes long."""
+        with self.backends.engine.begin() as connection:
+            query = text("DELETE FROM jobs WHERE finished_at IS NOT NULL RETURNING id")
+            gone = list(connection.execute(query).scalars())  # and all that belongs to them
+        for job_id in gone:
+            for folder in ("storage/jobs", "runs"):
+                shutil.rmtree(self.settings.home / folder / job_id, ignore_errors=True)
 
     # Jobs, as their owners see them.
 
@@ -180,6 +169,10 @@ class Site:
             if not answer["has_more"]:
                 return found
 
+    def message(self, job_id: str, kind: str) -> dict[str, Any]:
+        """Return the data of a job's first event of a kind."""
+        return next(dict(e["data"]) for e in self.events(job_id) if e["type"] == kind)
+
     def weights(self, job: Mapping[str, Any]) -> str:
         """Return the SHA-256 of a finished job's weights."""
         (found,) = [f["sha256"] for f in job["artifacts"] if f["path"] == "model.safetensors"]
@@ -188,7 +181,7 @@ class Site:
     def training_pids(self, job_id: str) -> list[int]:
         """The living processes whose output is the log of a run of the job."""
         runs = self.settings.home / "runs" / job_id
-        return [pid for pid, output in _outputs() if runs in output.parents]
+        return [pid for pid, output in outputs() if runs in output.parents]
 
 
 def until(condition: Callable[[], object], *, seconds: float, what: str = "") -> float:
@@ -198,6 +191,11 @@ def until(condition: Callable[[], object], *, seconds: float, what: str = "") ->
         assert time.monotonic() - started < seconds, f"not within {seconds} s: {what}"
         time.sleep(0.02)
     return time.monotonic() - started
+
+
+def through(proxy: CuttingProxy, url: str) -> str:
+    """Return a server's URL by way of a proxy."""
+    return url.replace(f":{urlsplit(url).port}/", f":{proxy.port}/")
 
 
 @contextmanager
@@ -211,7 +209,7 @@ def open_site(folder: Path, *, fork_server: Path, **changes: object) -> Iterator
     """
     home = folder / "home"
     home.mkdir(parents=True, exist_ok=True)
-    _FORKS.set_forkserver_preload(_PRELOADED)
+    preload()
     with ExitStack() as stack:
         postgres, valkey = EmbeddedPostgres(home), EmbeddedValkey(home)
         stack.callback(postgres.delete_data)
@@ -234,6 +232,8 @@ def open_site(folder: Path, *, fork_server: Path, **changes: object) -> Iterator
             "sweep_seconds": 0.5,
             "retry_seconds": 0.2,
             "heartbeat_seconds": 1,
+            "webhook_networks": "127.0.0.0/8",
+            "webhook_seconds": 0.1,
         }
         settings = load_settings(**{**values, **changes})
         url = f"http://127.0.0.1:{settings.port}"
@@ -252,29 +252,3 @@ def save_model(kind: str, folder: Path) -> None:
         "getattr(tiny, f'save_{sys.argv[1]}')(Path(sys.argv[2]))"
     )
     subprocess.run([sys.executable, "-c", code, kind, str(folder)], check=True)
-
-
-def _run_part(command: str, environment: Mapping[str, str], log: str) -> None:
-    os.setsid()
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    for name in [name for name in os.environ if name.startswith(PREFIX)]:
-        del os.environ[name]
-    os.environ.update(environment)
-    from luthier.cli.main import cli
-
-    cli([command], prog_name="luthier")
-
-
-def _outputs() -> Iterator[tuple[int, Path]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with suppress(OSError):
-                yield int(entry.name), (entry / "fd" / "1").readlink()
-
-
-def _text(value: object) -> str:
-    if isinstance(value, tuple):
-        return ":".join(map(str, value))
-    return value if isinstance(value, str) else json.dumps(value, default=str).strip('"')

@@ -8,10 +8,11 @@ from tests.drills.plan import carry_out
 pytestmark = pytest.mark.slow
 
 IDS = """
-    K1 KP K3 K4 K6 K7 K8 K9 K11 K12 K13 K14
-    B1 B2 B3 B4 B5 B7
-    K2 C1 C2 C4 C9
-    D3 D4 D5 D6 D7
+    K1 K2 K3 K4 K5 K6 K7 K8 K9 K10 K11 K12 K13 K14 KP
+    B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 B11 B12 B13 B14
+    C1 C2 C3 C4 C5 C6 C7 C8 C9 C10 C11 C12 C13 C14 C15
+    D1 D2 D3 D4 D5 D6 D7 D8 D9 D10 D11 D12 D13 D14
+    E1 E2 E3 E4 E5 E6 E7 E8
 """.split()  # noqa: SIM905 - as the plan lists them
 
 
@@ -21,7 +22,7 @@ def ready(fork_server):
         yield found
 
 
-def test_every_drill_has_its_quick_form(ready):
+def test_every_row_of_the_plan_is_there(ready):
     _, known = ready
     assert [drill.id for drill in known] == IDS
 
@@ -30,8 +31,8 @@ def test_every_drill_has_its_quick_form(ready):
 def test_the_service_bears(ready, id_):
     site, known = ready
     (drill,) = [one for one in known if one.id == id_]
-    if drill.obstacle:
-        pytest.skip(drill.obstacle)
+    if drill.obstacle or not drill.quick:
+        pytest.skip(drill.obstacle or "it takes too long for a quick run")
     report = carry_out(drill, site, seed=1, num_trials=drill.quick)
     assert not report.failures, report.failures
-    assert len(report.seconds) == drill.quick
+    assert report.num_trials == drill.quick

@@ -7,7 +7,7 @@ from tests.drills.site import Site, save_model
 
 _COLOURS = ("red", "green", "blue")
 _SIZES = ("small", "large", "old", "new")
-NUM_STEPS = 60
+NUM_STEPS = 30  # three epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,14 @@ class Work:
 
 
 def spec_of(dataset: str, **changes: Any) -> dict[str, Any]:
-    """Return the spec: 60 steps, with dropout and shuffling, a checkpoint at every tenth."""
+    """Return the spec: three epochs, dropout and shuffling, a checkpoint at every sixth step."""
     training = {"max_steps": NUM_STEPS, "batch_size": 12, "learning_rate": 0.01, "seed": 3}
     return {
         "task": "text-classification",
         "model": "model:encoder",
         "data": {"train": f"dataset:{dataset}", "eval": None, "columns": {"label": "colour"}},
         "training": {**training, **changes.pop("training", {})},
-        "checkpoints": {"strategy": "steps", "steps": 10, "keep": 2},
+        "checkpoints": {"strategy": "steps", "steps": 6, "keep": 2},
         **changes,
     }
 

@@ -4,13 +4,12 @@ import os
 import random
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import pytest
 from sqlalchemy import text
 
-from api.sweeping import sweep
 from tests.drills.plan import Drill
 from tests.drills.site import Part, Site, until
 from tests.drills.work import Work, spec_of
@@ -20,7 +19,6 @@ _POINTS = (
     "worker.claimed", "worker.trained", "worker.stored",
     "directory.written", "directory.sealed", "directory.renamed", "directory.discarding",
 )  # fmt: skip
-_NUM_SWEEPERS = 4
 
 
 def drills(work: Work) -> list[Drill]:
@@ -31,11 +29,17 @@ def drills(work: Work) -> list[Drill]:
         Drill("KP", "killed at a named point of worker or save", "same weights", trials.kp, 70, 2),
         Drill("K3", "training process killed", "attempt names the signal", trials.k3, 60),
         Drill("K4", "supervisor killed, training process lives", "gone <= 5 s", trials.k4, 50),
+        Drill(
+            "K5",
+            "worker and training process gone",
+            "taken over <= 1.5 leases",
+            trials.k5,
+            50,
+        ),
         Drill("K6", "frozen worker wakes after its job was taken", "0 writes", trials.k6, 50),
         Drill("K7", "worker told to leave", "saved, at most one step redone", trials.k7, 50),
         Drill("K8", "worker killed while it saves to leave", "resumes", trials.k8, 30),
         Drill("K9", "API killed between commit and bell", "starts all the same", trials.k9, 100),
-        Drill("K11", "five sweepers at once", "requeued once", trials.k11, 50),
         Drill("K12", "worker killed after the last write", "nothing changes", trials.k12, 50),
         Drill("K13", "a job that always dies", "failed at the cap", trials.k13, 20),
     ]
@@ -56,8 +60,7 @@ class _Trials:
 
     def kp(self, site: Site, chance: random.Random) -> None:
         point = chance.choice(_POINTS)
-        site.kill_workers()
-        worker = site.start_worker(failpoints=f"{point}:kill")
+        worker = site.only_worker(failpoints=f"{point}:kill")
         until(lambda: _pool(worker), seconds=30, what="the worker's pool")
         pool = _pool(worker)
         job_id = self._work.submit(site)
@@ -66,8 +69,7 @@ class _Trials:
         else:
             ended = "attempts[0] has not ended"
             until(lambda: _first_end(site, job_id), seconds=60, what=f"{point}: {ended}")
-        site.kill_workers()
-        site.start_worker()
+        site.only_worker()
         self._work.assert_whole(site, job_id)
 
     def k3(self, site: Site, chance: random.Random) -> float:
@@ -96,6 +98,28 @@ class _Trials:
         seconds = until(lambda: not site.training_pids(job_id), seconds=5, what="it lives on")
         site.start_worker()
         self._work.assert_whole(site, job_id)
+        return seconds
+
+    def k5(self, site: Site, chance: random.Random) -> float:
+        while len(site.workers) < 2:
+            site.start_worker()
+        for part in site.workers:
+            until(lambda part=part: _pool(part), seconds=30, what="a worker's pool")
+        job_id = self._work.running(site)
+        until(lambda: site.training_pids(job_id), seconds=20, what="a training process")
+        time.sleep(chance.uniform(0, self._work.seconds / 2))
+        gone = _holder(site, job_id)
+        everybody = [*site.training_pids(job_id), *(one.pid for one in members_of(gone.pid))]
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # frozen first: nobody is left to act
+            for pid in everybody:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        seconds = until(lambda: len(site.job(job_id)["attempts"]) > 1, seconds=30)
+        job = self._work.assert_whole(site, job_id)
+        assert job["attempts"][1]["worker"] != job["attempts"][0]["worker"], job["attempts"]
+        gone.kill_group()
+        site.workers.remove(gone)
+        assert seconds <= 1.5 * site.settings.lease_seconds, f"it took {seconds:.1f} s"
         return seconds
 
     def k6(self, site: Site, chance: random.Random) -> None:
@@ -150,8 +174,7 @@ class _Trials:
     def k9(self, site: Site, _: random.Random) -> float:
         if not site.workers:
             site.start_worker()
-        site.apis.pop().stop()
-        site.start_api(failpoints="job.committed:kill")
+        site.only_api(failpoints="job.committed:kill")
         before = _ids(site)
         with pytest.raises(httpx.TransportError):
             site.submit(spec_of(self._work.dataset))
@@ -162,27 +185,12 @@ class _Trials:
         self._work.assert_whole(site, job_id)
         return time.monotonic() - killed
 
-    def k11(self, site: Site, _: random.Random) -> None:
-        job_id = self._work.running(site)
-        site.kill_workers()
-        expire = text("UPDATE jobs SET lease_until = now() - interval '1 s' WHERE id = :id")
-        with site.backends.engine.begin() as connection:
-            connection.execute(expire, {"id": job_id})
-        with ThreadPoolExecutor(_NUM_SWEEPERS) as pool:  # beside the API's own
-            list(pool.map(lambda _: sweep(site.backends), range(_NUM_SWEEPERS)))
-        moves = [e["data"]["state"] for e in site.events(job_id) if e["type"] == "state"]
-        assert moves.count("queued") == 2, moves  # when submitted, and now
-        site.start_worker()
-        self._work.assert_whole(site, job_id)
-
     def k12(self, site: Site, _: random.Random) -> None:
-        site.kill_workers()
-        site.start_worker(failpoints="worker.ended:kill")
+        site.only_worker(failpoints="worker.ended:kill")
         job_id = site.submit(spec_of(self._work.dataset))
         self._work.assert_whole(site, job_id)
         before = _row(site, job_id)
-        site.kill_workers()
-        site.start_worker()
+        site.only_worker()
         until(
             lambda: not (site.settings.home / "runs" / job_id).exists(),
             seconds=30,
@@ -191,21 +199,26 @@ class _Trials:
         assert _row(site, job_id) == before
 
     def k13(self, site: Site, _: random.Random) -> None:
-        site.kill_workers()
-        site.start_worker(failpoints="step.ended:kill")
+        site.only_worker(failpoints="step.ended:kill")
         poison = site.submit(spec_of(self._work.dataset))
         job = site.wait_for_end(poison)
         assert job["state"] == "failed", job["state"]
         assert len(job["attempts"]) == site.settings.max_attempts, job["attempts"]
         assert "SIGKILL" in job["error"]["message"], job["error"]
-        site.kill_workers()
-        site.start_worker()
+        site.only_worker()
         self._work.assert_whole(site, site.submit(spec_of(self._work.dataset)))
 
 
 def _pool(worker: Part) -> set[int]:
     """Return the children of a worker that carry out jobs."""
     return {one.pid for one in members_of(worker.pid) if one.parent == worker.pid}
+
+
+def _holder(site: Site, job_id: str) -> Part:
+    """Return the worker of a job's first attempt, whose name has the number of its pool's child."""
+    name = site.job(job_id)["attempts"][0]["worker"]
+    pid = int(name.partition("@")[0].rpartition("-")[2])
+    return next(part for part in site.workers if pid in _pool(part) | {part.pid})
 
 
 def _first_end(site: Site, job_id: str) -> object:

@@ -16,7 +16,7 @@ from tests.training.tiny import (
     save_encoder,
     tokenized,
 )
-from trainer_core.run_directory import Result
+from trainer_core.run_directory import Result, read_json
 from trainer_core.training.recipes import language_loss
 from trainer_core.training.recipes.language_loss import LanguageLoss, find_logit_map
 from trainer_core.training.recipes.recipe import Measured
@@ -90,6 +90,30 @@ def test_the_reported_loss_is_that_of_transformers_over_all_learnt_tokens(
             total += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
         count += ids.shape[1] - 1
     assert outcome.metrics["loss"] == pytest.approx(total / count, rel=1e-4)
+
+
+def test_texts_are_joined_and_cut_into_blocks_of_which_nothing_is_lost(
+    decoder: Path, tmp_path: Path
+) -> None:
+    rows = [{"text": f"{number} it is " + "red " * (number % 40)} for number in range(60)]
+    spec = _spec(training={**FAST, "epochs": 1}, join_texts=True, max_length=32, data={"eval": 0.2})
+    directory = make_run(tmp_path / "run", model=decoder, rows=rows, spec=spec)
+    assert carry_out(directory).result is Result.SUCCEEDED
+    assert events_of(directory, "warning") == []  # of rows cut
+    tokenizer = AutoTokenizer.from_pretrained(decoder)
+    num_tokens = sum(len(tokenizer(row["text"])["input_ids"]) + 1 for row in rows)  # an end each
+    num_blocks = read_json(directory.lineage)["num_rows"]
+    assert 32 * (sum(num_blocks.values()) - 2) < num_tokens <= 32 * sum(num_blocks.values())
+    (*_, last) = [line.data for line in events_of(directory, "progress")]
+    assert last["num_tokens"] > 32 * (num_blocks["train"] - 1)
+
+
+def test_too_few_blocks_are_told_as_such(decoder: Path, tmp_path: Path) -> None:
+    rows = [{"text": "it is red"}] * 12
+    spec = _spec(join_texts=True, data={"eval": None})
+    error = carry_out(make_run(tmp_path / "run", model=decoder, rows=rows, spec=spec)).error
+    assert error is not None
+    assert (error.code, error.param) == ("too_few_rows", "/join_texts")
 
 
 def test_rows_without_anything_to_learn_are_left_out_and_counted(

@@ -96,16 +96,18 @@ def test_an_attempt_tells_the_steps_that_it_took_and_no_other(
     assert {5, 10} <= {one["step"] for one in figures if one["split"] == "eval"}  # none was lost
 
 
-def test_another_resolved_spec_is_told(encoder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["resolved_spec_sha256", "processor"])
+def test_what_may_change_the_last_digits_is_told(encoder: Path, tmp_path: Path, name: str) -> None:
     directory = _stopped(tmp_path / "run", encoder)
     checkpoint = directory.checkpoints / "checkpoint-3"
     lineage = read_json(checkpoint / LINEAGE)
-    write_json(checkpoint / LINEAGE, {**lineage, "resolved_spec_sha256": "0" * 64})
+    assert lineage[name]
+    write_json(checkpoint / LINEAGE, {**lineage, name: "another"})
     seal(checkpoint)
     assert carry_out(directory).result is Result.SUCCEEDED
     (warning,) = [line.data for line in events_of(directory, "warning")]
     assert warning["code"] == "not_bit_exact"
-    assert "resolved_spec_sha256" in warning["message"]
+    assert warning["message"].startswith(f"{name} changed")
 
 
 def test_another_revision_of_the_base_model_begins_anew(encoder: Path, tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_a_checkpoint_of_a_version_that_told_less_is_gone_on_from(
     directory = _stopped(tmp_path / "run", encoder)
     checkpoint = directory.checkpoints / "checkpoint-3"
     lineage = read_json(checkpoint / LINEAGE)
-    del lineage["base_model_fingerprint"]
+    del lineage["base_model_fingerprint"], lineage["processor"]
     write_json(checkpoint / LINEAGE, lineage)
     seal(checkpoint)
     assert carry_out(directory).result is Result.SUCCEEDED

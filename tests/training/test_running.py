@@ -126,6 +126,21 @@ def test_events_tell_the_whole_story(whole: RunDirectory) -> None:
     assert set(saved[0]["metrics"]) >= {"loss", "accuracy", "macro_f1"}
 
 
+def _train_losses(directory: RunDirectory) -> dict[int, float]:
+    told = [line.data for line in events_of(directory, "metrics")]
+    return {one["step"]: one["metrics"]["loss"] for one in told if one["split"] == "train"}
+
+
+def test_a_record_an_epoch_is_the_mean_of_its_steps(
+    encoder: Path, tmp_path: Path, whole: RunDirectory
+) -> None:
+    directory = _make(tmp_path / "run", encoder, training={**TWO_EPOCHS, "log_steps": "epoch"})
+    assert carry_out(directory).result is Result.SUCCEEDED
+    of_steps = _train_losses(whole)
+    means = {last: sum(of_steps[last - n] for n in range(5)) / 5 for last in (5, 10)}
+    assert _train_losses(directory) == pytest.approx(means)
+
+
 def test_a_checkpoint_is_sealed_and_holds_no_pickled_arguments(whole: RunDirectory) -> None:
     checkpoint = whole.checkpoints / "checkpoint-10"
     manifest = verified_manifest(checkpoint)

@@ -142,8 +142,8 @@ class TrainingSpec(SpecModel):
     no more tokens. It divides `batch_size`; the rest is accumulated. It changes memory and speed
     only. `auto`: as many as are estimated to fit."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the forward and backward pass. `auto`: bf16 where the device has it fast,
-    else fp32."""
+    """Arithmetic of the forward and backward pass. `auto`: bf16 where the device has it fast, a CPU
+    with AMX for models of 5 million weights or more; else fp32."""
     tf32: bool | Auto = "auto"
     """Round the factors of fp32 products to 10 bits of mantissa, on GPUs that have it: faster, and
     the result differs in the fourth digit. `auto`: there, unless precision is fp32."""
@@ -186,8 +186,9 @@ class TrainingSpec(SpecModel):
     """Stop before the end when evaluation no longer improves; needs evaluation. Default null."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42
     """Seed of weights, dropout, splits and row order. Default 42."""
-    log_steps: PositiveInt | Auto = "auto"
-    """Optimizer steps between two training-loss records. `auto`: about 200 records a run."""
+    log_steps: PositiveInt | Literal["epoch"] | Auto = "auto"
+    """Optimizer steps between two training-loss records, each the mean since the one before; or
+    `epoch`: a record an epoch. `auto`: about 200 records a run."""
     data_loader_workers: Annotated[int, Field(ge=0, le=64)] = 0
     """Processes that collate batches beside the training process. Default 0: rows are tokenized
     before the first step, so collating is cheap."""

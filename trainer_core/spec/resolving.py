@@ -17,6 +17,7 @@ bodies of 20 M to 7 B weights. It only sets the first guess at the micro-batch."
 _STATE_BYTES_PER_WEIGHT = 16  # fp32 weight, gradient and two Adam moments
 _BYTES_PER_LOGIT = 16  # in bf16 and fp32, the same again as probabilities and as gradient
 _MEMORY_SHARE = 0.8
+_BF16_WEIGHTS_ON_CPU = 5_000_000  # of smaller models it takes longer to convert than it saves
 _PASSES_OF_TRAINING = 3  # a backward pass computes twice what a forward pass does
 _MAX_BASELINE_SHARE = 0.1
 
@@ -145,6 +146,8 @@ def _precision(_: JobSpec, facts: Facts) -> _Chosen:
         return "bf16", "the device computes bf16 natively"
     if facts.device == "cuda":
         return "fp32", "the device has no native bf16, and fp16 can overflow"
+    if facts.device == "cpu" and facts.has_fast_bf16 and facts.num_weights >= _BF16_WEIGHTS_ON_CPU:
+        return "bf16", "the processor multiplies matrices of bf16 in units of their own"
     return "fp32", f"the surest on {facts.device}"
 
 

@@ -118,10 +118,15 @@ def _facts(given: Given, base: BaseModel) -> Facts:
         device_memory_bytes=given.device.memory_bytes,
         has_fast_bf16=given.device.has_fast_bf16,
         can_recompute=base.can_recompute,
-        has_flash_attention=given.device.has_fast_bf16 and has_flash_attention(base.config),
+        has_flash_attention=_has_flash_attention(given, base),
         num_logits_per_token=_num_logits_per_token(given.spec, base),
         **_pooling_facts(form),
     )
+
+
+def _has_flash_attention(given: Given, base: BaseModel) -> bool:
+    device = given.device
+    return device.kind == "cuda" and device.has_fast_bf16 and has_flash_attention(base.config)
 
 
 def _num_logits_per_token(spec: JobSpec, base: BaseModel) -> int:

@@ -117,6 +117,10 @@ class CausalLM(TaskSpec):
     or every token, but never turns of weight 0. Default assistant. Plain text is learnt whole."""
     chat_template: Literal["model", "chatml"] | Auto = "auto"
     """How a chat becomes text. `auto`: the model's own template if it has one, else ChatML."""
+    join_texts: bool = False
+    """Join plain texts, with an end token after each, and cut them into blocks of `max_length`
+    tokens, in place of one row a text: nothing is cut off long ones, such as books. Default false:
+    texts don't see each other."""
     packing: bool | Auto = "auto"
     """Put several examples into one row of the batch, each seeing itself alone. It changes speed
     and memory only. `auto`: where flash attention computes such rows without waste."""
@@ -139,5 +143,7 @@ class CausalLM(TaskSpec):
         columns = self.data.columns
         if columns.text is not None and is_given(self, "loss_on"):
             yield unused_field("/loss_on", "plain text is learnt whole")
+        if columns.text is None and self.join_texts:
+            yield unused_field("/join_texts", "only plain texts are joined")
         if columns.messages is None and is_given(self, "chat_template"):
             yield unused_field("/chat_template", "the rows are no chats")

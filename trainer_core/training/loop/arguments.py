@@ -178,10 +178,15 @@ def _schedule(spec: JobSpec, *, has_evaluation: bool) -> dict[str, Any]:
         "metric_for_best_model": metric,
         "greater_is_better": is_greater_better(spec),
         "load_best_model_at_end": False,  # the run loads it, also where save and eval steps differ
-        "logging_steps": spec.training.log_steps,
-        "logging_first_step": True,
+        **_logging(spec.training.log_steps),
         "logging_nan_inf_filter": False,  # it would hide that the loss diverged
     }
+
+
+def _logging(steps: int | str) -> dict[str, Any]:
+    if steps == "epoch":
+        return {"logging_strategy": "epoch"}
+    return {"logging_steps": steps, "logging_first_step": True}
 
 
 def _parallel(spec: JobSpec, *, layers: Sequence[str]) -> dict[str, Any]:

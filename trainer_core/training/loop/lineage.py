@@ -15,7 +15,7 @@ from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, file_sha256
 from trainer_core.spec import JobSpec, Resolution
 from trainer_core.training.data.keys import model_fingerprint
-from trainer_core.training.process.devices import Device
+from trainer_core.training.process.devices import Device, processor
 from trainer_core.training.process.processes import num_processes
 from trainer_core.training.process.versions import versions_of
 
@@ -79,6 +79,7 @@ def describe_run(
         "num_rows": dict(found.num_rows),
         "num_rows_skipped": found.num_skipped,
         "device": device.name,
+        "processor": processor() if device.kind == "cpu" else None,
         "num_processes": num_processes(),
         "num_threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -104,8 +105,10 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         "num_processes",
         "num_threads",
         "device",
+        "processor",
         "machine",
         "versions",
         "resolved_spec_sha256",
     )
-    return [name for name in names if before.get(name) != now.get(name)]
+    told = [name for name in names if name in before]  # an older version told less
+    return [name for name in told if before[name] != now.get(name)]

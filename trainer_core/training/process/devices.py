@@ -1,9 +1,11 @@
 """What the run computes on, as the worker or the spec chose."""
 
 import os
+import platform
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -71,7 +73,20 @@ def choose_device(inputs: Inputs, spec: JobSpec) -> Device:
         raise _missing(wanted)
     # All that there is: what is free now would make the same job choose differently each time.
     memory_bytes = min(limit_bytes(), inputs.memory_bytes or sys.maxsize)
-    return Device(kind="cpu", name="cpu", memory_bytes=memory_bytes, has_fast_bf16=False)
+    return Device(kind="cpu", name="cpu", memory_bytes=memory_bytes, has_fast_bf16=_has_amx())
+
+
+def processor() -> str:
+    """Return the processor and its widest instructions: with others, sums round otherwise."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text("utf-8").splitlines() if told.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}{' and AMX' if _has_amx() else ''}"
+
+
+def _has_amx() -> bool:
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def num_devices(device: str | None) -> int:

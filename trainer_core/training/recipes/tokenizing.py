@@ -11,7 +11,7 @@ import numpy as np
 
 from trainer_core.errors import TooFewRows
 from trainer_core.events import Logged, Phase, Warned
-from trainer_core.rows.checking import all_rows
+from trainer_core.rows.checking import MIN_TRAIN_ROWS, all_rows
 from trainer_core.training.data.caching import Entry
 from trainer_core.training.data.columns import StoredColumn
 from trainer_core.training.data.keys import tokens_key
@@ -101,6 +101,25 @@ def tell_left_out(
         if num_left_out:
             message = f"{num_left_out} of {num_rows} {split} {what} are left out: {why}."
             setup.reporter.report(Warned("rows_left_out", message, hint))
+
+
+def check_blocks(tokenized: Tokenized, *, size: int | str, param: str) -> None:
+    """Raise TooFewRows for training texts that were joined and fill too few blocks.
+
+    Args:
+        tokenized: the training rows.
+        size: tokens of a block.
+        param: pointer to the field that had them joined.
+    """
+    num_blocks = len(tokenized.rows)
+    if num_blocks < MIN_TRAIN_ROWS:
+        raise TooFewRows(
+            f"the training texts fill {num_blocks} blocks of {size} tokens; at least "
+            f"{MIN_TRAIN_ROWS} are needed.",
+            hint=f"Lower max_length, add rows, or set {param.strip('/')} to false.",
+            param=param,
+            detail={"num_rows": num_blocks, "min_rows": MIN_TRAIN_ROWS},
+        )
 
 
 def tell_lost_turns(setup: Setup, tokenized: Mapping[str, Tokenized]) -> None:

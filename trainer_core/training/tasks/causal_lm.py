@@ -4,13 +4,14 @@ r"""Causal language modelling: plain text to continue, or chats to answer.
     {"prompt": "Translate to French: fox\n", "completion": "renard"}
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
 
-Plain text is learnt whole, with the tokenizer's end token after it. Of a prompt with a completion
-the latter is learnt, with its end token; of a chat the assistant's turns (`loss_on`).
+Plain text is learnt whole, with the tokenizer's end token after it, or joined and cut into blocks.
+Of a prompt with a completion the latter is learnt, with its end token; of a chat the assistant's
+turns (`loss_on`).
 Shapes: B rows of a batch, T tokens, N targets.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +35,7 @@ from trainer_core.training.recipes.recipe import Recipe, Setup, count_labels
 from trainer_core.training.recipes.token_losses import token_metrics, token_predictions
 from trainer_core.training.recipes.tokenizing import (
     Tokenized,
+    check_blocks,
     tell_left_out,
     tell_lost_turns,
     tokenize_splits,
@@ -50,16 +52,17 @@ class _Tokens:
 
 
 def tokenize_rows(setup: Setup, spec: CausalLM) -> dict[str, Tokenized]:
-    """Return the rows of every split that have something to learn.
+    """Return the rows, or blocks, of every split that have something to learn.
 
-    Counted are rows, those that were cut, chats with turns lost by the template, and the tokens
+    Counted are these, those that were cut, chats with turns lost by the template, and the tokens
     learnt (targets) of the rows kept.
     """
     max_length = spec.max_length
     assert max_length != "auto", "the spec is resolved before"
 
     def encode_rows(rows: Sequence[Any], counts: Counter[str]) -> Iterator[TokenRow]:
-        for tokens in _tokenized(setup.base, spec, rows):
+        found = _tokenized(setup.base, spec, rows)
+        for tokens in _blocks(found, size=max_length) if _is_joined(spec) else found:
             ids, is_learnt = tokens.ids[:max_length], tokens.is_learnt[:max_length]
             num_targets = int(is_learnt[1:].sum())  # nothing comes before the first token
             row = counts["rows"]
@@ -88,6 +91,18 @@ def _tokenized_texts(base: BaseModel, texts: Sequence[str]) -> Iterator[_Tokens]
     for encoded in encode(base.tokenizer, texts, max_length=_NO_LIMIT):
         ids = _ended(np.asarray(encoded.ids), base)
         yield _Tokens(ids, np.ones(len(ids), dtype=np.bool_))
+
+
+def _is_joined(spec: CausalLM) -> bool:
+    return spec.join_texts and spec.columns.text is not None
+
+
+def _blocks(texts: Iterable[_Tokens], *, size: int) -> Iterator[_Tokens]:
+    """Yield texts joined and cut; the last block may be short."""
+    ids = np.concatenate([text.ids for text in texts])
+    for start in range(0, len(ids) - 1, size):  # a token alone has nothing to learn
+        block = ids[start : start + size]
+        yield _Tokens(block, np.ones(len(block), dtype=np.bool_))
 
 
 def _tokenized_completions(
@@ -172,6 +187,8 @@ def build(setup: Setup) -> Recipe:
         hint="Raise max_length, or shorten what comes before the assistant's answers.",
         param="/max_length",
     )
+    if _is_joined(spec):
+        check_blocks(tokenized["train"], size=spec.max_length, param="/join_texts")
     tell_lost_turns(setup, tokenized)
     assert isinstance(setup.base.tokenizer.pad_token_id, int), "set with the model"
     loss = make_language_loss(setup, loaded.model, targets=next_labels)

@@ -16,9 +16,8 @@ import torch
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
-from trainer_core.errors import FieldProblem, InvalidSpec, TooFewRows, UnusableModel
+from trainer_core.errors import FieldProblem, InvalidSpec, UnusableModel
 from trainer_core.events import Phase, Warned
-from trainer_core.rows.checking import MIN_TRAIN_ROWS
 from trainer_core.spec.tasks.masked_lm import MaskedLM
 from trainer_core.training.data.batching import attention_mask, pad_rows
 from trainer_core.training.data.tokens import Array, TokenRow
@@ -31,7 +30,12 @@ from trainer_core.training.models.base_model import (
 from trainer_core.training.recipes.language_loss import make_language_loss, own_labels
 from trainer_core.training.recipes.recipe import Recipe, Setup, count_labels
 from trainer_core.training.recipes.token_losses import token_metrics, token_predictions
-from trainer_core.training.recipes.tokenizing import Tokenized, tell_left_out, tokenize_splits
+from trainer_core.training.recipes.tokenizing import (
+    Tokenized,
+    check_blocks,
+    tell_left_out,
+    tokenize_splits,
+)
 
 _MILLION = 1_000_000
 _SPECIAL = -1  # in place of a word's number: never masked
@@ -269,15 +273,8 @@ def _tell(setup: Setup, spec: MaskedLM, tokenized: dict[str, Tokenized]) -> None
         param="/model",
         what="blocks" if spec.pack else "rows",
     )
-    num_blocks = len(tokenized["train"].rows)
-    if spec.pack and num_blocks < MIN_TRAIN_ROWS:
-        raise TooFewRows(
-            f"the training texts fill {num_blocks} blocks of {spec.max_length} tokens; at least "
-            f"{MIN_TRAIN_ROWS} are needed.",
-            hint="Lower max_length, add rows, or set pack to false.",
-            param="/pack",
-            detail={"num_rows": num_blocks, "min_rows": MIN_TRAIN_ROWS},
-        )
+    if spec.pack:
+        check_blocks(tokenized["train"], size=spec.max_length, param="/pack")
 
 
 _USAGE = """\

@@ -1,0 +1,74 @@
+"""What was run, kept as lines of JSON, and the page that is made of them."""
+
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.drills.groups import place_of
+from tests.drills.plan import Report
+
+_INTRO = """\
+# Drills
+
+Faults done to a running service: real processes, a real PostgreSQL, a real Valkey, real training
+of a tiny model. Each row is one fault of the plan, repeated with a seed of its own each time.
+After every trial the invariants are checked: one final state a job, events without a gap, attempts
+within the cap, no process left over, no half-made file (`tests/drills/invariants.py`). A run that
+was disturbed has to end with the same weights, to the last bit, as one that was not.
+
+`make drills` runs all of it and writes this page; nothing here is edited by hand. `make test` runs
+one trial of each row. `.venv/bin/python -m tests.drills K1 --seed 7` repeats one row. *N* is what
+was really run, of the unit beside it; where the plan asks for more, the end of the line says so.
+*worst* is the longest time that counts: to recover where the row has a limit, else of the whole
+trial. The lease is 3 seconds here, where a service has 30, so that many can be lost in an hour.
+
+"""
+
+
+def keep(report: Report, path: Path) -> None:
+    """Add how a row went to the record."""
+    values = {**report.to_dict(), "commit": _commit(), "at": datetime.now(UTC).isoformat()}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def write_page(record: Path, page: Path) -> None:
+    """Make the page of a record: the latest run of each row."""
+    latest: dict[str, dict[str, Any]] = {}
+    for line in record.read_text("utf-8").splitlines():
+        values = json.loads(line)
+        latest[values["id"]] = values
+    rows = [latest[id_] for id_ in sorted(latest, key=place_of)]
+    page.write_text(_INTRO + _summary(rows) + _block(rows), encoding="utf-8")
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    run = [row for row in rows if not row["obstacle"]]
+    times = sorted(row["at"] for row in run)
+    commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(row["commit"] for row in run))
+    begin, end = times[0][:16].replace("T", " "), times[-1][:16].replace("T", " ")
+    num_failed = sum(bool(row["failures"]) for row in run)
+    minutes = sum(row["took_seconds"] for row in run) / 60
+    return (
+        f"Run from {begin} to {end} UTC, at commit {commits}, on {os.cpu_count()} cores "
+        f"({platform.machine()}, Python {platform.python_version()}): {len(run)} of {len(rows)} "
+        f"rows run, {num_failed} with a failure, {minutes:.0f} minutes of trials.\n\n"
+    )
+
+
+def _block(rows: list[dict[str, Any]]) -> str:
+    fields = Report.__dataclass_fields__
+    lines = []
+    for row in rows:
+        report = Report(**{name: row[name] for name in fields})
+        lines += report.lines
+    return "```\n" + "\n".join(line.rstrip() for line in lines) + "\n```\n"
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=8"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
