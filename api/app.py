@@ -6,40 +6,54 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
+from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
-from api import idempotency, problems, streams, sweeping, uploads
-from api.guard import DOCS_PATH, Guard
+from api import idempotency, problems, searching, streams, sweeping, uploads
+from api.guard import Guard
+from api.inspections import Inspections
 from api.openapi import describe
 from api.reading import Readers
 from api.routes import (
     artifacts,
     checkpoints,
     datasets,
+    docs,
     events,
     health,
     jobs,
+    logs,
+    metrics,
     models,
     records,
+    sweeps,
     tasks,
+    validation,
     webhooks,
+    workers,
 )
 from jobs.backends import connect
 from jobs.delivery.sender import Sender
 from jobs.settings import Settings, load_settings
+from trainer_core.rows import apart
 
 _ROUTES = (  # as the documentation shows them
     jobs,
+    validation,
     records,
     events,
+    metrics,
+    logs,
     checkpoints,
     artifacts,
     datasets,
     models,
     tasks,
+    workers,
+    sweeps,
     webhooks,
     health,
+    docs,
 )
 _DESCRIPTION = """Fine-tuning jobs on Hugging Face Transformers models.
 
@@ -55,9 +69,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="Luthier",
         version=version("luthier"),
         description=_DESCRIPTION,
-        docs_url=DOCS_PATH,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
         lifespan=_lifespan,
         generate_unique_id_function=_operation_id,
@@ -68,7 +81,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.stopping = asyncio.Event()
     for routes in _ROUTES:
         app.include_router(routes.router)
-    app.add_api_route("/", _to_docs, include_in_schema=False)
     problems.install(app)
     idempotency.install(app)
     app.add_middleware(Guard)
@@ -82,6 +94,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings = backends.settings
     uploads.clear_stale(settings.home / uploads.FOLDER)
     app.state.readers = Readers()
+    app.state.inspections = Inspections(settings)
+    warming = asyncio.create_task(run_in_threadpool(apart.warm))
     client = streams.redis_client(backends.redis_url)
     app.state.hub = streams.Hub(
         database=backends.database,
@@ -90,16 +104,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stopping=app.state.stopping,
     )
     sweeper = asyncio.create_task(sweeping.sweep_until(app.state.stopping, backends))
+    searcher = asyncio.create_task(searching.search_until(app.state.stopping, backends))
     sender = asyncio.create_task(app.state.sender.run_until(app.state.stopping))
     yield
     app.state.stopping.set()
-    await asyncio.gather(sweeper, sender)
+    await asyncio.gather(sweeper, searcher, sender, warming)
     await client.aclose()
+    app.state.inspections.processes.close()
     backends.engine.dispose()
-
-
-async def _to_docs() -> RedirectResponse:
-    return RedirectResponse(DOCS_PATH)
 
 
 def _operation_id(route: APIRoute) -> str:

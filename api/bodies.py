@@ -12,6 +12,7 @@ from trainer_core.errors import InvalidJson, InvalidRequest, PayloadTooLarge, Un
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
+_SMALL_BYTES = 1 << 14
 
 _TOKEN = re.compile(
     # Possessive, and without need of a closing quote: no text takes more than one pass.
@@ -34,21 +35,25 @@ async def read_body(request: Request) -> bytes:
 RawBody = Annotated[bytes, Depends(read_body)]
 
 
-async def read_json(request: Request, body: RawBody) -> Any:
-    """Return the values of a JSON body.
-
-    Raises:
-        UnsupportedMediaType: it does not say that it is JSON.
-        PayloadTooLarge: it has more than MAX_BYTES.
-        InvalidJson: it is not JSON as RFC 8259 has it, or nested too deeply.
-    """
+async def check_is_json(request: Request) -> None:
+    """Raise UnsupportedMediaType if the request does not say that its body is JSON."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMediaType(
             f"the body is {media_type or 'of no type'}; JSON was expected.",
             hint="Send the header Content-Type: application/json (curl: --json @file).",
         )
-    return await run_in_threadpool(parse_json, body)
+
+
+async def read_json(_: Annotated[None, Depends(check_is_json)], body: RawBody) -> Any:
+    """Return the values of a JSON body; what does not say that it is one is not read.
+
+    Raises:
+        UnsupportedMediaType: it does not say that it is JSON.
+        PayloadTooLarge: it has more than MAX_BYTES.
+        InvalidJson: it is not JSON as RFC 8259 has it, or nested too deeply.
+    """
+    return await _parsed(body)
 
 
 async def read_optional_json(request: Request, body: RawBody) -> Any:
@@ -56,7 +61,14 @@ async def read_optional_json(request: Request, body: RawBody) -> Any:
     is_empty = request.headers.get("content-length", "0") == "0"
     if is_empty and "transfer-encoding" not in request.headers:
         return {}
-    return await read_json(request, body)
+    await check_is_json(request)
+    return await _parsed(body)
+
+
+async def _parsed(body: bytes) -> Any:
+    if len(body) <= _SMALL_BYTES:
+        return parse_json(body)  # another thread would cost more than this does
+    return await run_in_threadpool(parse_json, body)
 
 
 JsonBody = Annotated[Any, Depends(read_json)]

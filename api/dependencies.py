@@ -24,6 +24,9 @@ async def _sender(request: Request) -> Sender:
 Service = Annotated[Backends, Depends(_backends)]
 WebhookSender = Annotated[Sender, Depends(_sender)]
 JobId = Annotated[str, Path(description="Id of the job, such as `job_01k9…`.", max_length=100)]
+SweepId = Annotated[
+    str, Path(description="Id of the sweep, such as `sweep_01k9…`.", max_length=100)
+]
 WebhookId = Annotated[
     str, Path(description="Id of the webhook, such as `wh_01k9…`.", max_length=100)
 ]
@@ -39,6 +42,12 @@ Cursor = Annotated[
     ),
 ]
 Limit = Annotated[int, Query(description="How many to list, 1 to 100.", ge=1, le=100)]
+
+
+def accepts(request: Request, media_type: str) -> bool:
+    """Return whether the client names a media type among those that it takes."""
+    ranges = ",".join(request.headers.getlist("accept")).lower().split(",")
+    return any(wanted.partition(";")[0].strip() == media_type for wanted in ranges)
 
 
 class Parameters(BaseModel):

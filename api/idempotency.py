@@ -3,7 +3,8 @@
 The reply is kept in the transaction that makes what it tells of. So a service that dies before it
 has answered has made both or neither, and of two processes that work on one key at once the second
 rolls back and answers what the first has kept. Replies that refuse are not kept: nothing was made.
-A route whose reply holds a secret must not take a key, for replies are kept as they are.
+A route whose reply holds a secret must not take a key, for replies are kept as they are. A route
+names `Idempotent` after its `JsonBody`, so that a body of another type is refused unread.
 """
 
 import asyncio

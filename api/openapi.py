@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from api.schemas import FieldError, Problem
+from jobs.sweeps.plan import Plan
 from trainer_core.spec import TASKS, JobSpec
 
 _REF = "#/components/schemas/{model}"
@@ -46,7 +47,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     _, problems = models_json_schema(
-        [(Problem, "serialization"), (FieldError, "serialization")], ref_template=_REF
+        [(Problem, "serialization"), (FieldError, "serialization"), (Plan, "validation")],
+        ref_template=_REF,
     )
     spec = TypeAdapter(JobSpec).json_schema(ref_template=_REF)
     definitions = problems["$defs"] | spec.pop("$defs") | {"JobSpec": spec}

@@ -104,6 +104,8 @@ class Job(Schema):
     """A fine-tuning job."""
 
     id: str
+    sweep_id: str | None
+    """The sweep whose trial it is."""
     parent_id: str | None
     """The job that it was cloned from, or tries again; null once that is deleted."""
     name: str | None
@@ -243,6 +245,8 @@ class EventPage(Schema):
 class Measurement(Schema):
     """Figures measured on a split."""
 
+    id: int
+    """Of its event."""
     split: str
     step: int
     epoch: float | None
@@ -251,9 +255,10 @@ class Measurement(Schema):
 
 
 class Measurements(Schema):
-    """Every measurement of a job, oldest first."""
+    """Measurements of a job, oldest first."""
 
     data: list[Measurement]
+    has_more: bool
 
 
 class Column(Schema):

@@ -1,13 +1,74 @@
-"""Starting uvicorn as this service needs it: loopback, no version told, streams ended on a stop."""
+"""Starting uvicorn as this service needs it: loopback, no version told, streams ended on a stop.
 
+Its quick parser takes heads of any length, at any pace; ours ends the connection.
+"""
+
+import asyncio
 import socket
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jobs.settings import Settings
 
 _STOP_SECONDS = 5  # how long requests may take to end when the service stops
+_MAX_HEAD_BYTES = 1 << 16  # of the request line and the headers
+_HEADER_BYTES = 32  # what a header costs besides
+_HEAD_SECONDS = 30  # from the first byte of a request to the end of its headers
+
+
+class Protocol(HttpToolsProtocol):
+    """HTTP/1.1 whose heads are short, and come soon."""
+
+    _num_head_bytes = 0
+    _is_in_head = True
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_in_head:
+            self._num_head_bytes += len(data)
+        super().data_received(data)
+        if self._is_in_head and self._num_head_bytes > _MAX_HEAD_BYTES:
+            self._refuse()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._await_head()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._num_head_bytes += len(name) + len(value) + _HEADER_BYTES
+        if self._num_head_bytes > 2 * _MAX_HEAD_BYTES:  # counted by pieces and by headers
+            raise ValueError("the headers are too long")  # the parser's caller answers 400
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._stop_timer()
+        self._is_in_head = False
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        self._stop_timer()
+        self._is_in_head = True
+        self._num_head_bytes = 0
+        self._timer = self.loop.call_later(_HEAD_SECONDS, self._refuse)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self) -> None:
+        if not self.transport.is_closing():
+            self.send_400_response("The headers are too long, or took too long.")
 
 
 class Server(uvicorn.Server):
@@ -19,6 +80,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=Protocol,
                 host=settings.host,
                 port=settings.port,
                 server_header=False,

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-from jobs.states import State
+from jobs.states import State, SweepState, TrialState
 
 Json = dict[str, Any]
 
@@ -16,6 +16,7 @@ class Job:
 
     id: str
     project: str
+    sweep_id: str | None  # the sweep whose trial it is
     parent_id: str | None  # the job that it was cloned from or tries again
     name: str | None
     notes: str | None
@@ -152,6 +153,29 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerDevice:
+    """What a worker trains on."""
+
+    name: str  # as LUTHIER_DEVICES names it
+    kind: Literal["cpu", "cuda", "mps"]
+    model: str  # what its maker calls it
+    memory_bytes: int | None  # None where nobody tells
+    has_fast_bf16: bool
+    num_threads: int  # of the CPU, of each job
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker that was heard of lately."""
+
+    name: str
+    num_slots: int  # jobs at once
+    devices: tuple[WorkerDevice, ...]
+    started_at: datetime
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Webhook:
     """Where a project wants to be told of its jobs."""
 
@@ -195,3 +219,34 @@ class Delivery:
     next_try_at: datetime | None  # None unless it is pending
     created_at: datetime
     tries: list[Try]  # first to last
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A search for the best values of some fields of a job's spec."""
+
+    id: str
+    project: str
+    name: str | None
+    state: SweepState
+    reason: str | None  # why it ended as it did
+    plan: Json  # jobs.sweeps.plan.Plan
+    created_at: datetime
+    finished_at: datetime | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One job of a sweep, with the values that it tries."""
+
+    sweep_id: str
+    number: int  # from 0
+    params: Json  # JSON pointer into the spec -> value
+    job_id: str | None  # None where it could not be submitted, or was deleted
+    state: TrialState
+    value: float | None  # of the objective, once it has succeeded
+    measured: Json  # step, as text -> value of the objective on the evaluation rows
+    reason: str | None
+    created_at: datetime
+    finished_at: datetime | None

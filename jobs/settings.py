@@ -85,6 +85,8 @@ class Settings(BaseSettings):
     fork_server: _Path | None = None
     """Socket of a `python -m trainer_core.training --fork-server SOCKET`, which then forks every
     training process: for CPU hosts of many small jobs. Default: each is executed on its own."""
+    inspect_seconds: Annotated[float, Field(ge=1, le=600)] = 60
+    """How long `POST /jobs/validate` may look at a model and tokens; then it answers without."""
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
     """A worker that has not been heard of for so long has lost its job to another."""
     cancel_grace_seconds: Annotated[float, Field(ge=0, le=600)] = 6
@@ -112,6 +114,8 @@ class Settings(BaseSettings):
     """Key that encrypts stored secrets, any long random text. Default: `secret.key` in the home."""
     webhook_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 1
     """How often events that are due to be sent to webhooks are looked for."""
+    search_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 2
+    """How often sweeps of hyperparameters are looked at."""
     webhook_networks: Annotated[tuple[IPNetwork, ...], NoDecode] = ()
     """Networks, separated by `,`, to which webhooks may lead though they are not public."""
 

@@ -37,6 +37,34 @@ class State(StrEnum):
     """Ended by request. Final."""
 
 
+class SweepState(StrEnum):
+    """Where a sweep is."""
+
+    RUNNING = "running"
+    """Trials are being run, or are still to be."""
+    SUCCEEDED = "succeeded"
+    """All trials have ended, at least one of them well. Final."""
+    FAILED = "failed"
+    """All trials have ended, none of them well. Final."""
+    CANCELLED = "cancelled"
+    """Ended by request. Final."""
+
+
+class TrialState(StrEnum):
+    """What has become of a trial of a sweep."""
+
+    RUNNING = "running"
+    """Its job has not ended."""
+    SUCCEEDED = "succeeded"
+    """Its job has, with a value."""
+    FAILED = "failed"
+    """Its job failed, or has no value."""
+    PRUNED = "pruned"
+    """The sweep has cancelled its job, which was worse than the others."""
+    CANCELLED = "cancelled"
+    """Somebody has cancelled its job."""
+
+
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.RUNNING, State.PAUSED, State.CANCELLED}),
     State.RUNNING: frozenset(

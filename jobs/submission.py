@@ -1,16 +1,21 @@
 """What is checked before a job is accepted: what it refers to, and every row it would train on."""
 
+import hashlib
+import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from jobs.fitting import check_capacity
 from jobs.records import Dataset
 from jobs.states import FINAL, State
 from jobs.storage import Storage
-from jobs.store import checkpoints, datasets, jobs, models
+from jobs.store import artifacts, checkpoints, datasets, jobs, models, workers
 from jobs.transaction import Database, Transaction
+from jobs.weights import num_weights_in
 from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
-from trainer_core.rows.checking import Survey, survey
+from trainer_core.rows import apart
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import (
     JobSpec,
@@ -20,22 +25,65 @@ from trainer_core.spec import (
     parse_data_reference,
     parse_model_reference,
 )
+from trainer_core.spec.estimating import WEIGHT_BYTES
 
 _WHOLE_WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
+_MAX_CHECKED = 1000
+_BESIDE_ROWS = {"name", "labels", "model", "resources", "checkpoints", "tracking", "output"}
+"""Parts of a spec on which it does not depend whether its rows can be trained on."""
+
+# Rows that were found good, by all that this depends on; the oldest first. A sweep, a clone or a
+# second try need not read them again.
+_checked: dict[str, None] = {}
+_lock = threading.Lock()
 
 
-def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) -> Survey:
-    """Return what the rows of a job of a project hold, or raise what is wrong with the job.
+def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) -> None:
+    """Raise what is wrong with a job of a project; its rows are read in another process.
 
     Raises:
         InvalidSpec: it asks for what this version can't do, or refers to what is not there.
+        NothingFits: no worker that is there is large enough.
         DataError: its rows can't be trained on.
     """
-    check_built(spec)
     with database.transaction() as tx:
-        found = _referred(tx, spec, project=project)
+        found = look_up(tx, spec, project=project)
+    if is_checked(spec, found):
+        return
     with files_of(storage, found) as files:
-        return survey(spec, files)
+        apart.check(spec.model_dump(mode="json"), files)
+    with _lock:
+        if len(_checked) >= _MAX_CHECKED:
+            del _checked[next(iter(_checked))]
+        _checked[_asked(spec, found)] = None
+
+
+def look_up(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Dataset]:
+    """Return the data set of each split that has one of its own; its rows are not looked at.
+
+    Raises:
+        InvalidSpec: it asks for what this version can't do, or refers to what is not there.
+        NothingFits: no worker that is there is large enough.
+    """
+    check_built(spec)
+    found, problems = referred(tx, spec, project=project)
+    if problems:
+        raise InvalidSpec(problems)
+    check_capacity(
+        spec, num_weights=num_weights_of(tx, spec, project=project), workers=workers.present(tx)
+    )
+    return found
+
+
+def is_checked(spec: JobSpec, found: Mapping[str, Dataset]) -> bool:
+    """Return whether the rows were found good before, by this process."""
+    return _asked(spec, found) in _checked
+
+
+def _asked(spec: JobSpec, found: Mapping[str, Dataset]) -> str:
+    rows = {split: (one.sha256, one.name, one.has_header) for split, one in found.items()}
+    values = spec.model_dump(mode="json", exclude=_BESIDE_ROWS)
+    return hashlib.sha256(json.dumps([rows, values]).encode()).hexdigest()
 
 
 @contextmanager
@@ -61,18 +109,38 @@ def datasets_of(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Da
     }
 
 
-def _referred(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Dataset]:
+def referred(
+    tx: Transaction, spec: JobSpec, *, project: str
+) -> tuple[dict[str, Dataset], list[FieldProblem]]:
+    """Return the data sets that are there, a split each, and what is wrong with references."""
     problems = [*_model_problems(tx, spec.model, project=project)]
     found: dict[str, Dataset] = {}
     for split, source in spec.data.references().items():
+        reference = parse_data_reference(source)
+        if reference.scheme is not Scheme.DATASET:  # what is not built is told elsewhere
+            continue
         try:
-            name = parse_data_reference(source).name
-            found[split] = datasets.get(tx, name, project=project)
+            found[split] = datasets.get(tx, reference.name, project=project)
         except NotFound as error:
             problems.append(FieldProblem(f"/data/{split}", error.message, error.hint))
-    if problems:
-        raise InvalidSpec(problems)
-    return found
+    return found, problems
+
+
+def num_weights_of(tx: Transaction, spec: JobSpec, *, project: str) -> int | None:
+    """Return the number of weights of a job's base model, where that can be told at once."""
+    model = parse_model_reference(spec.model)
+    if spec.scratch is not None:
+        return None
+    match model.scheme:
+        case Scheme.MODEL:
+            folder = models.get(tx, model.name, project=project).path
+            return None if folder is None else num_weights_in(Path(folder))
+        case Scheme.JOB:
+            files = artifacts.of_job(tx, model.name)
+            sizes = (file.size_bytes for file in files if file.path.endswith(".safetensors"))
+            return sum(sizes) // WEIGHT_BYTES or None
+        case _:
+            return None
 
 
 def _model_problems(tx: Transaction, reference: str, *, project: str) -> Iterator[FieldProblem]:

@@ -14,7 +14,7 @@ STORE = {"sqlalchemy", "psycopg", "alembic", "celery", "kombu", "redis", "obstor
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("api.app", TRAINING | {"worker", "luthier"}),
+        ("api.app", TRAINING | {"worker", "luthier", "optuna"}),
         ("worker.main", TRAINING | API | {"api", "luthier"}),
         ("trainer_core.spec", TRAINING | API | STORE | {"httpx", "numpy", "pyarrow"}),
         (

@@ -7,7 +7,7 @@
     |   |-- IdempotencyKeyReused, PreconditionFailed
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
-    |   |-- CheckpointNotFound, WebhookNotFound, DeliveryNotFound
+    |   |-- CheckpointNotFound, WebhookNotFound, DeliveryNotFound, SweepNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
     |   |-- JobInUse, RequestInFlight
@@ -18,7 +18,8 @@
     |-- ModelError              the base model can't be used for the task
     |   |-- UnsafeModel, UnusableModel
     |-- CapacityError           the machine is too small or too full
-    |   |-- OutOfMemory, DiskFull, MaxRuntimeReached, TooManyProcesses, PayloadTooLarge
+    |   |-- OutOfMemory, NothingFits, DiskFull, MaxRuntimeReached, TooManyProcesses
+    |   |-- PayloadTooLarge
     |-- ForbiddenTarget         a URL leads to where the service sends nothing
     |-- Diverged                the loss became NaN or infinite
     |-- InvalidSetting          an environment variable or flag of the service is wrong
@@ -224,6 +225,10 @@ class DeliveryNotFound(NotFound):
     code = "delivery_not_found"
 
 
+class SweepNotFound(NotFound):
+    code = "sweep_not_found"
+
+
 class CheckpointNotFound(NotFound):
     code = "checkpoint_not_found"
 
@@ -349,6 +354,12 @@ class OutOfMemory(CapacityError):
     code = "out_of_memory"
 
 
+class NothingFits(CapacityError):
+    """No worker that is there is large enough for a job."""
+
+    code = "nothing_fits"
+
+
 class DiskFull(CapacityError):
     code = "disk_full"
     retryable = True
@@ -429,3 +440,16 @@ class SecretUnreadable(ServiceFault):
 
     code = "secret_unreadable"
     retryable = False
+
+
+def restored(typed: TypedError) -> LuthierError:
+    """Return the error that `to_typed` gave, of its class, where its code names one of ours."""
+    kinds = [LuthierError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    kind = next((kind for kind in kinds if kind.code == typed.code), LuthierError)
+    error = kind.__new__(kind)
+    LuthierError.__init__(
+        error, typed.message, hint=typed.hint, param=typed.param, detail=typed.detail
+    )
+    return error

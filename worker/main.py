@@ -28,9 +28,11 @@ from jobs.store import attempts
 from trainer_core.failpoints import failpoint
 from worker.attempt import Attempt
 from worker.board import Board
+from worker.devices import devices_of
 from worker.group import kill, members_of
 from worker.listening import ALIVE_FILE, Listening
 from worker.outputs import tidy_finished
+from worker.presence import Presence
 from worker.spare import Spare
 
 _CONSUMER_SECONDS = 10
@@ -49,6 +51,8 @@ class Slot:
         self._board = board
         self._backends: Backends | None = None
         self._spare = Spare(settings)
+        self._name = _name()  # of the worker: the children of its pool have other numbers
+        self._presence: Presence | None = None
 
     def is_draining(self) -> bool:
         """Return whether the worker was asked to end."""
@@ -58,12 +62,22 @@ class Slot:
         """Connect and warm up, in the child: connections do not survive a fork."""
         self._board.mark(_slot_number(), is_busy=False)
         self._backends = connect(self._settings)
+        if _slot_number() == 0:  # one child speaks for all
+            self._presence = Presence(
+                self._backends.database,
+                self._name,
+                num_slots=self._settings.num_slots,
+                devices=devices_of(self._settings),
+            )
+            self._presence.open()
         self._spare.refill()
         self._tidy(self._backends)
 
     def close(self) -> None:
-        """End the spare."""
+        """End the spare, and say that the worker is gone."""
         self._spare.close()
+        if self._presence is not None:
+            self._presence.close()
 
     def run_next(self) -> int:
         """Carry out the jobs whose turn it is, until none is left; return how many that were."""

@@ -17,19 +17,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer_core.failpoints import VARIABLE as FAILPOINTS
-from worker.children import Child, ExecutedChild, ForkedChild
+from trainer_core.children import Child, ExecutedChild, ForkedChild, training_environment
 from worker.group import Member, kill, left_of, members_of
 
 COMMAND = (sys.executable, "-m", "trainer_core.training", "--supervised")
 _FIRST_TO_GO = "1000"  # to the kernel, when memory runs out; the most that there is
-_KEPT_VARIABLES = (
-    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
-    "VIRTUAL_ENV", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
-    "PYTORCH_CUDA_ALLOC_CONF", "OPENBLAS_CORETYPE", FAILPOINTS,
-)  # fmt: skip
-"""Nothing else of the worker's environment reaches a training process: no database, no secret."""
-
 _NETWORK_VARIABLES = (
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
     "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
@@ -96,7 +88,7 @@ class TrainingProcess:
         self._killed: list[Member] = []
         self._waiting = threading.RLock()  # the lease's thread kills, too
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = _environment(num_threads)
+        environment = training_environment(num_threads)
         with log.open("ab") as output:
             self._child: Child = (
                 ExecutedChild(command or COMMAND, output=output, environment=environment)
@@ -211,14 +203,3 @@ def environment_of(trackers: Sequence[str]) -> dict[str, str]:
     """Return what trackers need of this process's environment."""
     names = [name for tracker in trackers for name in _TRACKER_VARIABLES[tracker]]
     return {name: os.environ[name] for name in names if name in os.environ}
-
-
-def _environment(num_threads: int) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    return kept | {
-        "OMP_NUM_THREADS": str(num_threads),
-        "MKL_NUM_THREADS": str(num_threads),
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONUNBUFFERED": "1",
-    }

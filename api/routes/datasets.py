@@ -17,7 +17,7 @@ from jobs.identifiers import new_id
 from jobs.store import datasets
 from jobs.store.events import storable
 from trainer_core.errors import LuthierError
-from trainer_core.rows import describe
+from trainer_core.rows import apart
 
 router = APIRouter(tags=["datasets"])
 
@@ -117,7 +117,7 @@ def delete_dataset(caller: Submitter, service: Service, dataset_id: DatasetId) -
 
 def _keep(service: Backends, caller: Caller, path: Path, *, name: str, has_header: bool) -> Dataset:
     """Describe a file and store it; nothing of it stays if that fails."""
-    description = describe(path, name=name, has_header=has_header)
+    description = apart.describe(path, name=name, has_header=has_header)
     dataset_id = new_id("ds")
     key = f"datasets/{dataset_id}"
     stored = service.storage.put(key, path)

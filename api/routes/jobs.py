@@ -1,19 +1,23 @@
 """Submitting jobs, cloning and trying them again, cancelling, pausing and resuming them."""
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
 from pydantic import StrictBool, ValidationError
 
 from api import openapi, problems
 from api.access import Caller, Submitter
 from api.bodies import JsonBody, OptionalJsonBody
-from api.dependencies import JobId, Service
+from api.dependencies import JobId, Parameters, Service
 from api.idempotency import Idempotent, Once
+from api.inspections import JobInspector
 from api.merging import merged
 from api.reading import Readers, RowReaders
+from api.reports import Validation
+from api.routes.validation import validated
 from api.schemas import Job
 from api.showing import shown
 from jobs import submission
@@ -31,21 +35,42 @@ router = APIRouter(tags=["jobs"])
 _RETRYABLE = frozenset({State.FAILED, State.CANCELLED})
 
 
+class CreateParameters(Parameters):
+    """What to do with a spec."""
+
+    validate_only: Annotated[
+        bool, Query(description="Answer as POST /jobs/validate does, and queue nothing.")
+    ] = False
+
+
 @router.post(
     "/jobs",
     status_code=201,
-    response_model=Job,
-    responses=problems.responses(400, 409, 413, 415, 422, 503),
+    responses={
+        200: {"model": Validation, "description": "With `validate_only`: what it would do"},
+        **problems.responses(400, 409, 413, 415, 422, 503),
+    },
     openapi_extra=openapi.spec_body(),
+    response_model=Job,
 )
 async def create_job(
-    caller: Submitter, service: Service, readers: RowReaders, once: Idempotent, body: JsonBody
+    *,
+    caller: Submitter,
+    service: Service,
+    readers: RowReaders,
+    inspector: JobInspector,
+    once: Idempotent,
+    body: JsonBody,
+    parameters: Annotated[CreateParameters, Query()],
 ) -> Response:
     """Submit a job: its spec is the body.
 
     Everything that can be told beforehand is checked: every field, what the spec refers to, and
     every row that it would train on. Then the job is queued.
     """
+    if parameters.validate_only:
+        found = await validated(service, inspector, body, project=caller.project)
+        return JSONResponse(found.model_dump(mode="json"))
     spec = await run_in_threadpool(parse_spec, body)
     return await _submit(service, readers, caller, spec, once)
 
@@ -171,24 +196,35 @@ async def _submit(
     *,
     parent_id: str | None = None,
 ) -> Response:
-    checked = partial(
-        submission.check, service.database, service.storage, spec, project=caller.project
-    )
-    await readers.run(checked)
-    return await run_in_threadpool(_create, service, spec, once, parent_id)
+    create = partial(_create, service, spec, once, project=caller.project, parent_id=parent_id)
+    made = await run_in_threadpool(create, only_if_checked=True)
+    if made is None:
+        check = partial(submission.check, service.database, service.storage, spec)
+        await readers.run(partial(check, project=caller.project))
+        made = await run_in_threadpool(create)
+    assert made is not None
+    return made
 
 
-def _create(service: Backends, spec: JobSpec, once: Once, parent_id: str | None) -> Response:
+def _create(
+    service: Backends,
+    spec: JobSpec,
+    once: Once,
+    *,
+    project: str,
+    parent_id: str | None,
+    only_if_checked: bool = False,
+) -> Response | None:
+    """Create a job whose rows are good, or return None for one whose rows are to be read first."""
     with service.database.transaction() as tx:
+        if only_if_checked and not submission.is_checked(
+            spec, submission.look_up(tx, spec, project=project)
+        ):
+            return None
         if parent_id is not None:
-            jobs.get(tx, parent_id, project=once.project, is_locked=True)  # may be deleted by now
-        job = jobs.create(
-            tx,
-            spec,
-            project=once.project,
-            max_attempts=service.settings.max_attempts,
-            parent_id=parent_id,
-        )
+            jobs.get(tx, parent_id, project=project, is_locked=True)  # may be deleted by now
+        max_attempts = service.settings.max_attempts
+        job = jobs.create(tx, spec, project=project, max_attempts=max_attempts, parent_id=parent_id)
         return once.answer(tx, shown(tx, job), location=f"/jobs/{job.id}")
 
 

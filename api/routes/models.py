@@ -62,7 +62,7 @@ class Registration(SpecModel):
         }
     ),
 )
-def register_model(caller: Admin, service: Service, once: Idempotent, body: JsonBody) -> Response:
+def register_model(caller: Admin, service: Service, body: JsonBody, once: Idempotent) -> Response:
     """Register a base model under a name."""
     wanted = _registration(body)
     path = None

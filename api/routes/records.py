@@ -189,7 +189,7 @@ def delete_job(caller: Submitter, service: Service, job_id: JobId) -> None:
 def _answer(request: Request, job: StoredJob, detail: JobDetail) -> Response:
     body = detail.model_dump_json().encode()
     lasting = detail.model_copy(update={"start_estimate_seconds": None}).model_dump_json().encode()
-    headers = {"ETag": etag_of(lasting, version=job.version), "Cache-Control": "no-cache"}
+    headers = {"ETag": etag_of(lasting, version=job.version)}
     if request.method == "GET" and is_known(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(body, headers=headers, media_type="application/json")

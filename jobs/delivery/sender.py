@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -40,6 +41,7 @@ KEEP_DAYS = 30
 
 _MAX_AT_ONCE = 32
 _MAX_A_WEBHOOK = 4  # so that one target that hangs holds up no other
+_STEP_A_WEBHOOK = 2  # claimed at a time
 _RESOLVE_SECONDS = 5
 _STOP_SECONDS = 2
 _TIDY_SECONDS = _HOUR
@@ -86,9 +88,9 @@ class Sender:
     async def send_due(self) -> int:
         """Send all that is due by now and return how many tries that were."""
         num_tries = 0
-        while started := await self.start_due():
+        while (started := await self.start_due()) or self._at_work:
             num_tries += started
-            await asyncio.wait(self._at_work)
+            await asyncio.wait(self._at_work, return_when=asyncio.FIRST_COMPLETED)
             self._reap()
         return num_tries
 
@@ -97,7 +99,8 @@ class Sender:
         room = _MAX_AT_ONCE - len(self._at_work)
         if room <= 0:
             return 0
-        busy = set(self._at_work.values())
+        counts = Counter(self._at_work.values())
+        busy = {one for one, n in counts.items() if n > _MAX_A_WEBHOOK - _STEP_A_WEBHOOK}
         claimed = await to_thread.run_sync(self._claim, room, busy, limiter=self._threads)
         for one in claimed:
             task = asyncio.create_task(self.send(one))
@@ -156,7 +159,7 @@ class Sender:
             return deliveries.claim(
                 tx,
                 limit=room,
-                a_webhook=_MAX_A_WEBHOOK,
+                a_webhook=_STEP_A_WEBHOOK,
                 busy=busy,
                 lease_seconds=self.lease_seconds,
             )

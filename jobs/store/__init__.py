@@ -11,6 +11,7 @@ checkpoints what of a job is stored to go on from, or to start another from
 datasets    uploads
 models      registered base models
 replies     first replies by Idempotency-Key
+sweeps      searches for the best values, and their trials
 webhooks    where projects want to be told of their jobs
 notices     what they are told
 deliveries  events on their way to webhooks, each try kept

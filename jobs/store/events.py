@@ -1,17 +1,20 @@
 """Events: numbered without a gap within their job, kept, read."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Select, func, insert, select, update
 
 from jobs.records import StoredEvent
 from jobs.states import LEASED
 from jobs.tables import events, jobs
 from jobs.transaction import Transaction
+from trainer_core.events import EventType
+
+_ROWS_AT_A_TIME = 1000
 
 
 class LeaseLost(Exception):
@@ -82,14 +85,58 @@ def read(tx: Transaction, job_id: str, *, after: int, limit: int) -> list[Stored
     return [StoredEvent(**row._mapping) for row in rows]
 
 
-def read_metrics(tx: Transaction, job_id: str) -> list[StoredEvent]:
-    """Return every measurement of a job, oldest first."""
-    rows = tx.connection.execute(
-        select(events)
-        .where(events.c.job_id == job_id, events.c.type == "metrics")
-        .order_by(events.c.id)
+def read_types(
+    tx: Transaction, job_id: str, types: Collection[str], *, after: int, limit: int
+) -> list[StoredEvent]:
+    """Return the events of some types with a number above `after`, oldest first."""
+    statement = _of_types(job_id, types).where(events.c.id > after).order_by(events.c.id)
+    return [StoredEvent(**row._mapping) for row in tx.connection.execute(statement.limit(limit))]
+
+
+def read_last(
+    tx: Transaction, job_id: str, types: Collection[str], *, up_to: int, limit: int
+) -> list[StoredEvent]:
+    """Return the last events of some types with a number of up to `up_to`, oldest first."""
+    statement = _of_types(job_id, types).where(events.c.id <= up_to).order_by(events.c.id.desc())
+    rows = tx.connection.execute(statement.limit(limit)).all()
+    return [StoredEvent(**row._mapping) for row in reversed(rows)]
+
+
+def read_metrics(
+    tx: Transaction,
+    job_id: str,
+    *,
+    split: str | None = None,
+    after: int = 0,
+    limit: int | None = None,
+) -> Iterator[StoredEvent]:
+    """Yield the measurements of a job after an event, oldest first, few at a time in memory."""
+    statement = _of_types(job_id, [EventType.METRICS]).where(events.c.id > after)
+    statement = _measurements(statement, split).order_by(events.c.id).limit(limit)
+    options = {"yield_per": _ROWS_AT_A_TIME}
+    with tx.connection.execute(statement, execution_options=options) as rows:
+        for row in rows:
+            yield StoredEvent(**row._mapping)
+
+
+def count_metrics(
+    tx: Transaction, job_id: str, *, split: str | None = None, after: int = 0
+) -> dict[str, int]:
+    """Return how many measurements of each split a job has after an event."""
+    of_split = events.c.data["split"].astext
+    statement = select(of_split, func.count()).where(
+        events.c.job_id == job_id, events.c.type == EventType.METRICS, events.c.id > after
     )
-    return [StoredEvent(**row._mapping) for row in rows]
+    rows = tx.connection.execute(_measurements(statement, split).group_by(of_split))
+    return {row[0]: row[1] for row in rows}
+
+
+def _measurements(statement: Select[Any], split: str | None) -> Select[Any]:
+    return statement if split is None else statement.where(events.c.data["split"].astext == split)
+
+
+def _of_types(job_id: str, types: Collection[str]) -> Select[Any]:
+    return select(events).where(events.c.job_id == job_id, events.c.type.in_(types))
 
 
 def storable(value: Any) -> Any:

@@ -25,6 +25,7 @@ def create(
     project: str,
     parent_id: str | None = None,
     notes: str | None = None,
+    sweep_id: str | None = None,
 ) -> Job:
     """Keep a new job, queued; its bell is rung after the commit.
 
@@ -35,6 +36,7 @@ def create(
         project: whose it is.
         parent_id: the job of the same project that it was made from.
         notes: what its owner says about it.
+        sweep_id: the sweep of which it is a trial.
     """
     references = [parse_data_reference(source) for source in spec.data.references().values()]
     dataset_ids = sorted({r.name for r in references if r.scheme is Scheme.DATASET})
@@ -45,6 +47,7 @@ def create(
         .values(
             id=new_id("job"),
             project=project,
+            sweep_id=sweep_id,
             parent_id=parent_id,
             name=spec.name,
             notes=notes,
@@ -109,7 +112,14 @@ def _not_found(job_id: str) -> JobNotFound:
     )
 
 
-def cancel(tx: Transaction, job_id: str, *, project: str, keep: bool = False) -> Job:
+def cancel(
+    tx: Transaction,
+    job_id: str,
+    *,
+    project: str,
+    keep: bool = False,
+    reason: str = "cancelled by request",
+) -> Job:
     """End a job that waits, or ask the worker of a running one to end it; again is no error.
 
     Args:
@@ -118,6 +128,7 @@ def cancel(tx: Transaction, job_id: str, *, project: str, keep: bool = False) ->
         project: of the job.
         keep: let a running job first measure and store the model as it is by then. Asked for
             again without it, it ends at once; never the other way round.
+        reason: why, in a few words.
 
     Raises:
         JobNotFound: no such job.
@@ -133,7 +144,6 @@ def cancel(tx: Transaction, job_id: str, *, project: str, keep: bool = False) ->
         _check_move(job, target, hint="Only queued, running and paused jobs can be cancelled.")
     if keep and not is_held:
         _check_nothing_to_keep(job)
-    reason = "cancelled by request"
     if keep:
         reason += ", keeping its model" if is_held else "; no step was taken, so no model is kept"
     return _move(tx, job, target, reason=reason, keep=keep and is_held)

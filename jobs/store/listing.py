@@ -50,11 +50,15 @@ def query(wanted: Filter, *, after: str | None, limit: int, oldest_first: bool) 
         statement = statement.where(jobs.c.id > after if oldest_first else jobs.c.id < after)
     # A state at a time: each is an index in order, which several states together are not.
     parts = [
-        _first(statement.where(*of_state), key, limit=limit)
-        for of_state in [(jobs.c.state == state,) for state in dict.fromkeys(wanted.states)] or [()]
+        _first(statement.where(*of_state), key, limit=limit) for of_state in _each_state(wanted)
     ]
     ids = parts[0] if len(parts) == 1 else _first_of_all(parts, limit=limit, is_up=oldest_first)
     return select(jobs).where(jobs.c.id.in_(ids)).order_by(key)
+
+
+def _each_state(wanted: Filter) -> list[tuple[ColumnElement[bool], ...]]:
+    """Return the condition of each state that is wanted, or none at all for any state."""
+    return [(jobs.c.state == state,) for state in dict.fromkeys(wanted.states)] or [()]
 
 
 def _first(statement: Select[Any], key: ColumnElement[Any], *, limit: int) -> Select[Any]:

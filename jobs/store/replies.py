@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -65,5 +66,5 @@ def remove_old(tx: Transaction) -> int:
     return removed.rowcount
 
 
-def _oldest() -> ColumnElement[object]:
+def _oldest() -> ColumnElement[Any]:
     return func.now() - KEPT

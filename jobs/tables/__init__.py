@@ -4,7 +4,9 @@ from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
 from jobs.tables.jobs import artifacts, attempts, checkpoints, events, job_labels, jobs
 from jobs.tables.replies import replies
+from jobs.tables.sweeps import sweeps, trials
 from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
+from jobs.tables.workers import workers
 
 __all__ = [
     "artifacts",
@@ -19,5 +21,8 @@ __all__ = [
     "metadata",
     "models",
     "replies",
+    "sweeps",
+    "trials",
     "webhooks",
+    "workers",
 ]

@@ -23,6 +23,7 @@ jobs = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("project", Text, nullable=False, server_default="default"),
+    Column("sweep_id", Text),
     Column("parent_id", Text, ForeignKey("jobs.id", ondelete="SET NULL")),
     Column("name", Text),
     Column("notes", Text),

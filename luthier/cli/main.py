@@ -9,6 +9,7 @@ import click
 
 from luthier.cli import (
     browsing,
+    checking,
     comparing,
     completion,
     datasets,
@@ -19,6 +20,7 @@ from luthier.cli import (
     submit,
     sweeps,
     tasks,
+    validate,
     watch,
     webhooks,
 )
@@ -35,8 +37,14 @@ _ENVIRONMENT = (
 _COMPLETION = (("luthier completion SHELL", "for bash, zsh and fish"),)
 
 
+_OTHER_NAMES = {"dataset": "datasets"}
+
+
 class _Luthier(Group):
     """The group that turns every error into a message and an exit code."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, _OTHER_NAMES.get(cmd_name, cmd_name))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -84,6 +92,8 @@ def cli() -> None:
 
 for _command in (
     submit.submit,
+    validate.validate,
+    validate.estimate,
     jobs.ps,
     jobs.show,
     watch.watch,
@@ -110,3 +120,4 @@ for _command in (
     service.worker,
 ):
     cli.add_command(_command)
+datasets.datasets.add_command(checking.check)

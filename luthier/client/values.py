@@ -154,12 +154,12 @@ class Event:
 class Measurement:
     """Figures measured on a split."""
 
+    id: int  # of the event that told them
     split: str
     step: int
     epoch: float | None
     at: datetime
     metrics: Mapping[str, float | None]
-    id: int | None = None
 
 
 class Measurements(tuple[Measurement, ...]):

@@ -69,6 +69,7 @@ def shared(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         port=0,
         sweep_seconds=NEVER,
         webhook_seconds=NEVER,
+        search_seconds=NEVER,
     )
     backends = connect(settings)
     with serve(settings) as url, httpx.Client(base_url=url, timeout=30) as client:
@@ -78,8 +79,8 @@ def shared(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def service_settings(settings: Settings) -> Settings:
-    """Settings whose sweeper and sender look once, at the start, when there is nothing to do."""
-    quiet = {"sweep_seconds": NEVER, "webhook_seconds": NEVER}
+    """Settings whose background tasks look once, at the start, when there is nothing to do."""
+    quiet = {"sweep_seconds": NEVER, "webhook_seconds": NEVER, "search_seconds": NEVER}
     return settings.model_copy(update={"port": 0, "heartbeat_seconds": 0.5, **quiet})
 
 

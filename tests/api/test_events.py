@@ -414,3 +414,127 @@ def test_log_is_text_with_a_line_an_entry(client: httpx.Client, backends: Backen
         "WARNING rows are cut. Raise max_length.",
     ]
     assert tail.text.splitlines() == lines[-1:]
+
+
+def entries(client: httpx.Client, query: str, job_id: str) -> list[str]:
+    text = client.get(f"/jobs/{job_id}/logs?{query}").text
+    return [line.split(" ", 2)[2] for line in text.splitlines()]
+
+
+def test_log_can_be_read_from_either_end(client: httpx.Client, backends: Backends) -> None:
+    job_id = submit(client)
+    say(backends, job_id, *"abcdef")  # events 2 to 7
+    _measure(backends, job_id, {"split": "train", "step": 5, "epoch": 0.5, "metrics": {"loss": 1}})
+
+    assert entries(client, "tail=2", job_id) == ["e", "f"]
+    assert entries(client, "after=5", job_id) == ["e", "f"]
+    assert entries(client, "after=6&tail=3", job_id) == ["f"]
+    assert entries(client, "tail=0", job_id) == []
+
+
+def test_followed_log_goes_on_to_the_end_of_the_job(
+    client: httpx.Client, backends: Backends
+) -> None:
+    job_id = submit(client)
+    job = claim(backends)
+    say(backends, job_id, "one", "two")
+    with client.stream("GET", f"/jobs/{job_id}/logs?tail=1&follow=true") as response:
+        lines = response.iter_lines()
+        first = next(lines)
+        say(backends, job_id, "three")
+        second = next(lines)
+        succeed(backends, job, {"config.json": b"{}"})
+        rest = list(lines)
+
+    assert response.headers["Content-Type"].startswith("text/plain")
+    assert [line.split(" ", 2)[2] for line in (first, second, *rest)] == ["two", "three"]
+
+
+def test_stream_of_the_log_is_resumed_by_its_ids(client: httpx.Client, backends: Backends) -> None:
+    job_id = submit(client)
+    job = claim(backends)
+    say(backends, job_id, "one", "two")
+    succeed(backends, job, {"config.json": b"{}"})
+
+    def told(**headers: str) -> list[tuple[str, str]]:
+        with client.stream("GET", f"/jobs/{job_id}/logs", headers={**SSE, **headers}) as response:
+            assert response.status_code == 200
+            return [(f["id"], f["data"].split(" ", 2)[2]) for f in frames(response) if "id" in f]
+
+    assert told() == [("3", "one"), ("4", "two")]
+    assert told(**{"Last-Event-ID": "3"}) == [("4", "two")]
+    ended = client.get(f"/jobs/{job_id}/logs", headers={**SSE, "Last-Event-ID": "5"})
+    assert ended.status_code == 204
+
+
+NUM_MEASURED = 2_500
+PEAKS = {700: 9.0, 701: -9.0, 2_000: 7.0}
+
+
+def curve(backends: Backends, job_id: str) -> None:
+    """Measure a loss that falls, with peaks, and an accuracy with one."""
+    rows = [
+        {
+            "split": "train",
+            "step": step,
+            "epoch": 1.0,
+            "metrics": {
+                "accuracy": 1.0 if step == 1_234 else 0.5,
+                "loss": PEAKS.get(step, 5 - step / 1000),
+            },
+        }
+        for step in range(NUM_MEASURED)
+    ]
+    evals = [
+        {"split": "eval", "step": step, "epoch": 1.0, "metrics": {"loss": 1.0}} for step in range(4)
+    ]
+    _measure(backends, job_id, *rows, *evals)
+
+
+def test_measurements_come_in_pages(client: httpx.Client, backends: Backends) -> None:
+    job_id = submit(client)
+    curve(backends, job_id)
+    seen: list[int] = []
+    has_more, after = True, 0
+    while has_more:
+        page = client.get(f"/jobs/{job_id}/metrics?split=train&limit=999&after={after}").json()
+        seen += [row["step"] for row in page["data"]]
+        has_more, after = page["has_more"], page["data"][-1]["id"]
+
+    assert seen == list(range(NUM_MEASURED))
+    table = client.get(f"/jobs/{job_id}/metrics?format=csv&split=train").text
+    assert [int(row["step"]) for row in csv.DictReader(io.StringIO(table))] == seen
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_fewer_measurements_keep_the_ends_the_extremes_and_the_peaks(
+    client: httpx.Client, backends: Backends, form: str
+) -> None:
+    job_id = submit(client)
+    curve(backends, job_id)
+
+    reply = client.get(f"/jobs/{job_id}/metrics?max_points=100&format={form}")
+
+    rows = list(csv.DictReader(io.StringIO(reply.text))) if form == "csv" else reply.json()["data"]
+    steps = [int(row["step"]) for row in rows if row["split"] == "train"]
+    assert len(steps) <= 100
+    assert steps == sorted(set(steps))
+    assert {0, NUM_MEASURED - 1, 1_234, *PEAKS} <= set(steps)
+    assert max(b - a for a, b in itertools.pairwise(steps)) < NUM_MEASURED / 100 * 5
+    assert [int(row["step"]) for row in rows if row["split"] == "eval"] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("max_points", [2, 3, 5])
+def test_very_few_measurements_are_the_ends_first(
+    client: httpx.Client, backends: Backends, max_points: int
+) -> None:
+    job_id = submit(client)
+    curve(backends, job_id)
+
+    query = f"max_points={max_points}&split=train"
+    reply = client.get(f"/jobs/{job_id}/metrics?{query}").json()
+
+    steps = [row["step"] for row in reply["data"]]
+    assert len(steps) == max_points
+    assert {0, NUM_MEASURED - 1} <= set(steps)
+    assert reply["has_more"] is False

@@ -245,7 +245,7 @@ def test_wrong_parameter_is_named(shared: Shared, query: str, param: str) -> Non
 
     problem = response.json()
     assert (response.status_code, problem["param"]) == (422, param)
-    assert problem["errors"][0]["pointer"] == f"/{param.lstrip('/')}"
+    assert problem["errors"][0]["pointer"].removesuffix("/0") == f"/{param.lstrip('/')}"
 
 
 def test_nul_in_a_parameter_is_refused(shared: Shared) -> None:

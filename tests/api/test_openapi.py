@@ -47,11 +47,13 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_operations_are_named_after_their_functions(document: dict[str, Any]) -> None:
     assert set(operations(document)) == {
+        "validate_job", "validate_dataset", "list_workers",
         "create_job", "clone_job", "retry_job", "list_jobs", "get_job", "edit_job", "delete_job",
         "cancel_job", "pause_job", "resume_job",
         "list_events", "list_metrics", "get_logs", "download_model", "download_model_file",
         "inspect_model_file", "list_checkpoints",
         "upload_dataset", "list_datasets", "get_dataset", "preview_dataset", "delete_dataset",
+        "create_sweep", "list_sweeps", "get_sweep", "list_trials", "cancel_sweep",
         "create_webhook", "list_webhooks", "get_webhook", "change_webhook", "delete_webhook",
         "rotate_webhook_secret", "send_test_event", "list_deliveries", "redeliver",
         "register_model", "list_models", "get_model", "list_tasks", "get_task",

@@ -183,7 +183,7 @@ def test_root_leads_to_the_docs(shared: Shared) -> None:
         ("GET", "/%00", 404, "not_found"),
         ("PUT", "/jobs", 405, "method_not_allowed"),
         ("DELETE", "/tasks", 405, "method_not_allowed"),
-        ("PATCH", "/jobs/x", 405, "method_not_allowed"),
+        ("PUT", "/jobs/x", 405, "method_not_allowed"),
     ],
 )
 def test_what_is_not_there_is_a_problem_too(

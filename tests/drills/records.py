@@ -31,7 +31,12 @@ trial. The lease is 3 seconds here, where a service has 30, so that many can be 
 
 def keep(report: Report, path: Path) -> None:
     """Add how a row went to the record."""
-    values = {**report.to_dict(), "commit": _commit(), "at": datetime.now(UTC).isoformat()}
+    values = {
+        **report.to_dict(),
+        "commit": _commit(),
+        "at": datetime.now(UTC).isoformat(),
+        "load": os.getloadavg()[1],
+    }
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")
 
@@ -53,8 +58,10 @@ def _summary(rows: list[dict[str, Any]]) -> str:
     begin, end = times[0][:16].replace("T", " "), times[-1][:16].replace("T", " ")
     num_failed = sum(bool(row["failures"]) for row in run)
     minutes = sum(row["took_seconds"] for row in run) / 60
+    loads = sorted(row["load"] for row in run if "load" in row)
+    load = f", under a load of {loads[0]:.0f} to {loads[-1]:.0f}" if loads else ""
     return (
-        f"Run from {begin} to {end} UTC, at commit {commits}, on {os.cpu_count()} cores "
+        f"Run from {begin} to {end} UTC, at commit {commits}, on {os.cpu_count()} cores{load} "
         f"({platform.machine()}, Python {platform.python_version()}): {len(run)} of {len(rows)} "
         f"rows run, {num_failed} with a failure, {minutes:.0f} minutes of trials.\n\n"
     )

@@ -6,8 +6,9 @@ Neither holds more of a row than a few bytes.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, repeat
 
 import numpy as np
@@ -44,10 +45,14 @@ class Survey:
     held_out: bytes  # the split of each usable row of the training file
 
 
+RowWatch = Callable[[str, Usable], None]
+
+
 @dataclass(slots=True)
 class _Read:
     """What reading one file brought."""
 
+    watch: Callable[[Usable], None] | None = None
     classes: RowClasses = field(default_factory=RowClasses)
     first_lines: dict[str, int] = field(default_factory=dict)  # on which a label is first named
     problems: list[RowProblem] = field(default_factory=list)
@@ -69,17 +74,41 @@ def survey(spec: JobSpec, files: Mapping[str, InputFile]) -> Survey:
     Raises:
         DataError: one of its kinds, naming file, line, column and fix.
     """
-    train = _Read()
-    rows = _from_first_row(raw_rows(files["train"]), train)
-    first = next(rows, None)
-    spec = _fit_columns(spec, first)
-    _read(spec, "train", files["train"], chain([first] if first else [], rows), part=train)
-    read = {"train": train}
-    for split, file in files.items():
-        if split != "train":
-            read[split] = _Read()
-            _read(spec, split, file, raw_rows(file), part=read[split])
-    num_bad = _check_problems(spec, [read[split] for split in files])
+    found, problems = look_through(spec, files)
+    if problems:
+        raise problems[0]
+    assert found is not None, "nothing was found, and nobody knows why"
+    return found
+
+
+def look_through(
+    spec: JobSpec, files: Mapping[str, InputFile], *, watch: RowWatch | None = None
+) -> tuple[Survey | None, list[DataError]]:
+    """Return what the rows hold, and everything that is wrong with them, the gravest first.
+
+    Bad rows are left out of what is found. Nothing is found where a file can't be read at all.
+
+    Args:
+        spec: what the job says of its rows.
+        files: as for `survey`.
+        watch: is shown each usable row, under the split whose file it is in.
+    """
+    read = {split: _Read(watch and partial(watch, split)) for split in files}
+    unread: dict[str, DataError] = {}
+    for split, file in sorted(files.items(), key=lambda item: item[0] != "train"):
+        try:
+            spec = _read_file(spec, split, file, part=read[split])
+        except DataError as error:
+            unread[split] = error
+    num_bad, refusal = _bad_rows(spec, [read[split] for split in files if split not in unread])
+    if unread:
+        return None, [*unread.values(), *refusal]
+    found = _found(spec, read, num_bad=num_bad)
+    return found, [*refusal, *_label_problems(found, files, read), *_shortages(found, files)]
+
+
+def _found(spec: JobSpec, read: Mapping[str, _Read], *, num_bad: int) -> Survey:
+    train = read["train"]
     held_out = assign_splits(
         train.classes,
         eval_share=_share(spec.data.eval),
@@ -88,7 +117,7 @@ def survey(spec: JobSpec, files: Mapping[str, InputFile]) -> Survey:
     )
     chosen = _chosen(spec, read, held_out)
     counts = {split: classes.count(is_row) for split, (classes, is_row) in chosen.items()}
-    found = Survey(
+    return Survey(
         spec=spec,
         num_rows={split: int(is_row.sum()) for split, (_, is_row) in chosen.items()},
         num_skipped=num_bad,
@@ -96,9 +125,6 @@ def survey(spec: JobSpec, files: Mapping[str, InputFile]) -> Survey:
         class_counts=counts,
         held_out=held_out,
     )
-    _check_labels(found, files, read)
-    _check_enough(found, files)
-    return found
 
 
 def _chosen(
@@ -155,6 +181,18 @@ def _usable(spec: JobSpec, split: str, file: InputFile) -> Iterator[Row]:
     return (row.row for row in rows if isinstance(row, Usable))
 
 
+def _read_file(spec: JobSpec, split: str, file: InputFile, *, part: _Read) -> JobSpec:
+    """Read a file and return the spec, whose columns the first row of `train` decides."""
+    rows = raw_rows(file)
+    if split == "train":
+        rows = _from_first_row(rows, part)
+        first = next(rows, None)
+        spec = _fit_columns(spec, first)
+        rows = chain([first] if first else [], rows)
+    _read(spec, split, file, rows, part=part)
+    return spec
+
+
 def _from_first_row(
     rows: Iterator[RawRow | RowProblem], part: _Read
 ) -> Iterator[RawRow | RowProblem]:
@@ -186,23 +224,26 @@ def _read(
         if isinstance(row, RowProblem):
             part.add_problem(row)
             continue
+        if part.watch is not None:
+            part.watch(row)
         labels = spec.classes_of(row.row)
         part.classes.add(labels)
         for label in labels:
             part.first_lines.setdefault(label, row.line)
 
 
-def _check_problems(spec: JobSpec, read: Sequence[_Read]) -> int:
-    """Return the number of bad rows; raise InvalidRows if there may be none."""
+def _bad_rows(spec: JobSpec, read: Sequence[_Read]) -> tuple[int, list[DataError]]:
+    """Return the number of bad rows, and an error if there may be none."""
     num_bad = sum(part.num_problems for part in read)
-    if num_bad and spec.data.invalid_rows == "refuse":
-        problems = [problem for part in read for problem in part.problems]
-        raise InvalidRows(
-            problems[:MAX_PROBLEMS],
-            total=num_bad,
-            hint="Mend these rows, or set data.invalid_rows to 'skip' to leave them out.",
-        )
-    return num_bad
+    if not num_bad or spec.data.invalid_rows == "skip":
+        return num_bad, []
+    problems = [problem for part in read for problem in part.problems]
+    refusal = InvalidRows(
+        problems[:MAX_PROBLEMS],
+        total=num_bad,
+        hint="Mend these rows, or set data.invalid_rows to 'skip' to leave them out.",
+    )
+    return num_bad, [refusal]
 
 
 def _share(source: float | str | None) -> float:
@@ -215,9 +256,11 @@ def _natural(label: str) -> tuple[object, ...]:
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part)
 
 
-def _check_labels(found: Survey, files: Mapping[str, InputFile], read: Mapping[str, _Read]) -> None:
+def _label_problems(
+    found: Survey, files: Mapping[str, InputFile], read: Mapping[str, _Read]
+) -> Iterator[DataError]:
     if _is_one_class_everywhere(found):
-        raise DataError(
+        yield DataError(
             f"every row of {files['train'].name} has the label '{found.classes[0]}'; "
             "there is nothing to tell apart.",
             hint="Add rows of at least one other label.",
@@ -227,7 +270,7 @@ def _check_labels(found: Survey, files: Mapping[str, InputFile], read: Mapping[s
         unseen = read[split].first_lines.keys() - set(found.classes)
         if unseen:  # the first row that names one
             line, label = min((read[split].first_lines[label], label) for label in unseen)
-            raise UnseenLabel(
+            yield UnseenLabel(
                 f"label '{label}' in {file.name}, line {line} is in no training row.",
                 hint=f"Add rows with it to {files['train'].name}, or mend or remove the rows "
                 f"of {file.name} that have it.",
@@ -241,11 +284,11 @@ def _is_one_class_everywhere(found: Survey) -> bool:
     return len(counts) == 1 and set(counts.values()) == {found.num_rows["train"]}
 
 
-def _check_enough(found: Survey, files: Mapping[str, InputFile]) -> None:
+def _shortages(found: Survey, files: Mapping[str, InputFile]) -> Iterator[DataError]:
     num_train = found.num_rows["train"]
     name = files["train"].name
     if num_train < MIN_TRAIN_ROWS:
-        raise TooFewRows(
+        yield TooFewRows(
             f"{name} leaves {num_train} rows to train on; at least {MIN_TRAIN_ROWS} are needed.",
             hint="Add rows.",
             param="data.train",
@@ -253,7 +296,7 @@ def _check_enough(found: Survey, files: Mapping[str, InputFile]) -> None:
         )
     for split in ("eval", "test"):
         if getattr(found.spec.data, split) is not None and not found.num_rows[split]:
-            raise TooFewRows(
+            yield TooFewRows(
                 f"no row is left for data.{split} ({getattr(found.spec.data, split)} of {name}).",
                 hint=f"Add rows, raise the fraction, or set data.{split} to null.",
                 param=f"data.{split}",

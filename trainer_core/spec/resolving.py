@@ -2,22 +2,22 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from trainer_core.spec.estimating import (
+    DeviceKind,
+    ModelShape,
+    ModelSize,
+    row_bytes,
+    state_bytes,
+)
 from trainer_core.spec.parsing import parse_spec
 from trainer_core.spec.tasks import JobSpec
 
-DeviceKind = Literal["cpu", "cuda", "mps"]
-
 _NUM_LOG_RECORDS = 200
 _USUAL_TARGET_TOKENS = 128
-_ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER = 0.002
-"""Bytes kept for the backward pass per token and weight, fp32; a coarse fit to BERT and Llama
-bodies of 20 M to 7 B weights. It only sets the first guess at the micro-batch."""
-_STATE_BYTES_PER_WEIGHT = 16  # fp32 weight, gradient and two Adam moments
-_BYTES_PER_LOGIT = 16  # in bf16 and fp32, the same again as probabilities and as gradient
-_MEMORY_SHARE = 0.8
 _BF16_WEIGHTS_ON_CPU = 5_000_000  # of smaller models it takes longer to convert than it saves
+_MEMORY_SHARE = 0.8  # the rest is for the framework, and for what the estimate is short of
 _PASSES_OF_TRAINING = 3  # a backward pass computes twice what a forward pass does
 _MAX_BASELINE_SHARE = 0.1
 
@@ -40,10 +40,22 @@ class Facts:
     num_logits_per_token: int = 0  # kept at each token: the vocabulary of a language model, or 0
     num_processes: int = 1  # that share each optimizer step, a device each
     can_recompute: bool = True  # the model supports gradient checkpointing
+    shape: ModelShape | None = None  # of the model's layers, where it is known
+    num_trained: int | None = None  # weights that are trained, where they are counted
     has_flash_attention: bool = False  # the device, the model and what is installed have it
     pooling: str = "mean"  # how the tokens' vectors become one
     is_normalized: bool = True  # whether that one has a length of 1
     is_embedding_model: bool = False  # the two above are what the base model's own files say
+
+    @property
+    def size(self) -> ModelSize:
+        """What of the model makes it large."""
+        return ModelSize(
+            num_weights=self.num_weights,
+            num_trained=self.num_trained,
+            shape=self.shape,
+            num_logits_per_token=self.num_logits_per_token,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,19 +168,11 @@ def _fitting_micro_batch(spec: JobSpec, facts: Facts) -> int:
     assert spec.max_length != "auto", "max_length is chosen before the micro-batch"
     if facts.device_memory_bytes is None:
         return spec.training.batch_size
-    state = facts.num_weights * _state_bytes_per_weight(spec)
-    free = max(0.0, facts.device_memory_bytes * _MEMORY_SHARE - state)
-    activations = facts.num_weights * _ACTIVATION_BYTES_PER_TOKEN_AND_PARAMETER * spec.max_length
-    logits = facts.num_logits_per_token * _BYTES_PER_LOGIT * spec.num_scored_tokens
-    fitting = max(1, int(free / (spec.num_sequences * (activations + logits))))
+    free = facts.device_memory_bytes * _MEMORY_SHARE - state_bytes(spec, facts.size)
+    of_row = row_bytes(spec, facts.size, device=facts.device, length=spec.num_row_tokens)
+    fitting = max(1, int(max(0.0, free) / of_row))
     batch = spec.training.batch_size
     return next(size for size in range(min(batch, fitting), 0, -1) if batch % size == 0)
-
-
-def _state_bytes_per_weight(spec: JobSpec) -> float:
-    if spec.adapter is None:
-        return _STATE_BYTES_PER_WEIGHT
-    return {"none": 4.0, "8bit": 1.2, "4bit": 0.7}[spec.adapter.quantization]
 
 
 def _gradient_checkpointing(spec: JobSpec, facts: Facts) -> _Chosen:

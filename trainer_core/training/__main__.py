@@ -8,6 +8,7 @@ several processes was killed by a signal, so is the command.
 
 import argparse
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from trainer_core.training.process.supervision import (
     watch_supervisor,
 )
 
+_INSPECTION_BYTES = 4 << 30
 EXIT_CODES = {Result.SUCCEEDED: 0, Result.STOPPED: 75, Result.FAILED: 1}
 
 
@@ -119,6 +121,8 @@ def _run_supervised() -> int:
         return 0
     os.environ.update(order.environment)
     directory = RunDirectory(order.run_dir.resolve())
+    if order.is_inspection:
+        return _inspect(directory)
     if (count := _num_processes(directory)) > 1:
         begin(directory.path)
         signals = [signal.SIGTERM]
@@ -129,6 +133,15 @@ def _run_supervised() -> int:
     from trainer_core.training.run import run
 
     return _told(run(directory, stopping=stopping))
+
+
+def _inspect(directory: RunDirectory) -> int:
+    """Look at a job, with little memory: its model and its rows are a stranger's."""
+    begin(directory.path)
+    resource.setrlimit(resource.RLIMIT_DATA, (_INSPECTION_BYTES, _INSPECTION_BYTES))
+    from trainer_core.training.inspecting import inspect
+
+    return EXIT_CODES[Result.FAILED if inspect(directory).error else Result.SUCCEEDED]
 
 
 def _told(outcome: Outcome) -> int:

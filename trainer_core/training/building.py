@@ -50,7 +50,7 @@ def build(
     decided = _counted(recipe, decided)
     if processes.is_first():
         write_json(directory.lineage, decided.lineage)
-    model = _learning_model(recipe, decided.spec, reporter=reporter)
+    model = learning_model(recipe, decided.spec, reporter=reporter)
     arguments = training_arguments(
         decided.spec,
         folder=directory.checkpoints,
@@ -122,7 +122,7 @@ def _counted(recipe: Recipe, decided: Decided) -> Decided:
     return replace(decided, lineage=with_rows(decided.lineage, num_rows=num_rows))
 
 
-def _learning_model(recipe: Recipe, spec: JobSpec, *, reporter: Reporter) -> Any:
+def learning_model(recipe: Recipe, spec: JobSpec, *, reporter: Reporter) -> Any:
     """Return the model with its adapter, or with some of its weights frozen, if so asked."""
     if spec.adapter:
         return add_adapter(recipe, spec.adapter)  # no weight is frozen beside one

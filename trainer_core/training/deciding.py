@@ -16,6 +16,7 @@ from trainer_core.training.models.base_model import BaseModel, open_model
 from trainer_core.training.models.quantizing import choose_quantizing
 from trainer_core.training.models.scratch import begin_anew
 from trainer_core.training.models.sentence_folders import SentenceForm, read_form
+from trainer_core.training.models.shapes import shape_of
 from trainer_core.training.preparing import Given
 from trainer_core.training.process import processes
 from trainer_core.training.process.clock import PhaseClock
@@ -91,7 +92,7 @@ def _resolve(given: Given, base: BaseModel, checkpoint: Checkpoint | None) -> Re
     if checkpoint is not None:
         spec, as_before = keep_choices(spec, checkpoint, device=given.device)
         kept = (*kept, *as_before)
-    resolution = resolve(spec, _facts(given, base))
+    resolution = resolve(spec, facts_of(given, base))
     return Resolution(resolution.spec, (*kept, *resolution.choices))
 
 
@@ -104,7 +105,8 @@ def _shrunk(given: Given) -> tuple[JobSpec, tuple[Choice, ...]]:
     return with_micro_batch(spec, size), (choice,)
 
 
-def _facts(given: Given, base: BaseModel) -> Facts:
+def facts_of(given: Given, base: BaseModel) -> Facts:
+    """Return what the choices of a run depend on."""
     form = read_form(base.path, base.config) if given.spec.pools_tokens else None
     lengths = (base.usual_length, form.max_length if form else None)
     return Facts(
@@ -118,6 +120,7 @@ def _facts(given: Given, base: BaseModel) -> Facts:
         device_memory_bytes=given.device.memory_bytes,
         has_fast_bf16=given.device.has_fast_bf16,
         can_recompute=base.can_recompute,
+        shape=shape_of(base.config),
         has_flash_attention=_has_flash_attention(given, base),
         num_logits_per_token=_num_logits_per_token(given.spec, base),
         **_pooling_facts(form),

@@ -10,18 +10,9 @@ from pathlib import Path
 
 from trainer_core.errors import DiskFull
 from trainer_core.spec import JobSpec
+from trainer_core.spec.estimating import WEIGHT_BYTES, num_moments
 from trainer_core.spec.resolving import num_optimizer_steps
 from trainer_core.training.models.base_model import BaseModel
-
-_WEIGHT_BYTES = 4  # checkpoints and models are saved as they are trained, in fp32
-_MOMENTS = {  # numbers that an optimizer keeps of each weight, in fp32; of others fewer, or smaller
-    "adamw_torch": 2,
-    "adamw_torch_fused": 2,
-    "paged_adamw_32bit": 2,
-    "stable_adamw": 2,
-    "ademamix": 3,
-    "lion_32bit": 1,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +51,12 @@ def check_room(need: Need, *, folder: Path) -> None:
 
 def estimate_need(spec: JobSpec, base: BaseModel, *, num_train_rows: int) -> Need:
     """Return what a run with a resolved spec will save, at the least."""
-    weight_bytes = base.num_weights * _WEIGHT_BYTES
+    # Checkpoints and models are saved as they are trained.
+    weight_bytes = base.num_weights * WEIGHT_BYTES
     if spec.adapter is not None:  # its own weights are few
         return Need(0, 0, weight_bytes if spec.adapter.output == "merged" else 0)
     has_all_moments = not spec.training.freeze
-    moments = _MOMENTS.get(spec.training.optimizer, 0) if has_all_moments else 0
+    moments = num_moments(spec.training.optimizer) if has_all_moments else 0
     num_saves = _num_saves(spec, num_train_rows=num_train_rows)
     # One more than are kept: the oldest goes once the newest is there.
     num_checkpoints = min(num_saves, spec.checkpoints.keep + 1)

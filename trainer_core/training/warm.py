@@ -10,10 +10,10 @@ import transformers.trainer
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from trainer_core.spec import TASKS
-from trainer_core.training import run
+from trainer_core.training import inspecting, run
 from trainer_core.training.tasks import find_task
 
-IMPORTED = (run, transformers.trainer, transformers.models.auto.modeling_auto)
+IMPORTED = (inspecting, run, transformers.trainer, transformers.models.auto.modeling_auto)
 
 
 def import_everything() -> None:

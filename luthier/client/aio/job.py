@@ -47,9 +47,11 @@ class AsyncJob(JobFields):
         """Yield the events that there are by now, oldest first."""
         return self._jobs.history(self.id, after=after)
 
-    async def metrics(self) -> Measurements:
-        """Return every measurement, oldest first; `.to_pandas()` makes a table of them."""
-        return await self._jobs.metrics(self.id)
+    async def metrics(
+        self, *, split: str | None = None, max_points: int | None = None
+    ) -> Measurements:
+        """Return the measurements, oldest first, `.to_pandas()` as a table: see `jobs.metrics`."""
+        return await self._jobs.metrics(self.id, split=split, max_points=max_points)
 
     async def logs(self, *, tail: int | None = None) -> str:
         """Return the log, or its last `tail` lines."""

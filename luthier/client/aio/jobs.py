@@ -28,6 +28,7 @@ from luthier.client.values import (
 
 _FIRST_POLL_SECONDS = 0.2
 _LONGEST_POLL_SECONDS = 3.0
+_PAGE_MEASUREMENTS = 10_000
 
 
 class AsyncJobs:
@@ -267,15 +268,26 @@ class AsyncJobs:
             await sleep(min(pause, left))
             pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
 
-    async def metrics(self, job_id: str) -> Measurements:
-        """Return every measurement of a job, oldest first; `.to_pandas()` makes a table of them."""
+    async def metrics(
+        self, job_id: str, *, split: str | None = None, max_points: int | None = None
+    ) -> Measurements:
+        """Return the measurements of a job, oldest first; `.to_pandas()` makes a table of them.
+
+        Args:
+            job_id: the job.
+            split: only of this split, such as `train`.
+            max_points: up to so many a split, those that a curve needs; None for every one.
+        """
         path = path_of("jobs", job_id, "metrics")
-        page = await self._transport.get(path)
-        rows = [*page["data"]]
-        while page.get("has_more"):
-            page = await self._transport.get(path, after=rows[-1]["id"])
-            rows.extend(page["data"])
-        return Measurements(from_json(Measurement, row) for row in rows)
+        found = pages(
+            self._transport,
+            path,
+            Measurement,
+            page_size=_PAGE_MEASUREMENTS,
+            split=split,
+            max_points=max_points,
+        )
+        return Measurements([one async for one in found])
 
     async def logs(self, job_id: str, *, tail: int | None = None) -> str:
         """Return a job's log, or its last `tail` lines."""

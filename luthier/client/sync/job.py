@@ -46,9 +46,9 @@ class Job(JobFields):
         """Yield the events that there are by now, oldest first."""
         return self._jobs.history(self.id, after=after)
 
-    def metrics(self) -> Measurements:
-        """Return every measurement, oldest first; `.to_pandas()` makes a table of them."""
-        return self._jobs.metrics(self.id)
+    def metrics(self, *, split: str | None = None, max_points: int | None = None) -> Measurements:
+        """Return the measurements, oldest first, `.to_pandas()` as a table: see `jobs.metrics`."""
+        return self._jobs.metrics(self.id, split=split, max_points=max_points)
 
     def logs(self, *, tail: int | None = None) -> str:
         """Return the log, or its last `tail` lines."""

@@ -134,6 +134,12 @@ class TaskSpec(SpecModel):
         return 1
 
     @property
+    def num_row_tokens(self) -> int:
+        """The most tokens of a text of a row, with what is written of it; for a resolved spec."""
+        assert self.max_length != "auto", "max_length is chosen before"
+        return self.max_length
+
+    @property
     def num_scored_tokens(self) -> int:
         """The most tokens of a row at which the vocabulary is scored; for a resolved spec."""
         assert self.max_length != "auto", "max_length is chosen before"

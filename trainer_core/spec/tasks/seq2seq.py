@@ -85,6 +85,10 @@ class Seq2SeqSpec(TaskSpec):
         return self.data.columns
 
     @property
+    def num_row_tokens(self) -> int:
+        return super().num_row_tokens + self.num_scored_tokens
+
+    @property
     def num_scored_tokens(self) -> int:
         assert self.max_target_length != "auto", "max_target_length is chosen before"
         return self.max_target_length

@@ -60,6 +60,7 @@ class BaseModel:
     can_recompute: bool  # it supports gradient checkpointing
     is_new: bool = False  # its weights are not those on disk: they begin at random
     quantizing: Quantizing | None = None  # its layers are loaded in less than 16 bits
+    is_hollow: bool = False  # it is made without memory for weights, to be measured only
 
     @property
     def usual_length(self) -> int | None:
@@ -141,6 +142,8 @@ def load_model(
     """
     for name, value in changes.items():
         setattr(base.config, name, value)
+    if base.is_hollow:
+        return _hollow_model(base, auto_class, is_head_new=is_head_new)
     set_seed(seed)
     if base.is_new:
         return _new_model(base, auto_class)
@@ -181,6 +184,23 @@ def _new_model(base: BaseModel, auto_class: Any) -> LoadedModel:
         check_embeddings(model, base.tokenizer)
     heads = [name for name, _ in model.named_children() if name != model.base_model_prefix]
     return LoadedModel(model, tuple(heads))
+
+
+def _hollow_model(base: BaseModel, auto_class: Any, *, is_head_new: bool) -> LoadedModel:
+    """Return the model on the meta device: all of it but the numbers."""
+    with torch.device("meta"):
+        made = _new_model(base, auto_class)
+    if base.is_new:
+        return made
+    if not is_head_new:
+        return LoadedModel(made.model, ())
+    there = {name.partition(".")[0] for name in _weight_shapes(base.path)}
+    new = (
+        name
+        for name in made.new_modules
+        if name not in there and any(True for _ in made.model.get_submodule(name).parameters())
+    )
+    return LoadedModel(made.model, tuple(new))
 
 
 def mend_generation(model: Any) -> str | None:

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedConfig
@@ -77,7 +77,7 @@ def keep_as_loaded(model: torch.nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            cast("Any", module).support_avx512bf16_for_cpu = False
 
 
 def _outside_body(config: PreTrainedConfig, auto_class: Any) -> list[str]:

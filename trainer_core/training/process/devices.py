@@ -13,7 +13,7 @@ from trainer_core.errors import CapacityError, InvalidSetting
 from trainer_core.memory import limit_bytes
 from trainer_core.run_directory import Inputs
 from trainer_core.spec import JobSpec
-from trainer_core.spec.resolving import DeviceKind
+from trainer_core.spec.estimating import DeviceKind
 from trainer_core.training.process.processes import num_processes
 
 _DEVICE = re.compile(r"cpu|mps|cuda(:(?P<number>\d{1,3}))?")

@@ -33,7 +33,8 @@ _GPU_NUMBER = re.compile(r"GPU (\d+) has a total capacity")
 _DISK_PHRASES = (
     "no space left on device",
     "disk quota exceeded",
-    "pytorchstreamwriter failed writing",  # torch.save says no more than this
+    "pytorchstreamwriter failed writing",  # torch.save says no more than this,
+    "iostream error",  # or only this, where closing the file is what fails
 )
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 _MAX_MESSAGE_CHARACTERS = 500

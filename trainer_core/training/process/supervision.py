@@ -2,6 +2,7 @@
 
     -> ready                            everything is imported
     <- {"run_dir": "...", "environment": {...}}    the job, one line of JSON
+    <- {"run_dir": "...", "inspect": true}         or one that is to be looked at only
     <- (end of file, at any time)       the supervisor is gone
 
 A process takes one job, so that its memory, and its crashes, end with it.
@@ -28,6 +29,7 @@ class Order:
 
     run_dir: Path
     environment: Mapping[str, str]  # variables that this job alone needs, such as a tracker's key
+    is_inspection: bool = False  # the job is not to be done, but looked at
 
 
 def tell_stacks() -> None:
@@ -48,7 +50,11 @@ def wait_for_order() -> Order | None:
     if not line.endswith(b"\n"):
         return None
     values = json.loads(line)
-    return Order(Path(values["run_dir"]), values.get("environment", {}))
+    return Order(
+        Path(values["run_dir"]),
+        values.get("environment", {}),
+        is_inspection=values.get("inspect", False),
+    )
 
 
 def _renounce_privileges() -> None:

@@ -115,7 +115,8 @@ def make_language_loss(
     """Return the loss of a model, which is tried on a text of two tokens."""
     training = setup.spec.training
     # Compilers can't look into a head that is exchanged while it is called.
-    mapping = None if training.compile else find_logit_map(model)
+    is_opaque = training.compile or setup.base.is_hollow  # nor can it be tried without weights
+    mapping = None if is_opaque else find_logit_map(model)
     if mapping is None:
         setup.reporter.report(Logged("The loss needs the logits of all tokens at once.", {}))
     return LanguageLoss(model, mapping, training.label_smoothing, targets)

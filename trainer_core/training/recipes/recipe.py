@@ -97,6 +97,8 @@ class Recipe:
     # What the model says of each row of a split, JSON-ready, in the order of the file; with the
     # row's number as `row` where rows may be left out.
     predictions: Callable[[Measured], Iterable[Mapping[str, Any]]] | None = None
+    # Which tokens of a batch are learnt, where its labels do not say that token by token.
+    is_learnt: Callable[[Batch], torch.Tensor] | None = None
     add_files: Callable[[Path], None] | None = None  # into the finished model's folder
 
 

@@ -34,6 +34,8 @@ def with_reference(
         collate: makes a batch of rows.
         score: numbers of each row.
     """
+    if setup.base.is_hollow:  # which says nothing
+        return rows.with_column(REFERENCE, np.zeros((len(rows), 1), dtype=np.float32))
     spec, device = setup.spec, setup.device.kind
     assert spec.evaluation.batch_size != "auto", "the spec is resolved before"
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(spec.training.precision)

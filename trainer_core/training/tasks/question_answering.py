@@ -183,6 +183,13 @@ def forward_loss(model: Any, batch: Batch, num_windows: torch.Tensor) -> tuple[t
     return total / num_windows, output
 
 
+def is_answer(batch: Batch) -> torch.Tensor:
+    """Return which tokens are of the answer, (B, T); without one it is the window's first."""
+    places_T = torch.arange(batch["input_ids"].shape[1])
+    first_B1, last_B1 = batch["labels"][:, :1], batch["labels"][:, 1:]
+    return (places_T >= first_B1) & (places_T <= last_B1)
+
+
 @dataclass(frozen=True, slots=True)
 class PredictSpans:
     """Of each window the score of no answer, the best span's, its first and last token, (B, 4)."""
@@ -275,6 +282,7 @@ def build(setup: Setup) -> Recipe:
         classes=(),
         pipeline="question-answering",
         usage=_usage(spec),
+        is_learnt=is_answer,
     )
 
 

@@ -1,4 +1,4 @@
-"""The two ways in which a training process comes to be: executed, or forked by a server."""
+"""The two ways in which a process of `trainer_core.training` comes to be: executed, or forked."""
 
 import json
 import os
@@ -9,8 +9,27 @@ from pathlib import Path
 from typing import IO, BinaryIO, Protocol
 
 from trainer_core import memory
+from trainer_core.failpoints import VARIABLE as FAILPOINTS
 
 _CONNECT_SECONDS = 10
+_KEPT_VARIABLES = (
+    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
+    "VIRTUAL_ENV", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
+    "PYTORCH_CUDA_ALLOC_CONF", "OPENBLAS_CORETYPE", FAILPOINTS,
+)  # fmt: skip
+"""Nothing else of this process's environment reaches a child: no database, no secret."""
+
+
+def training_environment(num_threads: int) -> dict[str, str]:
+    """Return the environment of a child that computes on so many threads."""
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    return kept | {
+        "OMP_NUM_THREADS": str(num_threads),
+        "MKL_NUM_THREADS": str(num_threads),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 class Child(Protocol):

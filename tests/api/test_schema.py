@@ -1,0 +1,49 @@
+"""Requests made from the OpenAPI document: no 5xx, and every reply as it is documented."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.api.conftest import Shared, submit
+
+pytestmark = pytest.mark.slow
+
+NUM_EXAMPLES = os.environ.get("SCHEMA_TEST_EXAMPLES", "3")  # an operation; 700 for 20,000 cases
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,"
+    "response_headers_conformance,response_schema_conformance"
+)
+HOOKS = """
+import schemathesis
+
+@schemathesis.hook
+def map_query(context, query):
+    # A log that is followed ends with its job, and no worker is there to end one.
+    return {name: value for name, value in (query or {}).items() if name != "follow"}
+"""
+
+
+@pytest.mark.timeout(0)
+def test_no_request_fails_and_every_reply_is_documented(shared: Shared, tmp_path: Path) -> None:
+    submit(shared.client, labels={"team": "a"})
+    (tmp_path / "made_hooks.py").write_text(HOOKS)
+    script = Path(sys.executable).with_name("schemathesis")
+
+    done = subprocess.run(  # noqa: PLW1510 - what it printed is told below
+        [script, "run", f"{shared.url}/openapi.json", "--checks", CHECKS, "--phases",
+         "fuzzing,stateful", "--max-examples", NUM_EXAMPLES, "--continue-on-failure", "--seed", "1",
+         "--request-timeout", "30", "--suppress-health-check", "all", "--warnings", "off"],
+        cwd=tmp_path,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "made_hooks", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout[-6000:]
+    found = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
+    assert found is not None, done.stdout[-3000:]
+    assert int(found[1]) >= 50

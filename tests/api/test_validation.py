@@ -1,0 +1,140 @@
+"""Validation over HTTP: what a job would do, and what is wrong with it."""
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from jobs.records import WorkerDevice
+from jobs.store import workers
+from tests.api.conftest import spec_of, upload
+
+GB = 1 << 30
+SMALL = WorkerDevice("cpu", "cpu", "x86_64", GB, has_fast_bf16=False, num_threads=1)
+
+
+def validated(client: httpx.Client, spec: object) -> dict:
+    response = client.post("/jobs/validate", json=spec)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_a_good_job_is_valid_and_its_rows_are_told(shared):
+    spec = spec_of(upload(shared.client))
+    found = validated(shared.client, spec)
+    assert found["is_valid"]
+    assert found["errors"] == []
+    assert found["rows"]["num_rows"] == {"train": 36, "eval": 4, "test": 0}
+    assert [one["label"] for one in found["rows"]["labels"]] == ["a", "b"]
+    assert found["files"][0]["columns"][0] == {"name": "text", "type": "string"}
+    # What the Hub has, a worker fetches; so that is all that can be told.
+    assert "Hub" in found["missing"][0]["why"]
+    assert shared.client.get("/jobs").json()["data"] == []
+
+
+def test_a_submission_that_only_validates_answers_the_same_and_queues_nothing(shared):
+    spec = spec_of(upload(shared.client))
+    response = shared.client.post("/jobs", params={"validate_only": "true"}, json=spec)
+    assert response.status_code == 200
+    assert response.json() == validated(shared.client, spec)
+    assert shared.client.get("/jobs").json()["data"] == []
+
+
+def test_wrong_fields_wrong_references_and_wrong_rows_are_told_at_once(shared):
+    rows = "text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(20)) + ",a\n"
+    spec = spec_of(
+        upload(shared.client, rows),
+        model="model:nobody",
+        training={"learning_rate": -1, "batch_size": 0},
+    )
+    found = validated(shared.client, spec)
+    assert not found["is_valid"]
+    pointers = {
+        one["pointer"] for error in found["errors"] for one in error["detail"].get("errors", ())
+    }
+    assert pointers == {"/training/learning_rate", "/training/batch_size", "/model"}
+    (bad,) = [error for error in found["errors"] if error["code"] == "invalid_rows"]
+    assert (bad["detail"]["rows"][0]["line"], bad["detail"]["rows"][0]["column"]) == (22, "text")
+    assert found["rows"]["num_rows"]["train"] + found["rows"]["num_rows"]["eval"] == 20
+    assert found["missing"][0]["why"] == "the spec has to be mended first"
+
+
+@pytest.mark.parametrize("body", [[], "x", {}, {"task": "no-such"}, {"task": "dpo"}])
+def test_a_body_that_is_no_spec_is_told_as_an_error(shared, body):
+    found = validated(shared.client, body)
+    assert not found["is_valid"]
+    assert found["errors"][0]["code"] == "invalid_spec"
+    assert found["rows"] is None
+
+
+def test_what_is_there_twice_is_a_warning(shared):
+    rows = "text,label\n" + "".join(f"text {n % 15},{'ab'[n % 15 % 2]}\n" for n in range(20))
+    data = {"train": f"dataset:{upload(shared.client, rows)}", "eval": None}
+    found = validated(shared.client, spec_of("", data=data))
+    assert found["is_valid"]
+    assert [one["code"] for one in found["warnings"]] == ["rows_repeated"]
+    assert found["rows"]["num_duplicates"] == {"train": 5}
+    assert found["rows"]["twins"][0]["line"] == 17
+
+
+def test_a_data_set_is_checked_for_a_task_without_a_job(shared):
+    dataset_id = upload(shared.client)
+    url = f"/datasets/{dataset_id}/validate"
+    fits = shared.client.post(url, json={"task": "text-classification"}).json()
+    assert fits["is_valid"]
+    assert fits["missing"][0]["why"] == "no model is named"
+    columns = {"label": "intent"}
+    wrong = shared.client.post(url, json={"task": "text-classification", "columns": columns})
+    assert [one["code"] for one in wrong.json()["errors"]] == ["unknown_column"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/datasets/ds_nobody/validate", {"task": "dpo"}, 404),
+        ("/datasets/{id}/validate", {"task": "dpo", "colums": {}}, 422),
+        ("/datasets/{id}/validate", [], 422),
+    ],
+)
+def test_a_wrong_request_for_a_data_set_is_a_problem(shared, path, body, status):
+    url = path.replace("{id}", upload(shared.client))
+    assert shared.client.post(url, json=body).status_code == status
+
+
+def test_workers_are_listed_with_what_they_train_on(client, backends):
+    assert client.get("/workers").json() == {"data": [], "has_more": False}
+    with backends.database.transaction() as tx:
+        workers.beat(tx, "worker-1", num_slots=2, devices=[SMALL])
+    (found,) = client.get("/workers").json()["data"]
+    assert (found["name"], found["num_slots"]) == ("worker-1", 2)
+    assert found["devices"][0]["memory_bytes"] == GB
+
+
+def test_a_job_that_fits_no_worker_is_refused_before_it_is_queued(client, backends, tmp_path):
+    model = tmp_path / "models" / "large"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    write_header(model / "model.safetensors", num_weights=200_000_000)
+    registered = client.post("/models", json={"name": "large", "path": str(model)})
+    assert registered.status_code == 201, registered.text
+    spec = spec_of(upload(client), model="model:large")
+    with backends.database.transaction() as tx:
+        workers.beat(tx, "worker-1", num_slots=1, devices=[SMALL])
+    refused = client.post("/jobs", json=spec)
+    assert refused.status_code == 422
+    assert refused.json()["code"] == "nothing_fits"
+    assert refused.json()["least_bytes"] > refused.json()["largest_bytes"] == GB
+    with backends.database.transaction() as tx:
+        workers.leave(tx, "worker-1")
+    assert client.post("/jobs", json=spec).status_code == 201
+
+
+def write_header(path: Path, *, num_weights: int) -> None:
+    """Write the header of a safetensors file, and a hole where its weights would be."""
+    num_bytes = 4 * num_weights
+    tensor = {"dtype": "F32", "shape": [num_weights], "data_offsets": [0, num_bytes]}
+    header = json.dumps({"weights": tensor}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + num_bytes)
