@@ -302,7 +302,8 @@ def from_json(kind: type[T], values: object, *, owner: object = None, **more: ob
 def to_json(value: object) -> Any:
     """Return a value as JSON-ready values, under the API's names."""
     if dataclasses.is_dataclass(value):
-        names = _names(type(value))
+        kind: Any = type(value)
+        names = _names(kind)
         return {told: to_json(getattr(value, name)) for name, told in names.items()}
     match value:
         case datetime():
