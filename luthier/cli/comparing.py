@@ -38,7 +38,7 @@ def diff(*, left: str, right: str, as_json: bool) -> None:
             }
         )
         return
-    rows = [("state", jobs[0].state, jobs[1].state)]
+    rows: list[tuple[object, ...]] = [("state", jobs[0].state, jobs[1].state)]
     rows += [(field, *map(_shown, pair)) for field, pair in spec.items()]
     rows += [(name, *map(_shown, pair)) for name, pair in metrics.items()]
     print_table(("FIELD", jobs[0].id, jobs[1].id), rows)

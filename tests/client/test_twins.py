@@ -98,3 +98,34 @@ def test_job_is_downloaded_by_itself(
 
         assert path.read_bytes() == b"{}"
         assert list(job.checkpoints()) == []
+
+
+@pytest.mark.slow
+def test_sweep_is_started_listed_and_cancelled_with_its_jobs(
+    url: str, connect: Connect, rows: Path
+) -> None:
+    with connect(url) as client:
+        dataset = client.datasets.upload(rows)
+        sweep = client.sweeps.create(
+            {
+                "spec": {
+                    "task": "text-classification",
+                    "model": "hub:org/encoder",
+                    "data": {"train": f"dataset:{dataset.id}", "eval": 0.5},
+                },
+                "space": {"/training/epochs": {"type": "choice", "values": [1, 2, 3]}},
+                "sampler": "grid",
+                "max_parallel": 2,
+            }
+        )
+
+        (listed,) = client.sweeps.list()
+        assert (listed.id, listed.is_final, sweep.best) == (sweep.id, False, None)
+        trials = list(client.sweeps.trials(sweep.id))
+        assert trials[0].params == {"/training/epochs": 1}
+        assert {job.sweep_id for job in client.jobs.list()} == {sweep.id}
+        client.sweeps.cancel(sweep.id)
+        ended = client.sweeps.wait(sweep.id, timeout=30)
+        assert (ended.state, ended.is_final) == ("cancelled", True)
+        assert {job.state for job in client.jobs.list()} == {"cancelled"}
+        assert list(client.workers.list()) == []
