@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
-from api import idempotency, problems, searching, streams, sweeping, uploads
+from api import idempotency, openai, problems, searching, streams, sweeping, uploads
 from api.guard import Guard
 from api.inspections import Inspections
 from api.openapi import describe
@@ -25,6 +25,7 @@ from api.routes import (
     logs,
     metrics,
     models,
+    predictions,
     records,
     sweeps,
     tasks,
@@ -34,6 +35,7 @@ from api.routes import (
 )
 from jobs.backends import connect
 from jobs.delivery.sender import Sender
+from jobs.predictions import Asker
 from jobs.settings import Settings, load_settings
 from trainer_core.rows import apart
 
@@ -46,6 +48,7 @@ _ROUTES = (  # as the documentation shows them
     logs,
     checkpoints,
     artifacts,
+    predictions,
     datasets,
     models,
     tasks,
@@ -81,6 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.stopping = asyncio.Event()
     for routes in _ROUTES:
         app.include_router(routes.router)
+    app.include_router(openai.router)
     problems.install(app)
     idempotency.install(app)
     app.add_middleware(Guard)
@@ -103,6 +107,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         heartbeat_seconds=settings.heartbeat_seconds,
         stopping=app.state.stopping,
     )
+    app.state.asker = Asker(backends.redis_url)
     sweeper = asyncio.create_task(sweeping.sweep_until(app.state.stopping, backends))
     searcher = asyncio.create_task(searching.search_until(app.state.stopping, backends))
     sender = asyncio.create_task(app.state.sender.run_until(app.state.stopping))
@@ -110,6 +115,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.stopping.set()
     await asyncio.gather(sweeper, searcher, sender, warming)
     await client.aclose()
+    await app.state.asker.close()
     app.state.inspections.processes.close()
     backends.engine.dispose()
 

@@ -58,7 +58,7 @@ class Guard:
             check(scope)
             await self._app(scope, exchange.receive, exchange.send)
         except LuthierError as error:
-            response = problems.answer(error, request_id=request_id)
+            response = problems.answer(error, scope=scope)
             await response(scope, receive, exchange.send)
         except ClientDisconnect:
             _log.info("%s: the client went away", request_id, extra={"request_id": request_id})
@@ -67,7 +67,7 @@ class Guard:
             _log.exception("%s: %s %s", request_id, scope["method"], scope["path"], extra=extra)
             if exchange.is_started:
                 raise  # the server cuts the connection, so that nobody takes a part for the whole
-            await problems.internal(request_id=request_id)(scope, receive, exchange.send)
+            await problems.internal(scope)(scope, receive, exchange.send)
 
 
 class _Exchange:

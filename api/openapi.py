@@ -4,10 +4,10 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from api.schemas import FieldError, Problem
+from api.schemas import ErrorBody, ErrorResponse, FieldError, Problem
 from jobs.sweeps.plan import Plan
 from trainer_core.spec import TASKS, JobSpec
 
@@ -32,11 +32,31 @@ def spec_body() -> dict[str, Any]:
     return body({"schema": schema, "examples": examples})
 
 
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the schema of a body, whole: in the document its parts have no place of their own."""
+    schema = model.model_json_schema()
+    whole: dict[str, Any] = _inlined(schema, schema.pop("$defs", {}))
+    return whole
+
+
 def body(
     content: dict[str, Any], *, media_type: str = "application/json", is_required: bool = True
 ) -> dict[str, Any]:
     """Return the description of a body that the route reads by itself."""
     return {"requestBody": {"required": is_required, "content": {media_type: content}}}
+
+
+def _inlined(value: Any, definitions: dict[str, Any]) -> Any:
+    """Return a schema with what its references lead to in their place."""
+    if isinstance(value, list):
+        return [_inlined(item, definitions) for item in value]
+    if not isinstance(value, dict):
+        return value
+    reference = value.get("$ref", "")
+    if reference.startswith("#/$defs/"):
+        rest = {name: item for name, item in value.items() if name != "$ref"}
+        return _inlined(definitions[reference.rpartition("/")[2]] | rest, definitions)
+    return {name: _inlined(item, definitions) for name, item in value.items()}
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
@@ -47,7 +67,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     _, problems = models_json_schema(
-        [(Problem, "serialization"), (FieldError, "serialization"), (Plan, "validation")],
+        [
+            *((told, "serialization") for told in (Problem, FieldError, ErrorResponse, ErrorBody)),
+            (Plan, "validation"),
+        ],
         ref_template=_REF,
     )
     spec = TypeAdapter(JobSpec).json_schema(ref_template=_REF)

@@ -1,4 +1,7 @@
-"""The one place that renders errors: RFC 9457 problem details with our code, hint and places."""
+"""The one place that renders errors: RFC 9457 problem details with our code, hint and places.
+
+Below `/v1` they are told as OpenAI tells its own (`openai_errors`).
+"""
 
 import json
 import logging
@@ -15,7 +18,9 @@ from sqlalchemy.exc import InternalError as DatabaseInternalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
+from api import openai_errors
 from jobs.store.events import storable
 from trainer_core.errors import (
     Conflict,
@@ -79,8 +84,8 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(lost, _on_lost_database)
 
 
-def answer(error: LuthierError, *, request_id: str) -> Response:
-    """Return the response that tells an error of ours."""
+def answer(error: LuthierError, *, scope: Scope) -> Response:
+    """Return the response that tells an error of ours to whoever sent the request of a scope."""
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
     return _render(
         status,
@@ -89,28 +94,28 @@ def answer(error: LuthierError, *, request_id: str) -> Response:
         hint=error.hint,
         param=error.param,
         members=error.detail,
-        request_id=request_id,
+        scope=scope,
         headers={"Retry-After": str(error.detail[RETRY])} if RETRY in error.detail else None,
     )
 
 
-def internal(*, request_id: str) -> Response:
+def internal(scope: Scope) -> Response:
     """Return the response to what nobody foresaw; the trace is in the log alone."""
     error = InternalError(
         "the service failed in an unforeseen way.",
-        hint=f"The service's log has the cause, under {request_id}.",
+        hint=f"The service's log has the cause, under {_request_id_of(scope)}.",
     )
-    return answer(error, request_id=request_id)
+    return answer(error, scope=scope)
 
 
-def request_id_of(request: Request) -> str:
+def _request_id_of(scope: Scope) -> str:
     """Return the id that the guard gave the request."""
-    return str(request.scope.get("request_id", ""))
+    return str(scope.get("request_id", ""))
 
 
 async def _on_luthier_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LuthierError)
-    return answer(error, request_id=request_id_of(request))
+    return answer(error, scope=request.scope)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -127,7 +132,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         code=_HTTP_CODES.get(error.status_code, InvalidRequest.code),
         message=message,
         hint=hint,
-        request_id=request_id_of(request),
+        scope=request.scope,
         headers=error.headers,
     )
 
@@ -145,7 +150,7 @@ async def _on_invalid_parameters(request: Request, error: Exception) -> Response
         hint=first["hint"],
         param=name,
         members={"errors": errors},
-        request_id=request_id_of(request),
+        scope=request.scope,
     )
 
 
@@ -169,13 +174,13 @@ async def _on_lost_database(request: Request, error: Exception) -> Response:
         full = DiskFull(
             "the database has no room.", hint="Try again once there is some.", detail={RETRY: 30}
         )
-        return answer(full, request_id=request_id_of(request))
+        return answer(full, scope=request.scope)
     if isinstance(error, DatabaseInternalError) and not isinstance(cause, ReadOnlySqlTransaction):
-        return internal(request_id=request_id_of(request))
+        return internal(request.scope)
     unavailable = ServiceUnavailable(
         "the database can't be reached.", hint="Try again soon.", detail={RETRY: 2}
     )
-    return answer(unavailable, request_id=request_id_of(request))
+    return answer(unavailable, scope=request.scope)
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:  # noqa: ARG001
@@ -187,12 +192,16 @@ def _render(
     *,
     code: str,
     message: str,
-    request_id: str,
+    scope: Scope,
     hint: str = "",
     param: str | None = None,
     members: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
+    if openai_errors.is_told_so(scope["path"]):
+        return openai_errors.render(
+            status, code=code, message=message, hint=hint, param=param, headers=headers
+        )
     body = {
         **(members or {}),
         "type": "about:blank",
@@ -202,7 +211,7 @@ def _render(
         "code": code,
         "hint": hint,
         "param": param,
-        "request_id": request_id,
+        "request_id": _request_id_of(scope),
     }
     text = json.dumps(storable(body), ensure_ascii=False, default=str)
     return Response(

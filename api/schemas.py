@@ -55,6 +55,21 @@ class FieldError(BaseModel):
     hint: str
 
 
+class ErrorBody(Schema):
+    """What went wrong, in OpenAI's words."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(Schema):
+    """An error below `/v1`."""
+
+    error: ErrorBody
+
+
 class JobError(Schema):
     """Why a job failed."""
 
@@ -349,6 +364,23 @@ class ModelPage(Schema):
 
     data: list[Model]
     has_more: bool
+
+
+class PredictionUsage(Schema):
+    """Tokens of all inputs together."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class Prediction(Schema):
+    """What a finished model says."""
+
+    job_id: str
+    task: str
+    data: list[Json]
+    """One for each input."""
+    usage: PredictionUsage
 
 
 class TaskSummary(Schema):

@@ -1,7 +1,9 @@
-"""The sweeper: takes back leases that ran out, and rings again for jobs that nobody answered.
+"""The sweeper: what nobody else would see to, because whoever should is gone.
 
-It also deletes stored checkpoints whose time has passed. Every API process has one; an advisory
-lock of the database lets one sweep at a time.
+It takes back leases that ran out, rings again for jobs that nobody answered, and removes files,
+uploads and stored checkpoints whose time is over.
+
+Every API process has one; an advisory lock of the database lets one sweep at a time.
 """
 
 import asyncio
@@ -18,7 +20,7 @@ from jobs.feed import open_redis
 from jobs.queue import QUEUE
 from jobs.records import Job
 from jobs.retention import expire_checkpoints
-from jobs.store import attempts, replies
+from jobs.store import attempts, files, replies, uploads
 from jobs.transaction import Transaction
 
 _LOCK = 4_817_023_552  # an arbitrary number that only sweepers lock
@@ -58,6 +60,9 @@ def sweep(backends: Backends) -> None:
             # Any message makes a worker claim the next job, whichever it names. So those that
             # still wait are enough, and a long queue does not fill Redis with repetitions.
             tx.bells.extend(unanswered[: max(0, len(unanswered) - num_waiting)])
+        keys = [*files.remove_expired(tx), *uploads.take_stale_parts(tx)]
+    for key in keys:
+        backends.storage.delete(key)
 
 
 def _take_back(tx: Transaction, job: Job) -> None:

@@ -5,8 +5,8 @@ import errno
 import tempfile
 import time
 import unicodedata
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -28,7 +28,8 @@ FIELD = "file"
 FOLDER = "uploads"  # below the home folder: /tmp may be memory
 MAX_NAME_CHARACTERS = 255
 
-_MAX_FORM_BYTES = 1 << 16  # of what surrounds the file: boundaries and headers
+_MAX_FORM_BYTES = 1 << 16  # of what surrounds the file: boundaries, headers and other fields
+_MAX_TEXT_BYTES = 1 << 10  # of another field
 _WRITE_BYTES = 1 << 20
 _STALE_SECONDS = 86_400
 
@@ -39,16 +40,27 @@ class Upload:
 
     path: Path
     name: str  # as the user calls it, fit to be shown
+    size_bytes: int
+    texts: Mapping[str, str] = field(default_factory=dict)  # other fields of the form
 
 
 @contextlib.asynccontextmanager
-async def received(request: Request, *, folder: Path, max_bytes: int) -> AsyncIterator[Upload]:
+async def received(
+    request: Request,
+    *,
+    folder: Path,
+    max_bytes: int,
+    name: str = FIELD,
+    texts: Collection[str] = (),
+) -> AsyncIterator[Upload]:
     """Receive the file of a request into a temporary file, for the length of the context.
 
     Args:
-        request: with a multipart body that has one field, `file`.
+        request: with a multipart body.
         folder: where to put the temporary file.
         max_bytes: largest file; a larger one is refused without reading on.
+        name: of the field that is the file.
+        texts: names of fields that may be there besides.
 
     Raises:
         UnsupportedMediaType, InvalidRequest, InvalidSpec: the body is not that.
@@ -58,7 +70,7 @@ async def received(request: Request, *, folder: Path, max_bytes: int) -> AsyncIt
     boundary = _boundary(request)
     check_length(request, limit=max_bytes + _MAX_FORM_BYTES)
     with _disk_full(), tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
-        part = _Part(boundary)
+        part = _Form(boundary, name=name, texts=texts)
         num_bytes = num_file_bytes = 0
         async for chunk in request.stream():
             num_bytes += len(chunk)
@@ -69,7 +81,7 @@ async def received(request: Request, *, folder: Path, max_bytes: int) -> AsyncIt
                 await run_in_threadpool(_move, part.data, file)
         part.check_complete()
         await run_in_threadpool(_move, part.data, file)
-        yield Upload(Path(file.name), shown_name(part.name))
+        yield Upload(Path(file.name), shown_name(part.file_name), num_file_bytes, part.texts)
 
 
 def clear_stale(folder: Path) -> None:
@@ -88,16 +100,21 @@ def shown_name(name: str) -> str:
     return visible[-MAX_NAME_CHARACTERS:] if visible not in ("", ".", "..") else "upload"
 
 
-class _Part:
-    """Takes a multipart body apart, of which one file is expected."""
+class _Form:
+    """Takes a multipart body apart, of which one file is expected, and texts that may be there."""
 
-    def __init__(self, boundary: bytes) -> None:
-        self.name = ""
+    def __init__(self, boundary: bytes, *, name: str, texts: Collection[str]) -> None:
+        self.file_name = ""
         self.data = bytearray()  # of the file, not yet written
-        self._num_parts = 0
-        self._is_ended = False
-        self._field = bytearray()
+        self.texts: dict[str, str] = {}
+        self._name = name
+        self._known = frozenset(texts)
+        self._has_file = self._is_ended = False
+        self._field = bytearray()  # a header
         self._value = bytearray()
+        self._disposition = ""
+        self._text_name: str | None = None  # of the part in hand, if it is a text
+        self._text = bytearray()
         self._parser = MultipartParser(
             boundary,
             {
@@ -107,10 +124,10 @@ class _Part:
                 "on_header_end": self._on_header,
                 "on_headers_finished": self._on_headers,
                 "on_part_data": self._on_data,
+                "on_part_end": self._on_part_end,
                 "on_end": self._on_end,
             },
         )
-        self._disposition = ""
 
     def write(self, chunk: bytes) -> int:
         """Take bytes of the body, and return how many bytes of the file came with them."""
@@ -119,7 +136,7 @@ class _Part:
             self._parser.write(chunk)
         except FormParserError as error:
             raise InvalidRequest(
-                f"the body is not multipart/form-data: {error}.", hint=_HINT
+                f"the body is not multipart/form-data: {error}.", hint=_hint(self._name)
             ) from error
         return len(self.data) - before
 
@@ -127,13 +144,14 @@ class _Part:
         """Raise InvalidRequest if the body ended before its closing boundary."""
         if not self._is_ended:
             raise InvalidRequest("the body is cut off.", hint="Send the file again.")
-        if self._num_parts == 0:
-            raise _field_problem("is required")
+        if not self._has_file:
+            raise _field_problem(self._name, "is required", file=self._name)
 
     def _begin(self) -> None:
-        self._num_parts += 1
-        if self._num_parts > 1:
-            raise _field_problem("was expected alone; the body has several fields")
+        if self._has_file and not self._known:
+            raise _field_problem(
+                self._name, "was expected alone; the body has several fields", file=self._name
+            )
         self._disposition = ""
 
     def _on_field(self, data: bytes, start: int, end: int) -> None:
@@ -150,25 +168,48 @@ class _Part:
 
     def _on_headers(self) -> None:
         _, options = parse_options_header(self._disposition)
-        if options.get(b"name") != FIELD.encode():
-            given = options.get(b"name", b"").decode("latin-1")[:100]
-            raise _field_problem(f"was expected; the body has '{given}'")
+        name = options.get(b"name", b"").decode("latin-1")[:100]
+        self._text_name = name if name in self._known else None
+        if self._text_name is not None:
+            if name in self.texts:
+                raise _field_problem(name, "is given twice", file=self._name)
+            return
+        if name != self._name:
+            raise _field_problem(
+                self._name, f"was expected; the body has '{name}'", file=self._name
+            )
+        if self._has_file:
+            raise _field_problem(name, "is given twice", file=self._name)
         if b"filename" not in options:
-            raise _field_problem("has no file name, so it is no file")
-        self.name = options[b"filename"].decode("utf-8", "replace")
+            raise _field_problem(name, "has no file name, so it is no file", file=self._name)
+        self._has_file = True
+        self.file_name = options[b"filename"].decode("utf-8", "replace")
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
-        self.data += data[start:end]
+        if self._text_name is None:
+            self.data += data[start:end]
+            return
+        self._text += data[start:end]
+        if len(self._text) > _MAX_TEXT_BYTES:
+            raise _field_problem(
+                self._text_name, f"has more than {_MAX_TEXT_BYTES} bytes", file=self._name
+            )
+
+    def _on_part_end(self) -> None:
+        if self._text_name is not None:
+            self.texts[self._text_name] = self._text.decode("utf-8", "replace")
+            self._text.clear()
 
     def _on_end(self) -> None:
         self._is_ended = True
 
 
-_HINT = f"Send one form field '{FIELD}' (curl: -F {FIELD}=@train.csv)."
+def _hint(name: str) -> str:
+    return f"Send one form field '{name}' (curl: -F {name}=@train.csv)."
 
 
-def _field_problem(message: str) -> InvalidSpec:
-    return InvalidSpec([FieldProblem(f"/{FIELD}", message, _HINT)])
+def _field_problem(name: str, message: str, *, file: str) -> InvalidSpec:
+    return InvalidSpec([FieldProblem(f"/{name}", message, _hint(file))])
 
 
 def _boundary(request: Request) -> bytes:
@@ -176,7 +217,8 @@ def _boundary(request: Request) -> bytes:
     if media_type != b"multipart/form-data" or not options.get(b"boundary"):
         shown = media_type.decode("latin-1")[:100] or "of no type"
         raise UnsupportedMediaType(
-            f"the body is {shown}; multipart/form-data with a boundary was expected.", hint=_HINT
+            f"the body is {shown}; multipart/form-data with a boundary was expected.",
+            hint=_hint(FIELD),
         )
     return options[b"boundary"]
 

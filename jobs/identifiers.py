@@ -22,3 +22,12 @@ def _written(prefix: str, milliseconds: int, random: int) -> str:
     number = milliseconds << _RANDOM_BITS | random
     digits = [_ALPHABET[number >> 5 * place & 31] for place in reversed(range(_NUM_DIGITS))]
     return f"{prefix}_{''.join(digits)}"
+
+
+def sibling(identifier: str, *, prefix: str) -> str:
+    """Return the identifier under which the same thing goes by elsewhere: `file-X` of `ds_X`."""
+    return prefix + identifier[_num_characters_of_prefix(identifier) :]
+
+
+def _num_characters_of_prefix(identifier: str) -> int:
+    return next((place + 1 for place, c in enumerate(identifier) if c in "_-"), 0)

@@ -153,6 +153,72 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """A file as OpenAI's clients see it: a data set, a job's figures, or mere bytes."""
+
+    id: str
+    project: str
+    purpose: str
+    name: str
+    dataset_id: str | None
+    job_id: str | None  # whose figures it is
+    key: str | None  # in the storage, of bytes that are neither
+    size_bytes: int
+    fault: str | None  # what is wrong with its rows
+    expires_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that comes in parts."""
+
+    id: str
+    project: str
+    purpose: str
+    name: str
+    mime_type: str
+    size_bytes: int  # as announced
+    state: str  # pending, completed or cancelled
+    file_id: str | None
+    file_expires_seconds: int | None
+    expires_at: datetime
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPart:
+    """A part of an upload."""
+
+    id: str
+    upload_id: str
+    key: str
+    size_bytes: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FineTune:
+    """What was said of a job in OpenAI's words, and has no place in a spec."""
+
+    job_id: str
+    suffix: str | None
+    metadata: dict[str, str] | None
+    integrations: list[Json] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """That another project may use a job's model, or what it was at one of its checkpoints."""
+
+    id: str
+    job_id: str
+    step: int | None  # None for the finished model
+    grantee: str  # the project
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerDevice:
     """What a worker trains on."""
 

@@ -99,6 +99,9 @@ class Settings(BaseSettings):
     `keep`, to killing it; then no model is kept."""
     keep_failed_days: Annotated[float, Field(ge=0, le=3650)] = 7
     """How long the newest checkpoint of a failed job stays on its worker, days. 0 keeps none."""
+    predict: str = "cpu"
+    """Device on which a worker lets finished models be tried, such as `cuda:1`; `off` for none.
+    Default `cpu`: a job in training keeps its device."""
     store_checkpoints: bool = True
     """Copy each checkpoint to the storage while training goes on, so that another machine can go
     on from it. Where the storage is on the same disk it takes no room besides."""
@@ -142,9 +145,14 @@ class Settings(BaseSettings):
     @classmethod
     def _devices_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for device in value:
-            kind, _, index = device.partition(":")
-            if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
-                raise ValueError(f"'{device}' is not a device; write cpu, mps, cuda or cuda:N")
+            _check_device(device)
+        return value
+
+    @field_validator("predict")
+    @classmethod
+    def _predicts_on_a_device(cls, value: str) -> str:
+        if value != "off":
+            _check_device(value)
         return value
 
     @field_validator("database_url")
@@ -217,6 +225,12 @@ def load_settings(**overrides: object) -> Settings:
         secret = name.endswith(("_URL", "_KEY"))  # may hold a password
         message = f"{name}: {reason}{'' if secret else shown}."
         raise InvalidSetting(message, param=name) from error
+
+
+def _check_device(name: str) -> None:
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
+        raise ValueError(f"'{name}' is not a device; write cpu, mps, cuda or cuda:N")
 
 
 def _is_loopback(host: str) -> bool:

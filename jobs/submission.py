@@ -11,7 +11,7 @@ from jobs.fitting import check_capacity
 from jobs.records import Dataset
 from jobs.states import FINAL, State
 from jobs.storage import Storage
-from jobs.store import artifacts, checkpoints, datasets, jobs, models, workers
+from jobs.store import artifacts, checkpoints, datasets, models, permissions, workers
 from jobs.transaction import Database, Transaction
 from jobs.weights import num_weights_in
 from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
@@ -165,17 +165,20 @@ def _model_problems(tx: Transaction, reference: str, *, project: str) -> Iterato
 
 def _job_problems(tx: Transaction, model: Reference, *, project: str) -> Iterator[FieldProblem]:
     """Yield what keeps a job from starting from what another one has made."""
-    job = jobs.get(tx, model.name, project=project)
+    job = permissions.source_job(tx, model.name, step=model.checkpoint, project=project)
     if model.checkpoint is None:
         if job.state is not State.SUCCEEDED:
             hint = "Wait for it to succeed, or choose another model or a checkpoint of it."
             yield FieldProblem("/model", f"job {job.id} is {job.state} and has no model", hint)
+        elif not artifacts.of_job(tx, job.id):
+            why = f"the model of job {job.id} was deleted"
+            yield FieldProblem("/model", why, "Choose another model.")
         return
     if job.state not in (State.PAUSED, *FINAL):
         why = f"job {job.id} is {job.state}: its checkpoints come and go"
         yield FieldProblem("/model", why, "Pause it, or wait for its end.")
         return
-    checkpoint = checkpoints.get(tx, job.id, model.checkpoint, project=project)
+    checkpoint = checkpoints.get(tx, job.id, model.checkpoint, project=job.project)
     paths = {file["path"] for file in checkpoint.files}
     if "config.json" not in paths or not paths & _WHOLE_WEIGHTS:
         why = f"{checkpoint.name} of job {job.id} holds no whole model, such as that of an adapter"

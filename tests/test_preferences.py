@@ -106,6 +106,29 @@ def test_the_prompt_column_is_found_or_done_without(tmp_path):
         survey(spec_of(data={"columns": {"prompt": "question"}}), files_of(tmp_path, rows))
 
 
+@pytest.mark.parametrize("task", ["dpo", "orpo", "reward-model"])
+def test_openais_rows_are_read_as_they_are(tmp_path, task):
+    rows = [
+        {
+            "input": {"messages": [ASK], "tools": [], "parallel_tool_calls": True},
+            "preferred_output": [GOOD],
+            "non_preferred_output": [BAD],
+        }
+    ] * 30
+    found = survey(spec_of(task), files_of(tmp_path, rows)).spec.columns.mapped()
+    assert found == {
+        "prompt": "input",
+        "chosen": "preferred_output",
+        "rejected": "non_preferred_output",
+    }
+
+
+def test_columns_that_are_named_are_not_taken_for_openais(tmp_path):
+    rows = [{"input": "a", "preferred_output": "b", "non_preferred_output": "c"}] * 30
+    with pytest.raises(UnknownColumn, match="no column 'chosen'"):
+        survey(spec_of(data={"columns": {"rejected": "worse"}}), files_of(tmp_path, rows))
+
+
 def test_labels_are_read_in_the_usual_spellings_and_held_out_alike(tmp_path):
     labels = [True, False, "true", "False", 1, 0] * 10
     rows = [{"prompt": "a", "completion": f"b{n}", "label": x} for n, x in enumerate(labels)]

@@ -263,6 +263,30 @@ def test_model_references_of_every_form_parse(text):
 
 
 @pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("ft:tiny:default:greeter:0123456789ab", "job:job_0123456789ab"),
+        ("ft:org/small:default::0123456789ab", "job:job_0123456789ab"),
+        (
+            "ft:tiny:default:greeter:0123456789ab:ckpt-step-20",
+            "job:job_0123456789ab/checkpoint-20",
+        ),
+    ],
+)
+def test_the_name_of_a_fine_tuned_model_means_its_job(name, reference):
+    assert parse_spec(TASKS["causal-lm"].example | {"model": name}).model == reference
+    assert parse_model_reference(name) == parse_model_reference(reference)
+
+
+@pytest.mark.parametrize(
+    "name", ["ft:", "ft:tiny:default:greeter", "ft:a:b:c:short", "ft:a b:c:d:0123456789ab"]
+)
+def test_what_only_looks_like_the_name_of_a_model_is_refused(name):
+    with pytest.raises(ValueError, match="not a reference"):
+        parse_model_reference(name)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "/srv/models/a", "../a/b", "a/../b", "file:///x", "hub:a/b/c", "hub:a/..", "model:../x",

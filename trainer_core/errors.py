@@ -4,17 +4,18 @@
     |-- InvalidSpec             the request or job spec breaks a rule; carries one problem a field
     |-- InvalidRequest          the request can't be taken, whatever it asks for
     |   |-- InvalidJson, UnsupportedMediaType, CrossSiteRequest, UnknownHost
-    |   |-- IdempotencyKeyReused, PreconditionFailed
+    |   |-- IdempotencyKeyReused, PreconditionFailed, PredictionsOff, PredictionRefused
+    |   |-- WebhookTestFailed
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
-    |   |-- CheckpointNotFound, WebhookNotFound, DeliveryNotFound, SweepNotFound
+    |   |-- CheckpointNotFound, UploadNotFound, PermissionNotFound
+    |   |-- WebhookNotFound, DeliveryNotFound, SweepNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
-    |   |-- JobInUse, RequestInFlight
-    |   |-- TooManyWebhooks
+    |   |-- JobInUse, ModelInUse, RequestInFlight, TooManyWebhooks
     |-- DataError               the user's rows or files can't be trained on
     |   |-- EmptyFile, UnknownFormat, UnknownColumn, InvalidRows, TooFewRows, UnseenLabel
-    |   |-- DataChanged
+    |   |-- DataChanged, InvalidTrainingFile
     |-- ModelError              the base model can't be used for the task
     |   |-- UnsafeModel, UnusableModel
     |-- CapacityError           the machine is too small or too full
@@ -25,7 +26,7 @@
     |-- InvalidSetting          an environment variable or flag of the service is wrong
     |-- ServiceFault            our fault, or our infrastructure's
         |-- WorkerLost, ProcessDied, NoUsableCheckpoint, Stalled, ServerFailed
-        |-- ServiceUnavailable, InternalError, SecretUnreadable
+        |-- ServiceUnavailable, InternalError, PredictionFailed, SecretUnreadable
 
 A message says what happened, with the values; what was expected; what to do.
 """
@@ -178,6 +179,24 @@ class UnknownHost(InvalidRequest):
     code = "unknown_host"
 
 
+class WebhookTestFailed(InvalidRequest):
+    """A test event was not taken."""
+
+    code = "webhook_test_failed"
+
+
+class PredictionsOff(InvalidRequest):
+    """This service does not let models be tried."""
+
+    code = "predictions_off"
+
+
+class PredictionRefused(InvalidRequest):
+    """A finished model can't be asked so."""
+
+    code = "prediction_refused"
+
+
 class IdempotencyKeyReused(InvalidRequest):
     """An `Idempotency-Key` was sent before, with another request."""
 
@@ -217,6 +236,14 @@ class FileNotFound(NotFound):
     code = "file_not_found"
 
 
+class UploadNotFound(NotFound):
+    code = "upload_not_found"
+
+
+class PermissionNotFound(NotFound):
+    code = "permission_not_found"
+
+
 class WebhookNotFound(NotFound):
     code = "webhook_not_found"
 
@@ -254,6 +281,10 @@ class TooManyWebhooks(Conflict):
 
 class DatasetInUse(Conflict):
     code = "dataset_in_use"
+
+
+class ModelInUse(Conflict):
+    code = "model_in_use"
 
 
 class ModelNotReady(Conflict):
@@ -322,6 +353,12 @@ class TooFewRows(DataError):
 
 class UnseenLabel(DataError):
     code = "unseen_label"
+
+
+class InvalidTrainingFile(DataError):
+    """Any of these, in OpenAI's words."""
+
+    code = "invalid_training_file"
 
 
 class DataChanged(DataError):
@@ -433,6 +470,12 @@ class ServiceUnavailable(ServiceFault):
 class InternalError(ServiceFault):
     code = "internal_error"
     retryable = False
+
+
+class PredictionFailed(ServiceFault):
+    """A finished model did not answer."""
+
+    code = "prediction_failed"
 
 
 class SecretUnreadable(ServiceFault):

@@ -147,7 +147,9 @@ class Attempt:
                 return Ending(State.SUCCEEDED, "trained", outcome=run.read_outcome())
             run.outcome.unlink(missing_ok=True)
             process = self._process = self.spare.take()
-            process.start(run.path, trackers=self.job.spec["tracking"])
+            process.start(
+                run.path, trackers=self.job.spec["tracking"], environment=needs.environment
+            )
             watch = MemoryWatch(
                 process.pid,
                 max_bytes=self.backends.settings.job_memory_bytes,

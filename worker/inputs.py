@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jobs.backends import Backends
 from jobs.records import Dataset, Job
-from jobs.store import artifacts, checkpoints, models
+from jobs.store import artifacts, checkpoints, fine_tunes, models, permissions
 from jobs.submission import datasets_of, files_of
 from jobs.transaction import Transaction
 from trainer_core.errors import UnusableModel
@@ -39,6 +39,7 @@ class Needs:
     folder: Path | None = None  # the base model, if it is registered by path
     hub: Reference | None = None  # or if it comes from the Hub
     files: Mapping[str, str] = field(default_factory=dict)  # or if a job made it: path to key
+    environment: Mapping[str, str] = field(default_factory=dict)  # of its process: where to track
 
 
 def read_needs(backends: Backends, job: Job) -> Needs:
@@ -50,23 +51,29 @@ def read_needs(backends: Backends, job: Job) -> Needs:
     """
     model = parse_model_reference(job.model)
     with backends.database.transaction() as tx:
-        found = datasets_of(tx, parse_spec(job.spec), project=job.project)
+        needs = Needs(
+            datasets_of(tx, parse_spec(job.spec), project=job.project),
+            environment=fine_tunes.tracking_of(tx, job.id),
+        )
         match model.scheme:
             case Scheme.HUB:
-                return Needs(found, hub=model)
+                return replace(needs, hub=model)
             case Scheme.JOB:
-                return Needs(found, files=_files_of_job(tx, model, project=job.project))
+                return replace(needs, files=_files_of_job(tx, model, project=job.project))
             case _:
                 registered = models.get(tx, model.name, project=job.project)
     if registered.hub is not None:
-        return Needs(found, hub=Reference(Scheme.HUB, registered.hub, registered.revision))
+        hub = Reference(Scheme.HUB, registered.hub, registered.revision)
+        return replace(needs, hub=hub)
     assert registered.path is not None, f"model {registered.name} has no source"
-    return Needs(found, folder=Path(registered.path))
+    return replace(needs, folder=Path(registered.path))
 
 
 def _files_of_job(tx: Transaction, model: Reference, *, project: str) -> dict[str, str]:
     if model.checkpoint is not None:
-        checkpoint = checkpoints.get(tx, model.name, model.checkpoint, project=project)
+        step = model.checkpoint
+        source = permissions.source_job(tx, model.name, step=step, project=project)
+        checkpoint = checkpoints.get(tx, source.id, step, project=source.project)
         named = zip(checkpoint.files, checkpoint.keys, strict=True)
         return {file["path"]: key for file, key in named if is_of_model(file["path"])}
     files = artifacts.of_job(tx, model.name)

@@ -32,6 +32,7 @@ from worker.devices import devices_of
 from worker.group import kill, members_of
 from worker.listening import ALIVE_FILE, Listening
 from worker.outputs import tidy_finished
+from worker.predictor import beside
 from worker.presence import Presence
 from worker.spare import Spare
 
@@ -157,18 +158,19 @@ def run(settings: Settings) -> int:
     worker_process_shutdown.connect(close_slot, weak=False)
     worker_shutting_down.connect(begin_draining, weak=False)
     worker_ready.connect(begin_listening, weak=False)
-    app.worker_main(
-        [
-            "worker",
-            "--pool=prefork",
-            f"--concurrency={settings.num_slots}",
-            f"--hostname={_name()}",
-            "--loglevel=INFO",
-            "--without-gossip",
-            "--without-mingle",
-            "--without-heartbeat",
-        ]
-    )
+    with beside(settings):
+        app.worker_main(
+            [
+                "worker",
+                "--pool=prefork",
+                f"--concurrency={settings.num_slots}",
+                f"--hostname={_name()}",
+                "--loglevel=INFO",
+                "--without-gossip",
+                "--without-mingle",
+                "--without-heartbeat",
+            ]
+        )
     listening.stop()
     return 0
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,12 +107,30 @@ class TrainingProcess:
         """The most memory that one process of it had, once it has ended: see `Child`."""
         return self._child.peak_bytes
 
-    def start(self, run_directory: Path, *, trackers: Sequence[str]) -> None:
-        """Give it its job, and what of the environment the job's trackers need."""
-        order = {"run_dir": str(run_directory), "environment": environment_of(trackers)}
-        line = json.dumps(order)
+    def start(
+        self,
+        run_directory: Path,
+        *,
+        trackers: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Give it its job.
+
+        Args:
+            run_directory: of the job.
+            trackers: of the job; it gets what they need of this process's environment.
+            environment: further variables, in place of those.
+        """
+        given = environment_of(trackers) | dict(environment or {})
+        self._order({"run_dir": str(run_directory), "environment": given})
+
+    def answer(self, folder: Path, *, socket: Path) -> None:
+        """Have it answer with finished models at a socket, and print to the log of a folder."""
+        self._order({"run_dir": str(folder), "socket": str(socket)})
+
+    def _order(self, values: Mapping[str, object]) -> None:
         try:
-            self._child.stdin.write(line.encode() + b"\n")
+            self._child.stdin.write(json.dumps(values).encode() + b"\n")
             self._child.stdin.flush()
         except BrokenPipeError:
             return  # it has died already; `poll` says how

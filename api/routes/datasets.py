@@ -10,14 +10,12 @@ from fastapi import APIRouter, Query, Request, Response
 from api import openapi, problems, uploads
 from api.access import Caller, Reader, Submitter
 from api.dependencies import DatasetId, PageParameters, Parameters, Service
+from api.keeping import keep_dataset
 from api.reading import RowReaders
 from api.schemas import Column, Dataset, DatasetPage, Preview
 from jobs.backends import Backends
-from jobs.identifiers import new_id
 from jobs.store import datasets
-from jobs.store.events import storable
 from trainer_core.errors import LuthierError
-from trainer_core.rows import apart
 
 router = APIRouter(tags=["datasets"])
 
@@ -116,24 +114,11 @@ def delete_dataset(caller: Submitter, service: Service, dataset_id: DatasetId) -
 
 
 def _keep(service: Backends, caller: Caller, path: Path, *, name: str, has_header: bool) -> Dataset:
-    """Describe a file and store it; nothing of it stays if that fails."""
-    description = apart.describe(path, name=name, has_header=has_header)
-    dataset_id = new_id("ds")
-    key = f"datasets/{dataset_id}"
-    stored = service.storage.put(key, path)
-    values = {
-        "id": dataset_id,
-        "project": caller.project,
-        "name": name,
-        "has_header": has_header,
-        "key": key,
-        "size_bytes": stored.size_bytes,
-        "sha256": stored.sha256,
-        "description": storable(description.to_dict()),
-    }
-    try:
-        with service.database.transaction() as tx:
-            return Dataset.of(datasets.create(tx, values))
-    except Exception:
-        service.storage.delete(key)
-        raise
+    return keep_dataset(
+        service,
+        path,
+        project=caller.project,
+        name=name,
+        has_header=has_header,
+        and_then=lambda _, kept: Dataset.of(kept),
+    )

@@ -10,6 +10,11 @@ artifacts   the files that a job made
 checkpoints what of a job is stored to go on from, or to start another from
 datasets    uploads
 models      registered base models
+files       what OpenAI's clients see as files: data sets, figures of jobs, other uploads
+uploads     files that come in parts
+results     the figures of a job as a file
+fine_tunes  what was said of a job in OpenAI's words
+permissions who else may use a job's model
 replies     first replies by Idempotency-Key
 sweeps      searches for the best values, and their trials
 webhooks    where projects want to be told of their jobs

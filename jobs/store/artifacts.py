@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, func, insert, or_, select
 
 from jobs.records import Artifact
-from jobs.tables import artifacts
+from jobs.states import FINAL
+from jobs.tables import artifacts, jobs
 from jobs.transaction import Transaction
-from trainer_core.errors import FileNotFound
+from trainer_core.errors import FileNotFound, ModelInUse
 
 
 def add(tx: Transaction, job_id: str, files: Sequence[dict[str, Any]]) -> None:
@@ -36,3 +37,26 @@ def get(tx: Transaction, job_id: str, path: str) -> Artifact:
             param="path",
         )
     return Artifact(**row._mapping)
+
+
+def remove(tx: Transaction, job_id: str) -> list[str]:
+    """Forget the model of a job; return its keys, to be deleted after the commit.
+
+    Raises:
+        ModelInUse: a job that has not ended begins with it.
+    """
+    reference = f"job:{job_id}"
+    begins_with_it = or_(jobs.c.model == reference, jobs.c.model.startswith(f"{reference}/"))
+    first, number = tx.connection.execute(
+        select(func.min(jobs.c.id), func.count()).where(begins_with_it, jobs.c.state.not_in(FINAL))
+    ).one()
+    if number:
+        raise ModelInUse(
+            f"{number} jobs that have not ended begin with the model of {job_id}, first {first}.",
+            hint="Cancel them or wait for their end.",
+            detail={"job_id": first, "num_jobs": number},
+        )
+    rows = tx.connection.execute(
+        delete(artifacts).where(artifacts.c.job_id == job_id).returning(artifacts.c.key)
+    )
+    return list(rows.scalars())

@@ -12,6 +12,7 @@ from sqlalchemy import func, insert, literal, select, update
 
 from jobs.records import Attempt, Job
 from jobs.states import FINAL, LEASED, State, sources_of
+from jobs.store import results
 from jobs.store.events import LeaseLost, storable
 from jobs.store.jobs import job_of, say_state
 from jobs.tables import attempts, jobs
@@ -161,6 +162,8 @@ def end(
     )
     job = job_of(row._mapping)
     say_state(tx, job, reason=reason, receipt=receipt)
+    if target in FINAL and job.best is not None:
+        results.keep(tx, job)
     if target is State.QUEUED and not again_in_seconds:
         tx.bells.append(job_id)
     return job

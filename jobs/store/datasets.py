@@ -4,17 +4,29 @@ from typing import Any
 
 from sqlalchemy import delete, func, insert, select
 
+from jobs.identifiers import sibling
 from jobs.records import Dataset
 from jobs.states import FINAL
-from jobs.tables import datasets, jobs
+from jobs.tables import datasets, files, jobs
 from jobs.transaction import Transaction
 from trainer_core.errors import DatasetInUse, DatasetNotFound
 
 
 def create(tx: Transaction, values: dict[str, Any]) -> Dataset:
-    """Keep a new data set; `values` are its columns, its project among them."""
+    """Keep a new data set, a file too; `values` are its columns, its project among them."""
     row = tx.connection.execute(insert(datasets).values(**values).returning(datasets)).one()
-    return Dataset(**row._mapping)
+    found = Dataset(**row._mapping)
+    tx.connection.execute(
+        insert(files).values(
+            id=sibling(found.id, prefix="file-"),
+            project=found.project,
+            purpose="fine-tune",
+            name=found.name,
+            dataset_id=found.id,
+            size_bytes=found.size_bytes,
+        )
+    )
+    return found
 
 
 def get(tx: Transaction, dataset_id: str, *, project: str) -> Dataset:

@@ -85,6 +85,17 @@ def read(tx: Transaction, job_id: str, *, after: int, limit: int) -> list[Stored
     return [StoredEvent(**row._mapping) for row in rows]
 
 
+def read_newest(
+    tx: Transaction, job_id: str, *, types: Sequence[str], before: int | None, limit: int
+) -> list[StoredEvent]:
+    """Return events of some types, newest first, with a number below `before` if it is given."""
+    statement = select(events).where(events.c.job_id == job_id, events.c.type.in_(types))
+    if before is not None:
+        statement = statement.where(events.c.id < before)
+    rows = tx.connection.execute(statement.order_by(events.c.id.desc()).limit(limit))
+    return [StoredEvent(**row._mapping) for row in rows]
+
+
 def read_types(
     tx: Transaction, job_id: str, types: Collection[str], *, after: int, limit: int
 ) -> list[StoredEvent]:

@@ -3,6 +3,7 @@
 from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
 from jobs.tables.jobs import artifacts, attempts, checkpoints, events, job_labels, jobs
+from jobs.tables.openai import checkpoint_permissions, files, fine_tunes, upload_parts, uploads
 from jobs.tables.replies import replies
 from jobs.tables.sweeps import sweeps, trials
 from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
@@ -11,11 +12,14 @@ from jobs.tables.workers import workers
 __all__ = [
     "artifacts",
     "attempts",
+    "checkpoint_permissions",
     "checkpoints",
     "datasets",
     "deliveries",
     "delivery_tries",
     "events",
+    "files",
+    "fine_tunes",
     "job_labels",
     "jobs",
     "metadata",
@@ -23,6 +27,8 @@ __all__ = [
     "replies",
     "sweeps",
     "trials",
+    "upload_parts",
+    "uploads",
     "webhooks",
     "workers",
 ]

@@ -188,7 +188,7 @@ def open_road(servers: Servers, folder: Path, **changes: object) -> Iterator[Roa
             sweep_seconds=1,
             retry_seconds=0.5,
             heartbeat_seconds=1,
-            **changes,
+            **{"predict": "off", **changes},
         )
         with serve(settings) as url, httpx.Client(base_url=url, timeout=30) as client:
             road = Road(client, settings)

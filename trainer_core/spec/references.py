@@ -4,8 +4,10 @@
     hub:org/name[:config][@revision]     a data set of the Hub
     model:NAME                           a base model registered with this service
     job:ID[/checkpoint-N]                what an earlier job made
+    ft:BASE:PROJECT:SUFFIX:ID[:ckpt-step-N]    the same, by the name that OpenAI's clients see
     dataset:ID                           an uploaded file
 
+Of an `ft:` name the id alone counts; the words before it are for people, as those of a web address.
 A reference never is a path of the server.
 """
 
@@ -52,14 +54,18 @@ _DATA_FORMS = (
         rf"(?:@(?P<revision>{_REVISION}))?"
     ),
 )
+_FINE_TUNED = re.compile(
+    r"ft:[^\s:]{1,200}:[^\s:]{0,100}:[^\s:]{0,64}:(?P<id>[0-9a-z]{8,40})(?::ckpt-step-(?P<step>\d{1,12}))?"
+)
 _BARE_REPOSITORY = re.compile(rf"{_WORD}/{_WORD}(?:@{_REVISION})?")
 
 
 def parse_model_reference(text: str) -> Reference:
     """Return the parts of a model reference, or raise ValueError saying which forms there are."""
-    full = f"hub:{text}" if _BARE_REPOSITORY.fullmatch(text) else text
     return _parse(
-        full, _MODEL_FORMS, "hub:org/name[@revision], model:NAME or job:ID[/checkpoint-N]"
+        _full_model(text),
+        _MODEL_FORMS,
+        "hub:org/name[@revision], model:NAME or job:ID[/checkpoint-N]",
     )
 
 
@@ -84,9 +90,17 @@ def _parse(text: str, forms: tuple[re.Pattern[str], ...], expected: str) -> Refe
     raise ValueError(f"'{text[:80]}' is not a reference; write {expected}")
 
 
+def _full_model(text: str) -> str:
+    """Return a model reference with its scheme."""
+    if named := _FINE_TUNED.fullmatch(text):
+        step = named["step"]
+        return f"job:job_{named['id']}" + (f"/checkpoint-{step}" if step else "")
+    return f"hub:{text}" if _BARE_REPOSITORY.fullmatch(text) else text
+
+
 def _checked_model(text: str) -> str:
     parse_model_reference(text)
-    return f"hub:{text}" if _BARE_REPOSITORY.fullmatch(text) else text
+    return _full_model(text)
 
 
 def _checked_data(text: str) -> str:

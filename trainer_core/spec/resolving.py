@@ -21,6 +21,8 @@ _MEMORY_SHARE = 0.8  # the rest is for the framework, and for what the estimate 
 _PASSES_OF_TRAINING = 3  # a backward pass computes twice what a forward pass does
 _MAX_BASELINE_SHARE = 0.1
 
+_Chosen = tuple[Any, str]
+
 CANNOT_RECOMPUTE = "the model does not support it"
 """Why gradient checkpointing is off where it can't be on."""
 
@@ -98,16 +100,18 @@ def num_optimizer_steps(spec: JobSpec, *, num_train_rows: int) -> int:
     return max(1, round(steps_per_epoch * spec.training.epochs))
 
 
-_Chosen = tuple[Any, str]
-
-
-def _learning_rate(spec: JobSpec, _: Facts) -> _Chosen:
+def usual_learning_rate(spec: JobSpec) -> _Chosen:
+    """Return the learning rate of a spec that leaves it open, and why."""
     of_all_weights, of_adapter = spec.usual_rates
     if spec.adapter:
         return of_adapter, f"the usual for low-rank adapters in {spec.task}"
     if spec.scratch is not None:
         return 5e-4, "the usual for random weights"
     return of_all_weights, f"the usual for training all weights in {spec.task}"
+
+
+def _learning_rate(spec: JobSpec, _: Facts) -> _Chosen:
+    return usual_learning_rate(spec)
 
 
 def _max_length(spec: JobSpec, facts: Facts) -> _Chosen:

@@ -121,6 +121,11 @@ def _run_supervised() -> int:
         return 0
     os.environ.update(order.environment)
     directory = RunDirectory(order.run_dir.resolve())
+    if order.socket is not None:
+        begin(directory.path)
+        from trainer_core.training.predicting.serving import serve as answer
+
+        return answer(order.socket)
     if order.is_inspection:
         return _inspect(directory)
     if (count := _num_processes(directory)) > 1:

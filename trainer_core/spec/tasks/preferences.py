@@ -97,8 +97,19 @@ class Pair(Row):
         return self
 
 
+_OPENAI_PAIR = {
+    "prompt": "input",
+    "chosen": "preferred_output",
+    "rejected": "non_preferred_output",
+}
+
+
 class PairColumns(Columns):
-    """Roles of preference pairs."""
+    """Roles of preference pairs.
+
+    Rows of OpenAI's files are read as they are: with none of these given, and no column `chosen`,
+    they are `input`, `preferred_output` and `non_preferred_output`.
+    """
 
     prompt: ColumnName | None = None
     """What comes before both completions: text, or a list of {role, content} messages. With none
@@ -110,7 +121,11 @@ class PairColumns(Columns):
     """The worse completion, like `chosen`. Default `rejected`."""
 
     def fitted(self, available: Iterable[str]) -> Self:
-        if self.prompt is None and "prompt" in set(available):
+        columns = set(available)
+        is_open = (self.prompt, self.chosen, self.rejected) == (None, "chosen", "rejected")
+        if is_open and "chosen" not in columns and "preferred_output" in columns:
+            return self.model_copy(update=_OPENAI_PAIR)
+        if self.prompt is None and "prompt" in columns:
             return self.model_copy(update={"prompt": "prompt"})
         return self
 

@@ -127,10 +127,11 @@ class WeightsAndBiases:
             finish_timeout=20,  # seconds; also of the handler at the process's exit
         )
         tags = [f"{name}={value}" for name, value in run.labels.items()]
+        tags += [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
             id=run.identity,
-            name=run.name,
+            name=os.environ.get("WANDB_NAME", run.name),
             resume="allow",
             config={**run.parameters, "labels": dict(run.labels)},
             tags=[tag for tag in tags if len(tag) <= _MAX_WANDB_TAG],

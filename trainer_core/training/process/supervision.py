@@ -2,6 +2,7 @@
 
     -> ready                            everything is imported
     <- {"run_dir": "...", "environment": {...}}    the job, one line of JSON
+    <- {"run_dir": "...", "socket": "..."}         or: answer with finished models, at that socket
     <- {"run_dir": "...", "inspect": true}         or one that is to be looked at only
     <- (end of file, at any time)       the supervisor is gone
 
@@ -29,6 +30,7 @@ class Order:
 
     run_dir: Path
     environment: Mapping[str, str]  # variables that this job alone needs, such as a tracker's key
+    socket: Path | None = None  # where to be asked, in place of training
     is_inspection: bool = False  # the job is not to be done, but looked at
 
 
@@ -50,10 +52,12 @@ def wait_for_order() -> Order | None:
     if not line.endswith(b"\n"):
         return None
     values = json.loads(line)
+    socket = values.get("socket")
     return Order(
         Path(values["run_dir"]),
         values.get("environment", {}),
         is_inspection=values.get("inspect", False),
+        socket=Path(socket) if socket else None,
     )
 
 

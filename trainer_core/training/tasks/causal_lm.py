@@ -28,6 +28,7 @@ from trainer_core.training.data.chats import encode_chat, render
 from trainer_core.training.data.encoding import encode
 from trainer_core.training.data.tokens import Array, TokenRow
 from trainer_core.training.models.base_model import BaseModel
+from trainer_core.training.process.devices import Device
 from trainer_core.training.recipes.decoders import load_decoder, usage
 from trainer_core.training.recipes.language_loss import make_language_loss, next_labels
 from trainer_core.training.recipes.packing import has_flash_attention, keeps_apart, packed_batch
@@ -196,7 +197,7 @@ def build(setup: Setup) -> Recipe:
         model=loaded.model,
         tokenizer=setup.base.tokenizer,
         rows={split: tokens.rows for split, tokens in tokenized.items()},
-        collate=_collator(loaded.model, setup.base.tokenizer.pad_token_id, spec),
+        collate=_collator(loaded.model, setup.base.tokenizer.pad_token_id, spec, setup.device),
         forward_loss=loss,
         count_targets=count_labels,
         targets_per_row=tokenized["train"].counts["targets"] / len(tokenized["train"].rows),
@@ -212,7 +213,9 @@ def build(setup: Setup) -> Recipe:
     )
 
 
-def _collator(model: PreTrainedModel, pad_token_id: int, spec: CausalLM) -> CausalCollator:
+def _collator(
+    model: PreTrainedModel, pad_token_id: int, spec: CausalLM, device: Device
+) -> CausalCollator:
     assert spec.max_length != "auto", "the spec is resolved before"
     if not spec.packing:
         return CausalCollator(pad_token_id)
@@ -223,7 +226,7 @@ def _collator(model: PreTrainedModel, pad_token_id: int, spec: CausalLM) -> Caus
             hint="Set packing to false.",
             param="/packing",
         )
-    is_half = spec.resources.gpus != 0 and spec.training.precision != "fp32"
+    is_half = device.kind == "cuda" and spec.training.precision != "fp32"
     if is_half and has_flash_attention(model.config):
         model.set_attn_implementation("flash_attention_2")
         return CausalCollator(pad_token_id, pack_length=_NO_LIMIT)  # it knows borders in one row

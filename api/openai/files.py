@@ -1,0 +1,215 @@
+"""`/v1/files`: data sets, figures of jobs, and files that nobody here reads."""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi import Path as InPath
+from pydantic import Field
+
+from api import openapi, uploads
+from api.access import Reader, Submitter
+from api.dependencies import Cursor, Parameters, Service
+from api.downloads import attachment, stream
+from api.keeping import committed, keep_dataset
+from api.openai import schemas
+from api.openai.bodies import ExpiresAfter, Purpose, parsed
+from api.openai.naming import seconds
+from api.reading import RowReaders
+from jobs.backends import Backends
+from jobs.identifiers import new_id
+from jobs.records import Dataset, File
+from jobs.store import datasets, files, results
+from jobs.transaction import Transaction
+from trainer_core.errors import LuthierError
+from trainer_core.spec.base import SpecModel
+
+router = APIRouter()
+
+FileId = Annotated[str, InPath(description="Id of the file, such as `file-01k9…`.", max_length=100)]
+_TEXTS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
+_UPLOAD = {
+    "schema": {
+        "type": "object",
+        "required": ["purpose", uploads.FIELD],
+        "properties": {
+            uploads.FIELD: {"type": "string", "format": "binary"},
+            "purpose": {"type": "string"},
+            "expires_after[anchor]": {"type": "string"},
+            "expires_after[seconds]": {"type": "integer"},
+        },
+    }
+}
+
+_log = logging.getLogger(__name__)
+
+
+class NewFile(SpecModel):
+    """What comes with a file."""
+
+    purpose: Purpose
+    expires_after: ExpiresAfter | None = None
+
+
+class FileParameters(Parameters):
+    """Which files to list."""
+
+    after: Cursor = None
+    limit: Annotated[int, Query(description="How many to list.", ge=1, le=10_000)] = 10_000
+    order: Literal["asc", "desc"] = "desc"
+    purpose: Annotated[str | None, Field(max_length=100)] = None
+
+
+@router.post("/files", openapi_extra=openapi.body(_UPLOAD, media_type="multipart/form-data"))
+async def create_openai_file(
+    request: Request, caller: Submitter, service: Service, readers: RowReaders
+) -> schemas.File:
+    """Upload a file. One of purpose `fine-tune` is a data set as well, whose rows are read.
+
+    Rows that can't be read make its status `error`, and `status_details` says which.
+    """
+    readers.check()
+    settings = service.settings
+    async with uploads.received(
+        request,
+        folder=settings.home / uploads.FOLDER,
+        max_bytes=settings.max_upload_bytes,
+        texts=_TEXTS,
+    ) as upload:
+        new = parsed(NewFile, _nested(upload.texts))
+        keep = partial(keep_file, service, upload.path, project=caller.project, name=upload.name)
+        expires = new.expires_after.seconds if new.expires_after else None
+        kept = await readers.run(partial(keep, purpose=new.purpose, expires_seconds=expires))
+    return shown(kept)
+
+
+@router.get("/files")
+def list_openai_files(
+    caller: Reader, service: Service, parameters: Annotated[FileParameters, Query()]
+) -> schemas.List[schemas.File]:
+    """List files, newest first unless asked otherwise."""
+    with service.database.transaction() as tx:
+        found = files.page(
+            tx,
+            project=caller.project,
+            purpose=parameters.purpose,
+            after=parameters.after,
+            limit=parameters.limit + 1,
+            is_newest_first=parameters.order == "desc",
+        )
+    return schemas.page_of([shown(file) for file in found], limit=parameters.limit)
+
+
+@router.get("/files/{file_id}")
+def get_openai_file(caller: Reader, service: Service, file_id: FileId) -> schemas.File:
+    """Return a file's description."""
+    with service.database.transaction() as tx:
+        return shown(files.get(tx, file_id, project=caller.project))
+
+
+@router.delete("/files/{file_id}")
+def delete_openai_file(caller: Submitter, service: Service, file_id: FileId) -> schemas.Deleted:
+    """Delete a file, unless a job that has not ended needs it. Its data set goes with it."""
+    remove_file(service, file_id, project=caller.project)
+    return schemas.Deleted(id=file_id, object="file")
+
+
+@router.get("/files/{file_id}/content", response_class=Response)
+def download_openai_file(caller: Reader, service: Service, file_id: FileId) -> Response:
+    """Download a file as it was uploaded, or the figures of a job as CSV."""
+    with service.database.transaction() as tx:
+        file = files.get(tx, file_id, project=caller.project)
+        headers = {"Content-Disposition": attachment(file.name)}
+        if file.job_id is not None:
+            return Response(results.table(tx, file.job_id), media_type="text/csv", headers=headers)
+        key = file.key
+        if file.dataset_id is not None:
+            key = datasets.get(tx, file.dataset_id, project=caller.project).key
+    assert key is not None, "a file is a data set, figures of a job, or in the storage"
+    headers["Content-Length"] = str(file.size_bytes)
+    chunks = service.storage.read(key, start=0, end=file.size_bytes)
+    return stream(chunks, headers=headers, media_type="application/octet-stream")
+
+
+def keep_file(
+    service: Backends,
+    path: Path,
+    *,
+    project: str,
+    name: str,
+    purpose: str,
+    expires_seconds: int | None,
+) -> File:
+    """Store a received file; one to train on becomes a data set."""
+    if purpose != files.TRAINING:
+        key = f"files/{new_id('file')}"
+        size = service.storage.put(key, path).size_bytes
+        values = {
+            "project": project, "name": name, "purpose": purpose, "key": key, "size_bytes": size,
+        }  # fmt: skip
+
+        def create(tx: Transaction) -> File:
+            file = files.create(tx, values)
+            return files.note(tx, file.id, fault=None, expires_seconds=expires_seconds)
+
+        return committed(service, key, create)
+
+    def note(tx: Transaction, kept: Dataset) -> File:
+        fault = _fault(kept.description)
+        return files.note(tx, files.id_of(kept.id), fault=fault, expires_seconds=expires_seconds)
+
+    return keep_dataset(service, path, project=project, name=name, has_header=True, and_then=note)
+
+
+def remove_file(service: Backends, file_id: str, *, project: str) -> None:
+    """Forget a file, and delete what is stored of it."""
+    with service.database.transaction() as tx:
+        key = files.remove(tx, file_id, project=project)
+    if key is not None:
+        discard(service, [key])
+
+
+def discard(service: Backends, keys: list[str]) -> None:
+    """Delete what no row names any more."""
+    for key in keys:
+        try:
+            service.storage.delete(key)
+        except LuthierError as error:  # gone for every user, and the file only takes room
+            _log.warning("%s is left over: %s", key, error, extra={"action": "file_left"})
+
+
+def shown(file: File) -> schemas.File:
+    """Return a file as OpenAI's clients see it."""
+    return schemas.File(
+        id=file.id,
+        bytes=file.size_bytes,
+        created_at=seconds(file.created_at),
+        expires_at=seconds(file.expires_at) if file.expires_at else None,
+        filename=file.name,
+        purpose=file.purpose,
+        status="error" if file.fault else "processed",
+        status_details=file.fault,
+    )
+
+
+def _nested(texts: Any) -> dict[str, Any]:
+    """Return the fields of a form, where `expires_after[seconds]` is a key of an object."""
+    values: dict[str, Any] = {}
+    for name, text in texts.items():
+        outer, bracket, inner = name.partition("[")
+        if bracket:
+            values.setdefault(outer, {})[inner.rstrip("]")] = text
+        else:
+            values[name] = text
+    return values
+
+
+def _fault(description: dict[str, Any]) -> str | None:
+    number = description["num_bad_rows"]
+    if not number:
+        return None
+    first = description["bad_rows"][0]
+    more = f" ({number} bad rows in all)" if number > 1 else ""
+    return f"line {first['line']}: {first['reason']}{more}"

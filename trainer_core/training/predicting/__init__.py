@@ -1,0 +1,1 @@
+"""Trying finished models: one is loaded at a time, and asked over one connection."""
