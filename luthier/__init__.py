@@ -3,7 +3,7 @@
 import luthier
 with luthier.Client() as client:
     job = client.jobs.create({"task": "text-classification", ...})
-    print(client.jobs.wait(job.id).state)
+    print(job.wait().state)
 """
 
 from typing import TYPE_CHECKING
@@ -11,50 +11,84 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from luthier.client import (
         Artifact,
+        AsyncClient,
+        AsyncJob,
+        AuditEntry,
         AuthenticationFailed,
         BadDownload,
+        BadUpload,
+        Checkpoint,
         Client,
         Conflict,
         Dataset,
+        Delivery,
         Event,
         InvalidRequest,
+        InvalidSignature,
         Job,
+        Key,
         LuthierAPIError,
         Measurement,
+        Measurements,
         Model,
         NotFound,
+        Project,
         RateLimited,
         RequestRefused,
+        Secret,
         ServiceFailed,
         ServiceUnreachable,
+        Sweep,
         Task,
+        Trial,
         UnexpectedReply,
         Validation,
         WaitTimedOut,
+        Webhook,
+        WebhookEvent,
+        Worker,
+        verify_webhook,
     )
 
 __all__ = [
     "Artifact",
+    "AsyncClient",
+    "AsyncJob",
+    "AuditEntry",
     "AuthenticationFailed",
     "BadDownload",
+    "BadUpload",
+    "Checkpoint",
     "Client",
     "Conflict",
     "Dataset",
+    "Delivery",
     "Event",
     "InvalidRequest",
+    "InvalidSignature",
     "Job",
+    "Key",
     "LuthierAPIError",
     "Measurement",
+    "Measurements",
     "Model",
     "NotFound",
+    "Project",
     "RateLimited",
     "RequestRefused",
+    "Secret",
     "ServiceFailed",
     "ServiceUnreachable",
+    "Sweep",
     "Task",
+    "Trial",
     "UnexpectedReply",
     "Validation",
     "WaitTimedOut",
+    "Webhook",
+    "WebhookEvent",
+    "Worker",
+    "verify_webhook",
 ]
 
 

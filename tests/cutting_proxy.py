@@ -1,6 +1,7 @@
 """A TCP proxy that cuts its connections, as bad networks and busy gateways do."""
 
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -9,11 +10,23 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+_METHODS = (b"GET ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ")
+
 
 class CuttingProxy:
-    """Passes bytes on to a service, and closes each connection after so many of its answers'."""
+    """Passes bytes on to a service, and closes each connection after so many of its answers'.
 
-    def __init__(self, url: str, *, cut_after_bytes: int | None = None) -> None:
+    Of a share of all requests it loses one half on their way, and of the other half the answers.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        cut_after_bytes: int | None = None,
+        lost_share: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         parts = urlsplit(url)
         self._target = (parts.hostname, parts.port)
         self.cut_after_bytes = cut_after_bytes
@@ -24,6 +37,9 @@ class CuttingProxy:
         self.num_passed_before_cut = 0  # of such requests
         self._flowing = threading.Event()
         self._flowing.set()
+        self._lost_share = lost_share
+        self._random = random.Random(seed)  # noqa: S311 - draws losses
+        self._doomed: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._swallowed: set[socket.socket] = set()
@@ -98,11 +114,20 @@ class CuttingProxy:
             self._flowing.wait()
             if near in self._swallowed:
                 continue
+            if self._is_lost(chunk):
+                if self._random.random() < 0.5:
+                    self.num_cuts += 1
+                    break
+                self._doomed.add(far)
             with contextlib.suppress(OSError):
                 far.sendall(chunk)
             if self._is_last(chunk):
                 break
         self._cut(near, far)
+
+    def _is_lost(self, chunk: bytes) -> bool:
+        """Return whether to lose the request that begins with this chunk, or its answer."""
+        return chunk.startswith(_METHODS) and self._random.random() < self._lost_share
 
     def _is_last(self, chunk: bytes) -> bool:
         """Return whether to cut after this request."""
@@ -122,6 +147,9 @@ class CuttingProxy:
             self._flowing.wait()
             if far in self._swallowed:
                 continue
+            if far in self._doomed:
+                self.num_cuts += 1
+                break
             passed = chunk if left is None else chunk[:left]
             with contextlib.suppress(OSError):
                 near.sendall(passed)

@@ -31,6 +31,9 @@ ROWS = "rows: from the checks down to the files"
 SPEC = "spec: from the choices down to the words"
 API = "api: from the application down to the schemas"
 LUTHIER = "luthier: the command stands on the client and the servers"
+CLIENT = (
+    "luthier.client: neither side knows the other, and both stand on what does no input or output"
+)
 TORCH = "torch and its libraries are imported in trainer_core.training alone"
 TRAINING = "training knows no web, SQL or Redis"
 
@@ -81,6 +84,9 @@ BREACHES = [
     (API, "api/schemas.py", "import api.app"),
     (API, "api/undeclared.py", ""),
     (LUTHIER, "luthier/client/errors.py", "import luthier.up"),
+    (CLIENT, "luthier/client/sync/jobs.py", "import luthier.client.aio.jobs"),
+    (CLIENT, "luthier/client/values.py", "import luthier.client.calls"),
+    (CLIENT, "luthier/client/undeclared.py", ""),
     (LUTHIER, "luthier/undeclared.py", ""),
     (TORCH, "api/app.py", "import torch"),
     (TORCH, "worker/process.py", "def late():\n    import transformers"),

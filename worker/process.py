@@ -121,7 +121,7 @@ class TrainingProcess:
         run_directory: Path,
         *,
         trackers: Sequence[str],
-        secrets: Mapping[str, str],
+        secrets: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Give it its job.

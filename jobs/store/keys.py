@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import ColumnElement, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from jobs.identifiers import new_id
@@ -160,12 +160,12 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _reached(key_id: str, project: str | None) -> list[object]:
+def _reached(key_id: str, project: str | None) -> list[ColumnElement[bool]]:
     """Return the conditions for a key of a project, or of any."""
     return [api_keys.c.id == key_id, *([api_keys.c.project == project] if project else [])]
 
 
-def _alive() -> tuple[object, ...]:
+def _alive() -> tuple[ColumnElement[bool], ...]:
     is_unexpired = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > func.now())
     return api_keys.c.revoked_at.is_(None), is_unexpired
 

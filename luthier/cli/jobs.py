@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -35,7 +35,8 @@ from luthier.cli.transfer import transfer
 from luthier.cli.watch import wait_for
 
 if TYPE_CHECKING:
-    from luthier.client.values import Job, JobProgress
+    from luthier.client import Job
+    from luthier.client.values import JobProgress
 
 
 @click.command(
@@ -47,8 +48,17 @@ if TYPE_CHECKING:
     ],
     short_help="List jobs.",
 )
-@click.option("--state", metavar="STATE", help="Only jobs in this state, such as running.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    metavar="STATE",
+    help="Only jobs in this state, such as running. Repeatable.",
+)
 @click.option("--task", metavar="TASK", help="Only jobs of this task.")
+@click.option("--model", metavar="MODEL", help="Only jobs of this base model, as specs write it.")
+@click.option("--name", metavar="NAME", help="Only jobs of exactly this name.")
+@click.option("--parent", metavar="ID", help="Only jobs cloned from this one, or trying it again.")
 @click.option(
     "--label",
     "labels",
@@ -61,14 +71,12 @@ if TYPE_CHECKING:
     "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many."
 )
 @json_option
-def ps(
-    *, state: str | None, task: str | None, labels: dict[str, str], limit: int, as_json: bool
-) -> None:
+def ps(*, states: tuple[str, ...], limit: int, as_json: bool, **filters: Any) -> None:
     """List jobs, newest first."""
     from luthier.client.values import to_json
 
     with open_client() as client:
-        jobs = list(client.jobs.list(state=state, task=task, labels=labels, limit=limit))
+        jobs = list(client.jobs.list(state=states or None, limit=limit, **filters))
     if as_json:
         print_json(to_json(jobs))
         return
@@ -251,12 +259,15 @@ def _fields(job: "Job") -> Iterator[tuple[str, object]]:
         yield "starts in about", duration(job.start_estimate_seconds)
     yield "task", job.task
     yield "model", job.model
+    yield "parent", job.parent_id
+    yield "sweep", job.sweep_id
+    yield "notes", job.notes
     yield "labels", ", ".join(f"{key}={value}" for key, value in job.labels.items())
     yield "priority", job.priority or None
     yield "progress", _progress(job.progress)
     if job.progress is not None and job.progress.loss is not None:
         yield "loss", number(job.progress.loss)
-    for split, metrics in job.metrics.items():
+    for split, metrics in job.latest_metrics.items():
         yield split, pairs(metrics)
     if job.best is not None:
         yield "best", f"step {job.best.step}: {pairs(job.best.metrics)}"

@@ -8,8 +8,12 @@ from typing import Any
 import click
 
 from luthier.cli import (
+    browsing,
     checking,
+    comparing,
+    completion,
     datasets,
+    editing,
     jobs,
     keys,
     models,
@@ -17,9 +21,11 @@ from luthier.cli import (
     secrets,
     service,
     submit,
+    sweeps,
     tasks,
     validate,
     watch,
+    webhooks,
 )
 from luthier.cli.command import Group, write_exit_codes
 from luthier.cli.outcomes import ExitCode, code_of_error, end, report
@@ -31,11 +37,7 @@ _ENVIRONMENT = (
     ("LUTHIER_API_KEY", "Key that the service asks for. There is no option for it, on purpose."),
     ("LUTHIER_TRACEBACK", "Set to 1 to see where an unforeseen error came from."),
 )
-_COMPLETION = (
-    ("bash", 'eval "$(_LUTHIER_COMPLETE=bash_source luthier)"'),
-    ("zsh", 'eval "$(_LUTHIER_COMPLETE=zsh_source luthier)"'),
-    ("fish", "_LUTHIER_COMPLETE=fish_source luthier | source"),
-)
+_COMPLETION = (("luthier completion SHELL", "for bash, zsh and fish"),)
 
 
 _OTHER_NAMES = {"dataset": "datasets"}
@@ -72,7 +74,7 @@ class _Luthier(Group):
         with formatter.section("Environment"):
             formatter.write_dl(_ENVIRONMENT)
         write_exit_codes(formatter)
-        with formatter.section("Completion of commands, for your shell's start-up file"):
+        with formatter.section("Completion of commands and options"):
             formatter.write_dl(_COMPLETION)
 
 
@@ -103,10 +105,19 @@ for _command in (
     jobs.pause,
     jobs.resume,
     jobs.cancel,
+    editing.clone,
+    editing.retry,
+    editing.edit,
+    editing.delete,
+    comparing.diff,
     jobs.download,
     datasets.datasets,
     models.models,
     tasks.tasks,
+    sweeps.sweeps,
+    webhooks.webhooks,
+    browsing.open_,
+    completion.completion,
     secrets.secrets,
     keys.keys,
     projects.projects,

@@ -29,7 +29,7 @@ QUOTAS = (
 )
 
 
-class _Limit(click.ParamType[float | None]):
+class _Limit(click.ParamType[float | str]):
     """A number, or `none` for no limit."""
 
     name = "N|none"

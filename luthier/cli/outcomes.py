@@ -10,7 +10,7 @@ from luthier.cli.output import clean, count, say
 from trainer_core.errors import FieldProblem, LuthierError
 
 if TYPE_CHECKING:
-    from luthier.client.values import Job
+    from luthier.client import Job
 
 SHOWN_ROWS = 20
 
@@ -60,13 +60,13 @@ def code_of_jobs(jobs: "list[Job]") -> ExitCode:
 
 def code_of_error(error: LuthierError) -> ExitCode:
     """Return the exit code that an error stands for."""
+    from luthier.client.calls import is_temporary
     from luthier.client.errors import (
         AuthenticationFailed,
         LuthierAPIError,
         UnexpectedReply,
         WaitTimedOut,
     )
-    from luthier.client.transport import is_temporary
 
     match error:
         case WaitTimedOut():

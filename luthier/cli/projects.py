@@ -47,7 +47,7 @@ def add(*, name: str, home: Path | None, **quotas: Any) -> None:
 
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
         raise click.UsageError("A project's name is of lower-case letters, digits and dashes.")
-    given = given_quotas(quotas)
+    given: dict[str, Any] = given_quotas(quotas)
     with transaction(home) as tx:
         store.create(tx, name, quotas=given)
         audit.note(tx, caller=Operator(), action="project.create", target=name, **given)
@@ -67,7 +67,7 @@ def set_(*, name: str, home: Path | None, **quotas: Any) -> None:
     from jobs.store import projects as store
     from luthier.operating import Operator
 
-    given = given_quotas(quotas)
+    given: dict[str, Any] = given_quotas(quotas)
     if not given:
         raise click.UsageError("Give at least one quota.")
     with transaction(home) as tx:

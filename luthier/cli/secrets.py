@@ -42,7 +42,7 @@ def set_(*, name: str) -> None:
 def ls(*, as_json: bool) -> None:
     """List the names of the secrets."""
     with open_client() as client:
-        names = client.secrets.names()
+        names = [secret.name for secret in client.secrets.list()]
     if as_json:
         print_json(names)
         return

@@ -8,9 +8,8 @@ import click
 from luthier.cli import spec_file
 from luthier.cli.command import Command, json_option, open_client, timeout_option
 from luthier.cli.datasets import upload
-from luthier.cli.outcomes import code_of_job, end
-from luthier.cli.output import print_json, say, suggest
-from luthier.cli.watch import follow_to_end, wait_for
+from luthier.cli.output import say
+from luthier.cli.watch import check_ways_to_wait, follow_option, see_to_end, wait_option
 
 if TYPE_CHECKING:
     from luthier.client import Client, Job
@@ -40,8 +39,8 @@ _Rows = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--train", type=_Rows, metavar="PATH", help="Upload a file as data.train.")
 @click.option("--eval", "eval_", type=_Rows, metavar="PATH", help="Upload a file as data.eval.")
 @click.option("--test", type=_Rows, metavar="PATH", help="Upload a file as data.test.")
-@click.option("--follow", is_flag=True, help="Show progress until the job ends.")
-@click.option("--wait", is_flag=True, help="Wait silently until the job ends.")
+@follow_option
+@wait_option
 @timeout_option
 @json_option
 def submit(
@@ -62,21 +61,14 @@ def submit(
     """
     spec = spec_file.with_settings(spec_file.read_spec(file), settings)
     given = {"train": train, "eval": eval_, "test": test}
-    if timeout is not None and (follow or not wait):
-        raise click.UsageError("--timeout goes with --wait.")
+    check_ways_to_wait(follow=follow, wait=wait, timeout=timeout)
     with open_client() as client:
         references = _uploaded(client, {split: p for split, p in given.items() if p})
         spec = spec_file.with_settings(spec, references)
         job = _created(client, spec, references)
         if not as_json:
             click.echo(job.id)
-        if not (follow or wait):
-            _print(job, as_json=as_json)
-            suggest(f"luthier watch {job.id}")
-            return
-        job = follow_to_end(client, job) if follow else wait_for(client, job.id, timeout=timeout)
-    _print(job, as_json=as_json)
-    end(code_of_job(job))
+        see_to_end(client, job, follow=follow, wait=wait, timeout=timeout, as_json=as_json)
 
 
 def _uploaded(client: "Client", files: dict[str, Path]) -> list[str]:
@@ -97,10 +89,3 @@ def _created(client: "Client", spec: spec_file.Json, references: list[str]) -> "
             options = " ".join(f"--set {reference}" for reference in references)
             say(f"The files are uploaded; to use them again: {options}")
         raise
-
-
-def _print(job: "Job", *, as_json: bool) -> None:
-    from luthier.client.values import to_json
-
-    if as_json:
-        print_json(to_json(job))

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from luthier.client.downloading import Progress
+    from luthier.client.sync.downloading import Progress
 
 
 @contextmanager

@@ -1,23 +1,23 @@
-"""The Python client: a typed, synchronous view of the HTTP service.
+"""The Python client: a typed view of the HTTP service, to be awaited or not.
 
-client      `Client`, from which everything hangs
-jobs        create, watch, wait for, download: `client.jobs`
-datasets    uploads: `client.datasets`
-models      registered base models: `client.models`
-tasks       what can be trained: `client.tasks`
+aio         `AsyncClient` and all that hangs from it, as it is written
+sync        `Client`: made of `aio`, word by word, by `python -m tests.client.twins`
+calls       requests, answers and when to send again, without input or output
 values      what the calls return, frozen
+operations  the same, of webhooks, sweeps, workers, keys, projects and secrets
 errors      what they raise
-transport   requests, retries with back-off
-following   event streams that survive cut connections
-downloading resumed and verified downloads
+signatures  `verify_webhook`, for those who receive
 """
 
-from luthier.client.client import Client
+from luthier.client.aio.client import AsyncClient
+from luthier.client.aio.job import AsyncJob
 from luthier.client.errors import (
     AuthenticationFailed,
     BadDownload,
+    BadUpload,
     Conflict,
     InvalidRequest,
+    InvalidSignature,
     LuthierAPIError,
     NotFound,
     RateLimited,
@@ -27,12 +27,27 @@ from luthier.client.errors import (
     UnexpectedReply,
     WaitTimedOut,
 )
+from luthier.client.operations import (
+    AuditEntry,
+    Delivery,
+    Key,
+    Project,
+    Secret,
+    Sweep,
+    Trial,
+    Webhook,
+    Worker,
+)
+from luthier.client.signatures import WebhookEvent, verify_webhook
+from luthier.client.sync.client import Client
+from luthier.client.sync.job import Job
 from luthier.client.values import (
     Artifact,
+    Checkpoint,
     Dataset,
     Event,
-    Job,
     Measurement,
+    Measurements,
     Model,
     Task,
     Validation,
@@ -40,24 +55,41 @@ from luthier.client.values import (
 
 __all__ = [
     "Artifact",
+    "AsyncClient",
+    "AsyncJob",
+    "AuditEntry",
     "AuthenticationFailed",
     "BadDownload",
+    "BadUpload",
+    "Checkpoint",
     "Client",
     "Conflict",
     "Dataset",
+    "Delivery",
     "Event",
     "InvalidRequest",
+    "InvalidSignature",
     "Job",
+    "Key",
     "LuthierAPIError",
     "Measurement",
+    "Measurements",
     "Model",
     "NotFound",
+    "Project",
     "RateLimited",
     "RequestRefused",
+    "Secret",
     "ServiceFailed",
     "ServiceUnreachable",
+    "Sweep",
     "Task",
+    "Trial",
     "UnexpectedReply",
     "Validation",
     "WaitTimedOut",
+    "Webhook",
+    "WebhookEvent",
+    "Worker",
+    "verify_webhook",
 ]

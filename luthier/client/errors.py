@@ -5,15 +5,17 @@ LuthierError (trainer_core.errors)
     |-- ServiceUnreachable  no answer: no connection, or one that broke or stayed silent
     |-- UnexpectedReply     an answer that is not the service's, such as a proxy's page
     |-- BadDownload         a file that is not what the service says, or leaves its folder
+    |-- BadUpload           what arrived is not what was sent
     |-- WaitTimedOut        the time that the caller allowed is over; also a TimeoutError
     |-- RequestRefused      the service refused (4xx)
     |   |-- AuthenticationFailed  401, 403
     |   |-- NotFound              404
-    |   |-- Conflict              409
+    |   |-- Conflict              409, 412
     |   |-- InvalidRequest        400, 413, 422
     |   |-- RateLimited           429
     |-- ServiceFailed       the service could not do it (5xx)
 
+A webhook that can't be trusted is an InvalidSignature: no call was made, so it is a LuthierError.
 A setting of the client that can't be used, such as a LUTHIER_URL without a scheme, is an
 InvalidSetting of trainer_core.errors.
 """
@@ -72,6 +74,16 @@ class BadDownload(LuthierAPIError):
     """A file that is not what the service says it is, or whose path leaves its folder."""
 
 
+class BadUpload(LuthierAPIError):
+    """What arrived at the service is not what was sent."""
+
+
+class InvalidSignature(LuthierError):
+    """A request that claims to be a webhook's has no signature that its secret makes, or is old."""
+
+    code = "invalid_signature"
+
+
 class WaitTimedOut(LuthierAPIError, TimeoutError):
     """The time that the caller allowed is over; the job goes on."""
 
@@ -110,6 +122,7 @@ _BY_STATUS: dict[int, type[RequestRefused]] = {
     403: AuthenticationFailed,
     404: NotFound,
     409: Conflict,
+    412: Conflict,
     413: InvalidRequest,
     422: InvalidRequest,
     429: RateLimited,

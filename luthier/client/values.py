@@ -9,13 +9,28 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from luthier.client.errors import UnexpectedReply
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
+OWNER = "owner"  # field of a value that makes calls of its own
+JSON_NAME = "json"  # metadata of a field: its name in the API; None where the API has none
 T = TypeVar("T")
+
+
+class Unset(Enum):
+    """What an argument is that was not given, where None means something."""
+
+    UNSET = "unset"
+
+
+UNSET = Unset.UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +90,8 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A fine-tuning job."""
+class JobFields:
+    """A fine-tuning job, as the service tells of it."""
 
     id: str
     task: str
@@ -84,7 +99,10 @@ class Job:
     state: str
     spec: Mapping[str, Any]
     created_at: datetime
+    parent_id: str | None = None  # the job that it was cloned from, or tries again
+    sweep_id: str | None = None
     name: str | None = None
+    notes: str | None = None
     phase: str | None = None
     queue_position: int | None = None  # from 1, while queued
     start_estimate_seconds: float | None = None  # while queued, where it can be told
@@ -94,7 +112,10 @@ class Job:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     resolved: Mapping[str, Any] | None = None
     progress: JobProgress | None = None
-    metrics: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    # The latest measurement of each split. `metrics()` of a job returns all of them.
+    latest_metrics: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict, metadata={JSON_NAME: "metrics"}
+    )
     best: BestModel | None = None
     error: JobError | None = None
     queued_at: datetime | None = None
@@ -103,6 +124,8 @@ class Job:
     updated_at: datetime | None = None
     attempts: tuple[JobAttempt, ...] = ()  # of `jobs.get` and `jobs.wait` only
     artifacts: tuple[Artifact, ...] = ()  # of `jobs.get` and `jobs.wait` only
+    # For `jobs.edit`, of `jobs.get` and `jobs.edit` only.
+    etag: str | None = dataclasses.field(default=None, compare=False, metadata={JSON_NAME: None})
 
     @property
     def is_final(self) -> bool:
@@ -131,12 +154,42 @@ class Event:
 class Measurement:
     """Figures measured on a split."""
 
-    id: int
+    id: int  # of the event that told them
     split: str
     step: int
     epoch: float | None
     at: datetime
     metrics: Mapping[str, float | None]
+
+
+class Measurements(tuple[Measurement, ...]):
+    """Every measurement of a job, oldest first."""
+
+    __slots__ = ()
+
+    def to_pandas(self) -> "DataFrame":
+        """Return a table with a row a measurement and a column a metric; it needs pandas."""
+        from pandas import DataFrame
+
+        places = ("split", "step", "epoch", "at")
+        return DataFrame(
+            [{**{name: getattr(one, name) for name in places}, **one.metrics} for one in self]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint of a job that is in the service's storage."""
+
+    id: str
+    job_id: str
+    attempt: int
+    step: int
+    model: str  # how specs refer to it
+    metrics: Mapping[str, float | None]
+    is_best: bool
+    size_bytes: int
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +279,19 @@ class Validation:
     workers: tuple[Mapping[str, Any], ...] = ()  # whether the job fits each
 
 
-def from_json(kind: type[T], values: object) -> T:
-    """Return JSON values as a value of `kind`, or raise UnexpectedReply."""
+def from_json(kind: type[T], values: object, *, owner: object = None, **more: object) -> T:
+    """Return JSON values as a value of `kind`, or raise UnexpectedReply.
+
+    Args:
+        kind: one of this module's values, or of those that stand on them.
+        values: what the service answered.
+        owner: the resource by which the value makes calls of its own, if it does.
+        more: fields that the answer's body does not have.
+    """
+    if owner is not None:
+        more = {**more, OWNER: owner}
     try:
-        return typing.cast("T", _decoded(kind, values))
+        return typing.cast("T", _decoded(kind, values, **more))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnexpectedReply(
             f"the service's answer is no {kind.__name__}: {error}.",
@@ -240,9 +302,9 @@ def from_json(kind: type[T], values: object) -> T:
 def to_json(value: object) -> Any:
     """Return a value as JSON-ready values, under the API's names."""
     if dataclasses.is_dataclass(value):
-        return {
-            field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
+        kind: Any = type(value)
+        names = _names(kind)
+        return {told: to_json(getattr(value, name)) for name, told in names.items()}
     match value:
         case datetime():
             return value.isoformat()
@@ -254,7 +316,7 @@ def to_json(value: object) -> Any:
             return value
 
 
-def _decoded(kind: Any, value: Any) -> Any:
+def _decoded(kind: Any, value: Any, **more: object) -> Any:
     origin = typing.get_origin(kind)
     if origin in (types.UnionType, typing.Union):
         some = [part for part in typing.get_args(kind) if part is not type(None)]
@@ -264,11 +326,20 @@ def _decoded(kind: Any, value: Any) -> Any:
     if kind is datetime:
         return datetime.fromisoformat(value)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        hints = _hints(kind)
-        return kind(**{name: _decoded(hints[name], value[name]) for name in hints if name in value})
+        kinds = {field.name: field.type for field in dataclasses.fields(kind)}
+        told = {
+            name: _decoded(kinds[name], value[json_name])
+            for name, json_name in _names(kind).items()
+            if json_name in value
+        }
+        return kind(**told, **more)
     return value
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _names(kind: Any) -> dict[str, str]:
+    """Return the fields that the API has, with its names for them."""
+    named = {
+        field.name: field.metadata.get(JSON_NAME, field.name) for field in dataclasses.fields(kind)
+    }
+    return {name: told for name, told in named.items() if told and name != OWNER}

@@ -9,6 +9,7 @@ import click.testing
 import pytest
 
 from luthier.cli.main import cli
+from luthier.cli.outcomes import EXIT_CODES
 from tests.cli.help_pages import SNAPSHOT, rendered
 
 HEAVY = {
@@ -92,13 +93,28 @@ def test_no_option_takes_a_secret() -> None:
     assert not [name for name in names if "key" in name or "token" in name or "password" in name]
 
 
-def test_shell_completion_is_offered() -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "luthier"],
-        env={"_LUTHIER_COMPLETE": "bash_source", "PATH": "/usr/bin:/bin"},
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_gets_a_script_that_asks_the_command_for_completions(shell: str) -> None:
+    script = click.testing.CliRunner().invoke(cli, ["completion", shell]).stdout
+    asked = subprocess.run(
+        [sys.executable, "-c", "from luthier.cli.main import cli; cli(prog_name='luthier')"],
+        env={
+            "_LUTHIER_COMPLETE": f"{shell}_complete",
+            "COMP_WORDS": "luthier webho",
+            "COMP_CWORD": "webho" if shell == "fish" else "1",
+            "PYTHONPATH": ":".join(sys.path),
+        },
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
 
-    assert "complete" in result.stdout
+    assert f"_LUTHIER_COMPLETE={shell}_complete" in script
+    assert "webhooks" in asked.stdout
+
+
+def test_exit_codes_are_those_of_the_documentation() -> None:
+    page = (SNAPSHOT.parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+
+    for code, meaning in EXIT_CODES:
+        assert f"| {code.value} | {meaning} |" in page

@@ -1,6 +1,7 @@
 """The client on a real service, and what jobs go through without a worker."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from jobs.settings import Settings
 from jobs.states import State
 from jobs.store import attempts
 from tests.api.conftest import CSV, claim, serve, spec_of
+from tests.client.driven import async_client
 from trainer_core.errors import LuthierError
+
+# Makes a client, to be used in a `with` statement.
+Connect = Callable[..., AbstractContextManager[Any]]
 
 # A job as the service answers it.
 JOB = {
@@ -40,6 +45,12 @@ def url(service_settings: Settings) -> Iterator[str]:
 def client(url: str) -> Iterator[luthier.Client]:
     with luthier.Client(url) as client:
         yield client
+
+
+@pytest.fixture(params=["sync", "async"])
+def connect(request: pytest.FixtureRequest) -> Connect:
+    """Make clients of one side, then of the other."""
+    return luthier.Client if request.param == "sync" else async_client
 
 
 @pytest.fixture

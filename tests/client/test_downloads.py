@@ -8,15 +8,16 @@ import pytest
 import luthier
 from jobs.backends import Backends
 from jobs.settings import Settings
-from luthier.client.downloading import target_of
+from luthier.client.sync.downloading import target_of
 from tests.api.conftest import claim, succeed
-from tests.client.conftest import submit
+from tests.client.conftest import Connect, submit
 from tests.cutting_proxy import CuttingProxy
 
 FILES = {"config.json": b"{}", "model.safetensors": os.urandom(300_000), "vocab/a.txt": b""}
 
 
-def succeeded(client: luthier.Client, rows: Path, backends: Backends) -> luthier.Job:
+@pytest.fixture
+def job(client: luthier.Client, rows: Path, backends: Backends) -> luthier.Job:
     submitted = submit(client, rows)
     succeed(backends, claim(backends), FILES)
     return client.jobs.get(submitted.id)
@@ -24,9 +25,8 @@ def succeeded(client: luthier.Client, rows: Path, backends: Backends) -> luthier
 
 @pytest.mark.slow
 def test_download_is_whole_and_not_fetched_twice(
-    url: str, client: luthier.Client, rows: Path, backends: Backends, tmp_path: Path
+    url: str, client: luthier.Client, job: luthier.Job, tmp_path: Path
 ) -> None:
-    job = succeeded(client, rows, backends)
     told: list[tuple[int, int]] = []
     folder = tmp_path / "model"
 
@@ -45,13 +45,12 @@ def test_download_is_whole_and_not_fetched_twice(
 
 @pytest.mark.slow
 def test_download_goes_on_from_a_half_made_part(
-    url: str, client: luthier.Client, rows: Path, backends: Backends, tmp_path: Path
+    url: str, job: luthier.Job, connect: Connect, tmp_path: Path
 ) -> None:
-    job = succeeded(client, rows, backends)
     weights = FILES["model.safetensors"]
     (tmp_path / "model.safetensors.part").write_bytes(weights[:290_000])
 
-    with CuttingProxy(url) as proxy, luthier.Client(proxy.url) as client_by_proxy:
+    with CuttingProxy(url) as proxy, connect(proxy.url) as client_by_proxy:
         client_by_proxy.jobs.download(job.id, tmp_path)
 
     assert (tmp_path / "model.safetensors").read_bytes() == weights
@@ -61,9 +60,8 @@ def test_download_goes_on_from_a_half_made_part(
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [b"rubbish" * 1000, b"rubbish" * 100_000, b"\0" * 300_000])
 def test_part_of_something_else_is_fetched_anew(
-    client: luthier.Client, rows: Path, backends: Backends, tmp_path: Path, part: bytes
+    client: luthier.Client, job: luthier.Job, tmp_path: Path, part: bytes
 ) -> None:
-    job = succeeded(client, rows, backends)
     (tmp_path / "model.safetensors.part").write_bytes(part)
     (tmp_path / "config.json").write_bytes(b"[]")
 
@@ -75,11 +73,9 @@ def test_part_of_something_else_is_fetched_anew(
 
 @pytest.mark.slow
 def test_download_survives_cuts(
-    url: str, client: luthier.Client, rows: Path, backends: Backends, tmp_path: Path
+    url: str, job: luthier.Job, connect: Connect, tmp_path: Path
 ) -> None:
-    job = succeeded(client, rows, backends)
-
-    with CuttingProxy(url, cut_after_bytes=40_000) as proxy, luthier.Client(proxy.url) as cut:
+    with CuttingProxy(url, cut_after_bytes=40_000) as proxy, connect(proxy.url) as cut:
         cut.jobs.download(job.id, tmp_path)
 
     assert (tmp_path / "model.safetensors").read_bytes() == FILES["model.safetensors"]
@@ -88,13 +84,8 @@ def test_download_survives_cuts(
 
 @pytest.mark.slow
 def test_file_with_another_hash_never_gets_its_name(
-    client: luthier.Client,
-    rows: Path,
-    backends: Backends,
-    settings: Settings,
-    tmp_path: Path,
+    client: luthier.Client, job: luthier.Job, settings: Settings, tmp_path: Path
 ) -> None:
-    job = succeeded(client, rows, backends)
     for path in (settings.home / "storage" / "models").rglob("*"):
         if path.is_file() and path.stat().st_size == 300_000:
             path.write_bytes(bytes(300_000))

@@ -1,11 +1,13 @@
 """How the client fails: typed errors, repeated requests, settings that can't be."""
 
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 
 import luthier
-from tests.client.conftest import JOB, submit
+from tests.client.conftest import JOB, Connect, submit
 from tests.cutting_proxy import CuttingProxy
 from tests.scripted_server import Answer, ScriptedServer
 from trainer_core.errors import InvalidSetting, LuthierError
@@ -68,21 +70,72 @@ def test_cancel_is_repeated_after_503() -> None:
         assert [method for method, _, _ in server.requests] == ["POST", "POST"]
 
 
-def test_create_is_sent_once() -> None:
-    with ScriptedServer([Answer(503, PROBLEM), Answer(body=JOB)]) as server:
-        with luthier.Client(server.url) as client, pytest.raises(luthier.ServiceFailed) as caught:
+def test_create_is_repeated_with_the_same_key_and_another_create_has_another(
+    connect: Connect,
+) -> None:
+    answers = [Answer(503, PROBLEM, {"Retry-After": "0"}), Answer(body=JOB)]
+    with ScriptedServer(answers) as server:
+        with connect(server.url) as client:
             client.jobs.create({"task": "causal-lm"})
+            client.jobs.create({"task": "causal-lm"})
+            client.jobs.create({"task": "causal-lm"}, idempotency_key="mine")
+
+        first, again, second, third = [
+            headers["Idempotency-Key"] for _, _, headers in server.requests
+        ]
+        assert first == again
+        assert len({first, second}) == 2
+        assert third == "mine"
+
+
+def test_request_that_is_still_in_flight_is_asked_for_again() -> None:
+    busy = {"title": "Conflict", "detail": "not yet.", "code": "request_in_flight"}
+    with ScriptedServer([Answer(409, busy, {"Retry-After": "0"}), Answer(body=JOB)]) as server:
+        with luthier.Client(server.url) as client:
+            assert client.jobs.retry("job_0").id == "job_1"
+
+        assert len(server.requests) == 2
+
+
+def test_post_that_takes_no_key_is_sent_once() -> None:
+    with ScriptedServer([Answer(503, PROBLEM), Answer(body={})]) as server:
+        with luthier.Client(server.url) as client, pytest.raises(luthier.ServiceFailed) as caught:
+            client.webhooks.create("https://example.org/")
 
         assert len(server.requests) == 1
         assert (caught.value.status, caught.value.message) == (503, "not now.")
 
 
-def test_service_that_stays_away_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_after_is_waited_for_in_seconds_or_until_a_date(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("luthier.client.sync.transport.sleep", waits.append)
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
+    answers = [
+        Answer(429, PROBLEM, {"Retry-After": "7"}),
+        Answer(503, PROBLEM, {"Retry-After": date}),
+        Answer(429, PROBLEM, {"Retry-After": "86400"}),
+        Answer(body=JOB),
+    ]
+
+    with ScriptedServer(answers) as server, luthier.Client(server.url) as client:
+        client.jobs.get("job_1")
+
+    seconds, until, longest = waits
+    assert seconds == 7
+    assert 0 < until <= 40
+    assert longest == 60
+
+
+def test_service_that_stays_away_is_unreachable(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with ScriptedServer([Answer()]) as server:
         url = server.url
-    monkeypatch.setattr("luthier.client.transport.FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("luthier.client.calls.FIRST_DELAY_SECONDS", 0.01)
 
-    with luthier.Client(url) as client:
+    with connect(url) as client:
         for call in (
             lambda: client.jobs.get("job_1"),
             lambda: client.jobs.wait("job_1"),
@@ -92,14 +145,14 @@ def test_service_that_stays_away_is_unreachable(monkeypatch: pytest.MonkeyPatch)
                 call()
 
 
-def test_create_that_was_cut_says_that_it_may_have_arrived() -> None:
+def test_post_that_was_cut_says_that_it_may_have_arrived() -> None:
     with (
         ScriptedServer([Answer(body=JOB)]) as server,
         CuttingProxy(server.url, cut_after_bytes=20) as proxy,
         luthier.Client(proxy.url) as client,
         pytest.raises(luthier.ServiceUnreachable) as caught,
     ):
-        client.jobs.create({"task": "causal-lm"})
+        client.webhooks.create("https://example.org/")
 
     assert "may have arrived" in caught.value.hint
 
@@ -168,7 +221,7 @@ def test_url_without_scheme_or_host_is_an_invalid_setting(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://user:s3cret@127.0.0.1:1", "http://user:s3cret@h:abc"])
 def test_password_in_the_url_is_not_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthier.client.transport.FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("luthier.client.calls.FIRST_DELAY_SECONDS", 0.01)
 
     with pytest.raises(LuthierError) as caught, luthier.Client(url) as client:
         client.jobs.get("job_1")

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ import pytest
 import luthier
 from jobs.backends import Backends
 from jobs.settings import Settings
+from jobs.store import events
+from jobs.store.events import NewEvent
 from tests.api.conftest import claim, say, serve, succeed
-from tests.client.conftest import fail, submit
+from tests.client.conftest import Connect, fail, submit
 from tests.cutting_proxy import CuttingProxy
 from trainer_core.errors import LuthierError
+from trainer_core.events import EventType
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +24,7 @@ FILES = {"config.json": b"{}"}
 
 
 def test_events_come_once_each_over_connections_that_are_cut(
-    url: str, client: luthier.Client, rows: Path, backends: Backends
+    url: str, client: luthier.Client, connect: Connect, rows: Path, backends: Backends
 ) -> None:
     submit(client, rows)
     job = claim(backends)
@@ -33,7 +37,7 @@ def test_events_come_once_each_over_connections_that_are_cut(
         succeed(backends, job, FILES)
 
     worker = threading.Thread(target=work)
-    with CuttingProxy(url, cut_after_bytes=3001) as proxy, luthier.Client(proxy.url) as watcher:
+    with CuttingProxy(url, cut_after_bytes=3001) as proxy, connect(proxy.url) as watcher:
         worker.start()
         seen = list(watcher.jobs.events(job.id))
         worker.join()
@@ -46,20 +50,21 @@ def test_events_come_once_each_over_connections_that_are_cut(
 
 
 def test_events_go_on_after_the_service_was_restarted(
-    service_settings: Settings, rows: Path, backends: Backends
+    service_settings: Settings, connect: Connect, rows: Path, backends: Backends
 ) -> None:
-    with serve(service_settings) as url, luthier.Client(url) as client:
-        submit(client, rows)
-        job = claim(backends)
-        watcher = luthier.Client(url)
-        events = watcher.jobs.events(job.id)
-        first = [next(events), next(events)]
-    port = int(url.rpartition(":")[2])
-    say(backends, job.id, "while nobody listened")
+    with ExitStack() as watching:
+        with serve(service_settings) as url, luthier.Client(url) as client:
+            submit(client, rows)
+            job = claim(backends)
+            watcher = watching.enter_context(connect(url))
+            seen = watcher.jobs.events(job.id)
+            first = [next(seen), next(seen)]
+        port = int(url.rpartition(":")[2])
+        say(backends, job.id, "while nobody listened")
 
-    with serve(service_settings.model_copy(update={"port": port})), watcher:
-        succeed(backends, job, FILES)
-        rest = list(events)
+        with serve(service_settings.model_copy(update={"port": port})):
+            succeed(backends, job, FILES)
+            rest = list(seen)
 
     assert [event.id for event in [*first, *rest]] == [1, 2, 3, 4]
 
@@ -78,13 +83,14 @@ def test_events_after_a_number_are_the_later_ones(
 
 
 def test_wait_returns_a_failed_job_without_raising(
-    client: luthier.Client, rows: Path, backends: Backends
+    url: str, client: luthier.Client, connect: Connect, rows: Path, backends: Backends
 ) -> None:
     job = submit(client, rows)
     failing = threading.Timer(0.5, fail, [backends, LuthierError("went wrong.", hint="Mend it.")])
     failing.start()
 
-    ended = client.jobs.wait(job.id, timeout=20)
+    with connect(url) as waiter:
+        ended = waiter.jobs.get(job.id).wait(timeout=20)
     failing.join()
 
     assert ended.state == "failed"
@@ -92,11 +98,13 @@ def test_wait_returns_a_failed_job_without_raising(
     assert (ended.error.message, ended.error.hint) == ("went wrong.", "Mend it.")
 
 
-def test_wait_raises_once_its_time_is_over(client: luthier.Client, rows: Path) -> None:
+def test_wait_raises_once_its_time_is_over(
+    url: str, client: luthier.Client, connect: Connect, rows: Path
+) -> None:
     job = submit(client, rows)
 
-    with pytest.raises(TimeoutError) as caught:
-        client.jobs.wait(job.id, timeout=0.3)
+    with connect(url) as waiter, pytest.raises(TimeoutError) as caught:
+        waiter.jobs.wait(job.id, timeout=0.3)
 
     assert isinstance(caught.value, luthier.WaitTimedOut)
     assert client.jobs.get(job.id).state == "queued"
@@ -105,7 +113,7 @@ def test_wait_raises_once_its_time_is_over(client: luthier.Client, rows: Path) -
 def test_wait_gives_up_on_a_service_that_stays_away(
     service_settings: Settings, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luthier.client.transport.FIRST_DELAY_SECONDS", 0.05)
+    monkeypatch.setattr("luthier.client.calls.FIRST_DELAY_SECONDS", 0.05)
     caught: list[Exception] = []
 
     def wait() -> None:
@@ -126,12 +134,35 @@ def test_wait_gives_up_on_a_service_that_stays_away(
     assert len(caught) == 1
 
 
-def test_metrics_and_logs_are_read(client: luthier.Client, rows: Path, backends: Backends) -> None:
+def test_metrics_are_read_and_make_a_table(
+    url: str, client: luthier.Client, connect: Connect, rows: Path, backends: Backends
+) -> None:
+    job = submit(client, rows)
+    assert client.jobs.metrics(job.id) == ()
+    measured = [
+        NewEvent(
+            EventType.METRICS,
+            {"split": split, "step": step, "epoch": step / 2, "metrics": {"loss": 1 / step}},
+        )
+        for step, split in ((1, "train"), (2, "train"), (2, "eval"))
+    ]
+    with backends.database.transaction() as tx:
+        events.append(tx, job.id, measured)
+
+    with connect(url) as reader:
+        table = reader.jobs.get(job.id).metrics().to_pandas()
+
+    assert list(table.columns) == ["split", "step", "epoch", "at", "loss"]
+    assert table.set_index(["split", "step"])["loss"].to_dict() == {
+        ("train", 1): 1.0,
+        ("train", 2): 0.5,
+        ("eval", 2): 0.5,
+    }
+    assert table["at"].notna().all()
+
+
+def test_logs_are_read(client: luthier.Client, rows: Path, backends: Backends) -> None:
     job = submit(client, rows)
     say(backends, job.id, "one", "two", "three")
 
-    assert client.jobs.metrics(job.id) == ()
-    assert [line.split()[-1] for line in client.jobs.logs(job.id, tail=2).splitlines()] == [
-        "two",
-        "three",
-    ]
+    assert [line.split()[-1] for line in job.logs(tail=2).splitlines()] == ["two", "three"]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import luthier
-from luthier.client.paging import pages
-from luthier.client.values import Job, from_json, to_json
+from luthier.client.sync.job import Job
+from luthier.client.sync.paging import pages
+from luthier.client.values import from_json, to_json
 from tests.api.conftest import CSV, spec_of
 from tests.client.conftest import JOB, submit
 

@@ -1,12 +1,14 @@
+# Made of luthier/client/aio/datasets.py by `python -m tests.client.twins`: change that one.
 """`client.datasets`: upload, list, look into, delete."""
 
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from luthier.client.downloading import Progress
-from luthier.client.paging import pages
-from luthier.client.transport import SLOW_SECONDS, Call, Transport, path_of
+from luthier.client.calls import SLOW_SECONDS, Call, path_of
+from luthier.client.sync.downloading import Progress
+from luthier.client.sync.paging import pages
+from luthier.client.sync.sending import send
+from luthier.client.sync.transport import Transport
 from luthier.client.values import Dataset, Preview, Validation, from_json
 
 
@@ -21,25 +23,21 @@ class Datasets:
     ) -> Dataset:
         """Send a file of rows, streamed, and return what the service found in it.
 
+        An upload that breaks is sent again, unless it turns out to have arrived.
+
         Args:
             path: JSONL, JSON, CSV, TSV, CoNLL, Parquet or text; .gz and .zst as well.
             has_header: whether the first line of a CSV or TSV file names its columns.
             progress: called with the bytes sent and the bytes in all.
+
+        Raises:
+            BadUpload: what arrived has another SHA-256 than what was sent.
         """
-        path = Path(path)
-        with _Counted(path, progress) as file:
-            call = Call(
-                "POST",
-                "/datasets",
-                params={"has_header": "true" if has_header else "false"},
-                files={"file": (path.name, file)},
-                read_seconds=SLOW_SECONDS,
-            )
-            return from_json(Dataset, self._transport.json(call))
+        return send(self._transport, Path(path), has_header=has_header, progress=progress)
 
     def list(self, *, limit: int | None = None) -> Iterator[Dataset]:
         """Yield data sets, newest first; at most `limit`."""
-        return pages(self._transport, "/datasets", Dataset, cursor="id", limit=limit)
+        return pages(self._transport, "/datasets", Dataset, limit=limit)
 
     def get(self, dataset_id: str) -> Dataset:
         """Return a data set."""
@@ -47,7 +45,8 @@ class Datasets:
 
     def preview(self, dataset_id: str) -> Preview:
         """Return the first rows of a data set."""
-        return from_json(Preview, self._transport.get(path_of("datasets", dataset_id, "preview")))
+        path = path_of("datasets", dataset_id, "preview")
+        return from_json(Preview, self._transport.get(path))
 
     def validate(
         self,
@@ -84,18 +83,3 @@ class Datasets:
             Conflict: a job that has not ended needs it.
         """
         self._transport.request(Call("DELETE", path_of("datasets", dataset_id)))
-
-
-class _Counted(io.FileIO):
-    """A file that tells how much of it has been read."""
-
-    def __init__(self, path: Path, tell: Progress | None) -> None:
-        super().__init__(path, "rb")
-        self._tell = tell
-        self._total = path.stat().st_size
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        chunk = super().read(-1 if size is None else size)
-        if self._tell is not None and chunk:
-            self._tell(self.tell(), self._total)
-        return chunk

@@ -1,10 +1,11 @@
+# Made of luthier/client/aio/paging.py by `python -m tests.client.twins`: change that one.
 """Lists that come in pages."""
 
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from luthier.client.errors import UnexpectedReply
-from luthier.client.transport import Transport
+from luthier.client.sync.transport import Transport
 from luthier.client.values import from_json
 
 LARGEST_PAGE = 100
@@ -16,10 +17,11 @@ def pages(
     path: str,
     kind: type[T],
     *,
-    cursor: str,
+    cursor: str = "id",
     after: Any = None,
     page_size: int = LARGEST_PAGE,
     limit: int | None = None,
+    owner: object = None,
     **params: Any,
 ) -> Iterator[T]:
     """Yield the items of a list, fetching the next page once it is needed.
@@ -32,6 +34,7 @@ def pages(
         after: where the first page starts.
         page_size: items fetched at once.
         limit: items in all; None for every one.
+        owner: the resource by which an item makes calls of its own.
         params: further parameters of the request.
     """
     num_left = limit
@@ -41,7 +44,7 @@ def pages(
         if not isinstance(page, dict) or "data" not in page:
             raise UnexpectedReply(f"the answer to GET {path} is no list.", code="unexpected_reply")
         for values in page["data"]:
-            yield from_json(kind, values)
+            yield from_json(kind, values, owner=owner)
         if not page["data"] or not page.get("has_more"):
             return
         after = page["data"][-1][cursor]

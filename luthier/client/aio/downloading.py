@@ -5,9 +5,10 @@ service told. What was left half-made, or breaks off, goes on at its last byte; 
 out wrong is thrown away and fetched anew, once.
 """
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
@@ -15,9 +16,11 @@ from urllib.parse import quote
 
 import httpx
 
+from luthier.client.aio.patience import OUTAGE_SECONDS, AsyncPatience
+from luthier.client.aio.transport import AsyncTransport
+from luthier.client.aio.waiting import off_loop
+from luthier.client.calls import Call, path_of
 from luthier.client.errors import BadDownload, LuthierAPIError
-from luthier.client.patience import OUTAGE_SECONDS, Patience
-from luthier.client.transport import Call, Transport, path_of
 from luthier.client.values import Artifact
 
 Progress = Callable[[int, int], None]
@@ -38,8 +41,8 @@ class _Tally:
             self.tell(self.before + size, self.total)
 
 
-def download(
-    transport: Transport,
+async def download(
+    transport: AsyncTransport,
     job_id: str,
     artifacts: Sequence[Artifact],
     *,
@@ -55,8 +58,8 @@ def download(
     tally = _Tally(sum(artifact.size_bytes for artifact in artifacts), progress)
     for artifact, target in zip(artifacts, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not _is_whole(target, artifact):
-            _fetch(transport, job_id, artifact, target=target, tally=tally)
+        if not await off_loop(_is_whole, target, artifact):
+            await _fetch(transport, job_id, artifact, target=target, tally=tally)
         tally.before += artifact.size_bytes
         tally.at(0)
     return tuple(targets)
@@ -84,44 +87,46 @@ def target_of(folder: Path, path: str) -> Path:
     return target
 
 
-def _fetch(
-    transport: Transport, job_id: str, artifact: Artifact, *, target: Path, tally: _Tally
+async def _fetch(
+    transport: AsyncTransport, job_id: str, artifact: Artifact, *, target: Path, tally: _Tally
 ) -> None:
     part = target.with_name(target.name + ".part")
     was_begun = part.exists()
-    if not _filled(transport, job_id, artifact, part=part, tally=tally) and not (
-        # What was left by an earlier try may be of another file.
-        was_begun and _filled(transport, job_id, artifact, part=part, tally=tally)
-    ):
+    is_right = await _filled(transport, job_id, artifact, part=part, tally=tally)
+    if not is_right and was_begun:  # what was left by an earlier try may be of another file
+        is_right = await _filled(transport, job_id, artifact, part=part, tally=tally)
+    if not is_right:
         raise _wrong(artifact, "has another SHA-256 than the service says", code="wrong_hash")
     part.replace(target)
 
 
-def _filled(
-    transport: Transport, job_id: str, artifact: Artifact, *, part: Path, tally: _Tally
+async def _filled(
+    transport: AsyncTransport, job_id: str, artifact: Artifact, *, part: Path, tally: _Tally
 ) -> bool:
     """Complete a part and return whether it is right; one that is wrong is removed."""
     path = f"{path_of('jobs', job_id)}/model/{quote(artifact.path)}"
-    patience = Patience(OUTAGE_SECONDS)
+    patience = AsyncPatience(OUTAGE_SECONDS)
     with part.open("ab+") as file:
-        growing = _Growing(file, artifact)
+        growing = await off_loop(_Growing, file, artifact)
         while growing.size < artifact.size_bytes:
             before = growing.size
             try:
-                for _ in growing.append(transport, path, patience=patience):
-                    tally.at(growing.size)
+                chunks = growing.append(transport, path, patience=patience)
+                async with contextlib.aclosing(chunks):
+                    async for _ in chunks:
+                        tally.at(growing.size)
             except LuthierAPIError as error:
                 if growing.size > before:
                     patience.progressed()
-                patience.failed(error)
+                await patience.failed(error)
             else:
                 if growing.size == before:
                     raise _wrong(artifact, "is shorter than the service says", code="wrong_size")
         is_right = growing.is_right()
         file.flush()
-        os.fsync(file.fileno())
+        await off_loop(os.fsync, file.fileno())
     if not is_right:
-        part.unlink()
+        await off_loop(part.unlink)
     return is_right
 
 
@@ -143,7 +148,9 @@ class _Growing:
         artifact = self._artifact
         return self.size == artifact.size_bytes and self._digest.hexdigest() == artifact.sha256
 
-    def append(self, transport: Transport, path: str, *, patience: Patience) -> Iterator[None]:
+    async def append(
+        self, transport: AsyncTransport, path: str, *, patience: AsyncPatience
+    ) -> AsyncGenerator[None, None]:
         """Fetch what is missing, yielding after each chunk."""
         headers = {"Accept-Encoding": "identity"}
         if self.size:
@@ -152,13 +159,15 @@ class _Growing:
                 "If-Range": f'"{self._artifact.sha256}"',
             }
         call = Call("GET", path, headers=headers)
-        with transport.stream(call) as response, transport.translated(call):
+        async with transport.stream(call) as response:
             patience.reached()
             if self.size and response.status_code != httpx.codes.PARTIAL_CONTENT:
                 self._empty()  # it sends the file from its first byte
-            for chunk in response.iter_raw():  # as it comes: what waits for more is lost in a cut
-                self._add(chunk)
-                yield
+            with transport.translated(call):
+                # As they come: what waits for more is lost in a cut.
+                async for chunk in response.aiter_raw():
+                    self._add(chunk)
+                    yield
 
     def _add(self, chunk: bytes) -> None:
         if self.size + len(chunk) > self._artifact.size_bytes:

@@ -1,9 +1,11 @@
+# Made of luthier/client/aio/patience.py by `python -m tests.client.twins`: change that one.
 """How long a watcher bears a service that is out of reach."""
 
 import time
 
+from luthier.client.calls import delay_seconds, is_temporary
 from luthier.client.errors import LuthierAPIError
-from luthier.client.transport import delay_seconds, is_temporary
+from luthier.client.sync.waiting import sleep
 
 OUTAGE_SECONDS = 300.0  # a restart or a moved network is over by then
 
@@ -44,4 +46,4 @@ class Patience:
     def pause(self) -> None:
         """Wait before the next try."""
         self._num_failures += 1
-        time.sleep(delay_seconds(self._num_failures))
+        sleep(delay_seconds(self._num_failures))

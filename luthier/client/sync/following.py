@@ -1,3 +1,4 @@
+# Made of luthier/client/aio/following.py by `python -m tests.client.twins`: change that one.
 """A job's events as they come, over connections that may be cut at any byte.
 
 Events are numbered without a gap, so the number of the last one seen is all that a new connection
@@ -11,10 +12,11 @@ from collections.abc import Generator, Iterator
 import httpx
 from httpx_sse import EventSource, SSEError
 
+from luthier.client.calls import Call, path_of
 from luthier.client.errors import LuthierAPIError, UnexpectedReply
-from luthier.client.paging import pages
-from luthier.client.patience import Patience
-from luthier.client.transport import Call, Transport, path_of
+from luthier.client.sync.paging import pages
+from luthier.client.sync.patience import Patience
+from luthier.client.sync.transport import Transport
 from luthier.client.values import Event, from_json
 
 _SILENCE_SECONDS = 90.0  # the service sends a heartbeat several times in that time
@@ -48,7 +50,7 @@ def follow(
 def history(transport: Transport, job_id: str, *, after: int) -> Iterator[Event]:
     """Yield the events above the number `after` that there are by now."""
     path = path_of("jobs", job_id, "events")
-    return pages(transport, path, Event, cursor="id", after=after, page_size=_PAGE_EVENTS)
+    return pages(transport, path, Event, after=after, page_size=_PAGE_EVENTS)
 
 
 class _Ended(Exception):
@@ -57,7 +59,7 @@ class _Ended(Exception):
 
 def _connection(
     transport: Transport, job_id: str, *, after: int, patience: Patience
-) -> Generator[Event, None, None]:
+) -> Generator[Event, None]:
     call = Call(
         "GET",
         path_of("jobs", job_id, "events"),

@@ -1,20 +1,21 @@
 """`client.models`: register base models and look at them."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-from luthier.client.paging import pages
-from luthier.client.transport import Call, Transport, path_of
+from luthier.client.aio.paging import pages
+from luthier.client.aio.transport import AsyncTransport
+from luthier.client.calls import Call, once, path_of
 from luthier.client.values import Model, from_json
 
 
-class Models:
+class AsyncModels:
     """The registered base models of a service."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
-    def add(
+    async def add(
         self,
         name: str,
         *,
@@ -36,12 +37,13 @@ class Models:
             values = {"name": name, "hub": hub}
         if revision is not None:
             values["revision"] = revision
-        return from_json(Model, self._transport.json(Call("POST", "/models", json=values)))
+        call = Call("POST", "/models", json=values, headers=once())
+        return from_json(Model, await self._transport.json(call))
 
-    def list(self, *, limit: int | None = None) -> Iterator[Model]:
+    def list(self, *, limit: int | None = None) -> AsyncIterator[Model]:
         """Yield models by name; at most `limit`."""
         return pages(self._transport, "/models", Model, cursor="name", limit=limit)
 
-    def get(self, name: str) -> Model:
+    async def get(self, name: str) -> Model:
         """Return a model."""
-        return from_json(Model, self._transport.get(path_of("models", name)))
+        return from_json(Model, await self._transport.get(path_of("models", name)))

@@ -1,6 +1,8 @@
+# Made of luthier/client/aio/tasks.py by `python -m tests.client.twins`: change that one.
 """`client.tasks`: what the service can train."""
 
-from luthier.client.transport import Transport, path_of
+from luthier.client.calls import path_of
+from luthier.client.sync.transport import Transport
 from luthier.client.values import Task, from_json
 
 
@@ -12,7 +14,8 @@ class Tasks:
 
     def list(self) -> tuple[Task, ...]:
         """Return every task with a one-sentence summary."""
-        return tuple(from_json(Task, values) for values in self._transport.get("/tasks")["data"])
+        found = self._transport.get("/tasks")
+        return tuple(from_json(Task, values) for values in found["data"])
 
     def get(self, task: str) -> Task:
         """Return a task with the JSON schema of its spec, the defaults and an example."""

@@ -1,0 +1,84 @@
+"""`client.datasets`: upload, list, look into, delete."""
+
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+from luthier.client.aio.downloading import Progress
+from luthier.client.aio.paging import pages
+from luthier.client.aio.sending import send
+from luthier.client.aio.transport import AsyncTransport
+from luthier.client.calls import SLOW_SECONDS, Call, path_of
+from luthier.client.values import Dataset, Preview, Validation, from_json
+
+
+class AsyncDatasets:
+    """The uploads of a service."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def upload(
+        self, path: str | Path, *, has_header: bool = True, progress: Progress | None = None
+    ) -> Dataset:
+        """Send a file of rows, streamed, and return what the service found in it.
+
+        An upload that breaks is sent again, unless it turns out to have arrived.
+
+        Args:
+            path: JSONL, JSON, CSV, TSV, CoNLL, Parquet or text; .gz and .zst as well.
+            has_header: whether the first line of a CSV or TSV file names its columns.
+            progress: called with the bytes sent and the bytes in all.
+
+        Raises:
+            BadUpload: what arrived has another SHA-256 than what was sent.
+        """
+        return await send(self._transport, Path(path), has_header=has_header, progress=progress)
+
+    def list(self, *, limit: int | None = None) -> AsyncIterator[Dataset]:
+        """Yield data sets, newest first; at most `limit`."""
+        return pages(self._transport, "/datasets", Dataset, limit=limit)
+
+    async def get(self, dataset_id: str) -> Dataset:
+        """Return a data set."""
+        return from_json(Dataset, await self._transport.get(path_of("datasets", dataset_id)))
+
+    async def preview(self, dataset_id: str) -> Preview:
+        """Return the first rows of a data set."""
+        path = path_of("datasets", dataset_id, "preview")
+        return from_json(Preview, await self._transport.get(path))
+
+    async def validate(
+        self,
+        dataset_id: str,
+        *,
+        task: str,
+        columns: Mapping[str, str] | None = None,
+        model: str | None = None,
+    ) -> Validation:
+        """Return whether a data set suits a task.
+
+        Args:
+            dataset_id: the data set.
+            task: for which.
+            columns: role -> column, where they are not called as the roles are.
+            model: reference of one with whose tokenizer to count; None for the rows alone.
+        """
+        body: dict[str, object] = {"task": task, "columns": dict(columns or {})}
+        if model is not None:
+            body["model"] = model
+        call = Call(
+            "POST",
+            path_of("datasets", dataset_id, "validate"),
+            json=body,
+            read_seconds=SLOW_SECONDS,
+            is_repeatable=True,
+        )
+        return from_json(Validation, await self._transport.json(call))
+
+    async def delete(self, dataset_id: str) -> None:
+        """Delete a data set.
+
+        Raises:
+            Conflict: a job that has not ended needs it.
+        """
+        await self._transport.request(Call("DELETE", path_of("datasets", dataset_id)))

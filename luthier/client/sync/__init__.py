@@ -1,0 +1,1 @@
+"""The synchronous client. All but `waiting` is made of `luthier.client.aio`."""
