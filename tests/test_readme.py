@@ -103,7 +103,7 @@ def test_every_make_target_named_exists(page):
 @pages
 def test_every_luthier_command_named_exists_with_its_options(page):
     lines = [
-        found.split()
+        found.partition(" | ")[0].split()
         for code in code_of(page)
         for found in re.findall(r"(?:^|[\s(=])luthier ((?:-|[a-z])[^`)]*)", code)
     ]
