@@ -1,4 +1,4 @@
-"""The FastAPI application, which `luthier api` serves on loopback."""
+"""The FastAPI application, which `luthier api` serves."""
 
 import asyncio
 import contextlib
@@ -10,23 +10,28 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from api import idempotency, openai, problems, searching, streams, sweeping, uploads
-from api.guard import Guard
+from api.guard import Guard, Hosts
 from api.inspections import Inspections
+from api.keyring import Keyring
 from api.openapi import describe
 from api.reading import Readers
 from api.routes import (
     artifacts,
+    audit,
     checkpoints,
     datasets,
     docs,
     events,
     health,
     jobs,
+    keys,
     logs,
     metrics,
     models,
     predictions,
+    projects,
     records,
+    secrets,
     sweeps,
     tasks,
     validation,
@@ -55,7 +60,10 @@ _ROUTES = (  # as the documentation shows them
     workers,
     sweeps,
     webhooks,
-    health,
+    projects,
+    keys,
+    secrets,
+    audit,
     docs,
 )
 _DESCRIPTION = """Fine-tuning jobs on Hugging Face Transformers models.
@@ -79,15 +87,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=_operation_id,
         responses=problems.default_response(),
     )
-    app.state.backends = connect(settings or load_settings())
-    app.state.sender = Sender(app.state.backends)
+    backends = app.state.backends = connect(settings or load_settings())
+    is_open = not backends.settings.asks_for_keys
+    app.state.keyring = Keyring(
+        backends.database, is_open=is_open, rate=backends.settings.rate_limit
+    )
+    app.state.sender = Sender(backends)
     app.state.stopping = asyncio.Event()
+    app.include_router(health.router)
     for routes in _ROUTES:
-        app.include_router(routes.router)
+        app.include_router(routes.router, responses=problems.responses(401, 403, 429))
     app.include_router(openai.router)
     problems.install(app)
     idempotency.install(app)
-    app.add_middleware(Guard)
+    hosts = Hosts(is_open=is_open, names=frozenset(backends.settings.allowed_hosts))
+    app.add_middleware(Guard, hosts=hosts)
     describe(app)
     return app
 

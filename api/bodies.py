@@ -3,12 +3,21 @@
 import json
 import re
 from collections import Counter
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, ValidationError
 
-from trainer_core.errors import InvalidJson, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from trainer_core.errors import (
+    FieldProblem,
+    InvalidJson,
+    InvalidRequest,
+    InvalidSpec,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+)
+from trainer_core.spec.parsing import field_problems
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
@@ -69,6 +78,19 @@ async def _parsed(body: bytes) -> Any:
     if len(body) <= _SMALL_BYTES:
         return parse_json(body)  # another thread would cost more than this does
     return await run_in_threadpool(parse_json, body)
+
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+def parsed(values: object, model: type[Parsed]) -> Parsed:
+    """Return the values of a body as a model, or raise InvalidSpec with every problem."""
+    if not isinstance(values, dict):
+        raise InvalidSpec([FieldProblem("", "the body is no JSON object")])
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InvalidSpec(field_problems(error, values, model)) from error
 
 
 JsonBody = Annotated[Any, Depends(read_json)]

@@ -1,12 +1,15 @@
 """The outermost layer: who may speak to the service, an id a request, headers on every response.
 
-While there is no authentication the service is safe only because it listens on loopback. Two
-browser tricks get around that, and both are refused here: a page of another site that sends
-requests to localhost (CSRF), and a foreign name that resolves to 127.0.0.1 (DNS rebinding).
+A service that asks for no keys is safe only because it listens on loopback. Two browser tricks get
+around that, and both are refused here: a page of another site that sends requests to localhost
+(CSRF), and a foreign name that resolves to 127.0.0.1 (DNS rebinding). No such page has a key; yet
+with keys, too, only names that were set are answered to. An address is no name that somebody else
+could point here.
 """
 
 import ipaddress
 import logging
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -42,11 +45,20 @@ _DOCS_CSP = (
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """To whom requests may be addressed."""
+
+    is_open: bool = True  # asks for no keys, so loopback alone
+    names: frozenset[str] = frozenset()  # with keys, besides addresses and localhost
+
+
 class Guard:
     """ASGI middleware around everything else."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: Hosts) -> None:
         self._app = app
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,7 +67,7 @@ class Guard:
         request_id = scope["request_id"] = new_id("req")
         exchange = _Exchange(scope, receive, send, request_id)
         try:
-            check(scope)
+            check(scope, hosts=self._hosts)
             await self._app(scope, exchange.receive, exchange.send)
         except LuthierError as error:
             response = problems.answer(error, scope=scope)
@@ -96,11 +108,12 @@ class _Exchange:
         await self._send(message)
 
 
-def check(scope: Scope) -> None:
+def check(scope: Scope, *, hosts: Hosts) -> None:
     """Raise InvalidRequest or NotFound for a request that must not reach a route."""
-    _check_address(scope)
+    if hosts.is_open:
+        _check_address(scope)
     headers = Headers(scope=scope)
-    host = _checked_host(headers)
+    host = _checked_host(headers, hosts=hosts)
     if scope["method"] not in _SAFE_METHODS:
         _check_same_site(headers, host=host)
     if "\x00" in scope["path"]:
@@ -123,23 +136,25 @@ def _check_address(scope: Scope) -> None:
         )
 
 
-def _checked_host(headers: Headers) -> str:
-    hosts = headers.getlist("host")
-    if len(hosts) == 1 and _is_loopback(hosts[0]):
-        return hosts[0]
-    raise UnknownHost(
-        f"this service is not host '{', '.join(hosts)[:100]}'.",
-        hint="It answers to localhost, 127.0.0.1 and [::1] only; reach it through an SSH tunnel.",
-    )
+def _checked_host(headers: Headers, *, hosts: Hosts) -> str:
+    given = headers.getlist("host")
+    if len(given) == 1 and _is_ours(given[0], hosts=hosts):
+        return given[0]
+    hint = "It answers to localhost, 127.0.0.1 and [::1] only; reach it through an SSH tunnel."
+    if not hosts.is_open:
+        hint = "It answers to its address, and to the names in LUTHIER_ALLOWED_HOSTS."
+    raise UnknownHost(f"this service is not host '{', '.join(given)[:100]}'.", hint=hint)
 
 
-def _is_loopback(host: str) -> bool:
+def _is_ours(host: str, *, hosts: Hosts) -> bool:
     try:
         parts = urlsplit(f"//{host}")
         name = parts.hostname or ""
         if parts.netloc != host or parts.username is not None or parts.port == 0:
             return False
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+        if name == "localhost" or name in hosts.names:
+            return True
+        return ipaddress.ip_address(name).is_loopback or not hosts.is_open
     except ValueError:
         return False
 

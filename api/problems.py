@@ -23,10 +23,12 @@ from starlette.types import Scope
 from api import openai_errors
 from jobs.store.events import storable
 from trainer_core.errors import (
+    RETRY_AFTER,
     Conflict,
     CrossSiteRequest,
     DataError,
     DiskFull,
+    Forbidden,
     IdempotencyKeyReused,
     InternalError,
     InvalidRequest,
@@ -38,12 +40,14 @@ from trainer_core.errors import (
     PayloadTooLarge,
     PreconditionFailed,
     ServiceUnavailable,
+    TooMany,
+    Unauthorized,
     UnknownHost,
     UnsupportedMediaType,
 )
 
 MEDIA_TYPE = "application/problem+json"
-RETRY = "retry_after_seconds"  # in the detail of an error that passes; also a header
+RETRY = RETRY_AFTER  # also a header
 
 _STATUSES: tuple[tuple[type[LuthierError], int], ...] = (
     # The first class that fits counts.
@@ -53,6 +57,9 @@ _STATUSES: tuple[tuple[type[LuthierError], int], ...] = (
     (IdempotencyKeyReused, 422),
     (PreconditionFailed, 412),
     (InvalidRequest, 400),
+    (Unauthorized, 401),
+    (Forbidden, 403),
+    (TooMany, 429),
     (NotFound, 404),
     (Conflict, 409),
     (InvalidSpec, 422),
@@ -95,8 +102,17 @@ def answer(error: LuthierError, *, scope: Scope) -> Response:
         param=error.param,
         members=error.detail,
         scope=scope,
-        headers={"Retry-After": str(error.detail[RETRY])} if RETRY in error.detail else None,
+        headers=_headers_of(error),
     )
+
+
+def _headers_of(error: LuthierError) -> dict[str, str]:
+    headers = {}
+    if RETRY in error.detail:
+        headers["Retry-After"] = str(error.detail[RETRY])
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
 
 
 def internal(scope: Scope) -> Response:

@@ -1,4 +1,4 @@
-"""Starting uvicorn as this service needs it: loopback, no version told, streams ended on a stop.
+"""Starting uvicorn as this service needs it: no version told, streams ended on a stop.
 
 Its quick parser takes heads of any length, at any pace; ours ends the connection.
 """
@@ -75,7 +75,7 @@ class Server(uvicorn.Server):
     """Ends the open event streams when it is told to stop; uvicorn would wait for them."""
 
     def __init__(self, app: FastAPI, settings: Settings, *, access_log: bool = False) -> None:
-        """Serve an application on the settings' host, which is a loopback address, and port."""
+        """Serve an application on the settings' host, and port."""
         self._app = app
         super().__init__(
             uvicorn.Config(

@@ -1,6 +1,6 @@
 """What the API and the workers stand on, connected by the settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import redis
 from sqlalchemy import Engine
@@ -27,7 +27,7 @@ class Backends:
     engine: Engine
     database: Database
     storage: Storage
-    redis_url: str
+    redis_url: str = field(repr=False)
 
     def is_redis_up(self) -> bool:
         """Return whether Redis takes a write within two seconds: it may be full, or a replica."""

@@ -6,20 +6,27 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, create_engine, text
 
+_IDLE_MILLISECONDS = 10_000
 _LOCK = 4_817_023_551  # an arbitrary number that only Luthier's migrations lock
 
 
 def make_engine(url: str) -> Engine:
-    """Return an engine whose connections are checked before use: servers restart."""
+    """Return an engine whose connections are checked before use: servers restart.
+
+    A process that is frozen in the midst of a transaction loses it, and with it the locks on its
+    job: nobody could take the job over else, however long ago its lease ran out.
+    """
     return create_engine(
         url,
         pool_size=10,
         max_overflow=20,
         pool_pre_ping=True,
+        hide_parameters=True,  # errors are logged, and values are the users'
         connect_args={
             "connect_timeout": 5,
             "tcp_user_timeout": 10_000,  # milliseconds: a peer that vanished is an error, soon
             "application_name": "luthier",
+            "options": f"-c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}",
         },
     )
 
@@ -36,6 +43,8 @@ def migrate(url: str) -> None:
     """Bring the tables up to date. Several processes may call it at once."""
     engine = make_engine(url)
     with engine.connect() as connection:
+        # Without a transaction, which would be idle for as long as the migrations take.
+        connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
         try:
             config = migration_config(url)

@@ -12,7 +12,7 @@ import secrets
 from functools import lru_cache
 from pathlib import Path
 
-from cryptography.fernet import Fernet, InvalidToken
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from jobs.settings import Settings
 from trainer_core.errors import SecretUnreadable
@@ -21,10 +21,14 @@ _FILE = "secret.key"
 
 
 class Cipher:
-    """Seals and opens with one key (Fernet: AES-128-CBC and HMAC-SHA256)."""
+    """Seals and opens (Fernet: AES-128-CBC and HMAC-SHA256).
 
-    def __init__(self, key: str) -> None:
-        self._fernet = Fernet(base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest()))
+    Of several keys, separated by `,`, the first seals and all of them open.
+    """
+
+    def __init__(self, keys: str) -> None:
+        digests = [hashlib.sha256(key.strip().encode()).digest() for key in keys.split(",")]
+        self._fernet = MultiFernet([Fernet(base64.urlsafe_b64encode(one)) for one in digests])
 
     def seal(self, secret: str) -> str:
         """Return a secret as it may be stored."""

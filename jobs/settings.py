@@ -2,8 +2,9 @@
 
 import ipaddress
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +21,8 @@ from sqlalchemy.exc import ArgumentError
 from trainer_core.errors import InvalidSetting
 
 PREFIX = "LUTHIER_"
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _GIB = 1 << 30
 
 
@@ -40,15 +43,23 @@ class Settings(BaseSettings):
 
     home: _Path = Path("~/.luthier")
     """Folder of everything the service keeps on this machine."""
-    database_url: str | None = None
+    database_url: Annotated[str | None, Field(repr=False)] = None
     """PostgreSQL to use in place of the embedded one, `postgresql://user:password@host/name`."""
-    redis_url: str | None = None
+    redis_url: Annotated[str | None, Field(repr=False)] = None
     """Redis or Valkey to use in place of the embedded one, `redis://:password@host:port/0`."""
-    storage_url: str | None = None
+    storage_url: Annotated[str | None, Field(repr=False)] = None
     """Where data sets and models are kept: a folder (`file:///…`) or a bucket (`s3://…`). Default:
     `storage` in the home folder."""
+    auth: Literal["none", "keys"] | None = None
+    """Whether callers need an API key. Default: `none` for the service that `luthier up` brings
+    whole and that listens on loopback, else `keys`."""
     host: str = "127.0.0.1"
-    """Address on which the API listens. Loopback only, until there are API keys."""
+    """Address on which the API listens; without keys loopback only."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names by which the service is reached, separated by `,`, besides its addresses and
+    localhost. Only with keys."""
+    rate_limit: Annotated[float, Field(gt=0, le=1_000_000)] = 100
+    """Requests a second that a key may send, where it has no limit of its own."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8750
     """Port on which the API listens; 0 takes a free one."""
     model_roots: Annotated[tuple[_Path, ...], NoDecode] = ()
@@ -114,7 +125,8 @@ class Settings(BaseSettings):
     heartbeat_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 15
     """Longest silence on an event stream before a comment is sent."""
     secret_key: Annotated[SecretStr, Field(min_length=16, max_length=1000)] | None = None
-    """Key that encrypts stored secrets, any long random text. Default: `secret.key` in the home."""
+    """Key that encrypts stored secrets, any long random text; or several, separated by `,`: the
+    first seals, all of them open. Default: `secret.key` in the home."""
     webhook_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 1
     """How often events that are due to be sent to webhooks are looked for."""
     search_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 2
@@ -134,9 +146,9 @@ class Settings(BaseSettings):
     def _split_paths(cls, value: object) -> object:
         return [part for part in value.split(":") if part] if isinstance(value, str) else value
 
-    @field_validator("devices", mode="before")
+    @field_validator("devices", "allowed_hosts", mode="before")
     @classmethod
-    def _split_devices(cls, value: object) -> object:
+    def _split_names(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         return [part.strip() for part in value.split(",") if part.strip()]
@@ -184,14 +196,52 @@ class Settings(BaseSettings):
             raise ValueError("write file:///folder, s3://bucket/prefix, gs://… or az://…")
         return value
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts_are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not _HOST_NAME.fullmatch(name):
+                raise ValueError(f"'{name}' is not a host name; write it without scheme and port")
+        return tuple(name.lower() for name in value)
+
     @model_validator(mode="after")
-    def _listens_on_loopback(self) -> Self:
-        if self.host != "localhost" and not _is_loopback(self.host):
+    def _is_not_open_to_all(self) -> Self:
+        if self.asks_for_keys:
+            return self
+        if not self.is_on_loopback:
             raise ValueError(
-                f"host {self.host} is not a loopback address, and this version has no API keys: "
-                "anyone who reaches it could run jobs. Use 127.0.0.1, and a proxy or an SSH tunnel"
+                f"LUTHIER_HOST {self.host} is not a loopback address, and LUTHIER_AUTH is none: "
+                "anyone who reaches it could run jobs. Set LUTHIER_AUTH=keys, or use 127.0.0.1"
+            )
+        if self.allowed_hosts:
+            raise ValueError(
+                "LUTHIER_ALLOWED_HOSTS goes with LUTHIER_AUTH=keys: without keys a page of "
+                "another site could reach the service by such a name"
             )
         return self
+
+    @model_validator(mode="after")
+    def _servers_have_passwords(self) -> Self:
+        for name in ("database_url", "redis_url"):
+            url = getattr(self, name)
+            if url and (host := _open_host(url)):
+                raise ValueError(
+                    f"LUTHIER_{name.upper()} has no password, and {host} is not this machine: "
+                    "whoever reaches it could read and change everything. Give it one"
+                )
+        return self
+
+    @property
+    def is_on_loopback(self) -> bool:
+        """Whether the API can be reached from this machine alone."""
+        return self.host == "localhost" or _is_loopback(self.host)
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether callers need an API key."""
+        if self.auth is None:
+            return not (self.is_on_loopback and self.database_url is None)
+        return self.auth == "keys"
 
     @property
     def storage(self) -> str:
@@ -220,7 +270,7 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         reason = first["msg"].removeprefix("Value error, ")
-        name = f"{PREFIX}{first['loc'][0]}".upper() if first["loc"] else f"{PREFIX}HOST"
+        name = f"{PREFIX}{first['loc'][0]}".upper() if first["loc"] else _named_in(reason)
         shown = f", got {first['input']!r}" if isinstance(first["input"], str | int) else ""
         secret = name.endswith(("_URL", "_KEY"))  # may hold a password
         message = f"{name}: {reason}{'' if secret else shown}."
@@ -231,6 +281,27 @@ def _check_device(name: str) -> None:
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
         raise ValueError(f"'{name}' is not a device; write cpu, mps, cuda or cuda:N")
+
+
+def _named_in(reason: str) -> str:
+    """Return the variable that a rule between several names first."""
+    found = re.search(PREFIX + "[A-Z_]+", reason)
+    assert found, reason
+    return found.group()
+
+
+def _open_host(url: str) -> str:
+    """Return a host of a server's URL that is elsewhere and asks for no password, or nothing."""
+    parsed = make_url(url)
+    query = parsed.query
+    credentials = (parsed.password, query.get("password"), query.get("passfile"))
+    if any(credentials) or query.get("sslcert") or query.get("ssl_certfile"):
+        return ""
+    given = query.get("host", ()), query.get("hostaddr", ())
+    more = [part for one in given for part in ([one] if isinstance(one, str) else one)]
+    hosts = [host for part in (parsed.host or "", *more) for host in part.split(",") if host]
+    away = (h for h in hosts if not (h == "localhost" or h.startswith("/") or _is_loopback(h)))
+    return next(away, "")
 
 
 def _is_loopback(host: str) -> bool:

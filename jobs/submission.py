@@ -6,15 +6,19 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+from jobs.backends import Backends
 from jobs.fitting import check_capacity
 from jobs.records import Dataset
+from jobs.sealing import Cipher, cipher_of
 from jobs.states import FINAL, State
 from jobs.storage import Storage
-from jobs.store import artifacts, checkpoints, datasets, models, permissions, workers
-from jobs.transaction import Database, Transaction
+from jobs.store import artifacts, checkpoints, datasets, models, permissions, secrets, workers
+from jobs.transaction import Transaction
 from jobs.weights import num_weights_in
 from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
+from trainer_core.redaction import REDACTOR
 from trainer_core.rows import apart
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import (
@@ -26,6 +30,7 @@ from trainer_core.spec import (
     parse_model_reference,
 )
 from trainer_core.spec.estimating import WEIGHT_BYTES
+from trainer_core.spec.parsing import pointer_of
 
 _WHOLE_WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 _MAX_CHECKED = 1000
@@ -38,19 +43,20 @@ _checked: dict[str, None] = {}
 _lock = threading.Lock()
 
 
-def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) -> None:
+def check(backends: Backends, spec: JobSpec, *, project: str) -> None:
     """Raise what is wrong with a job of a project; its rows are read in another process.
 
     Raises:
-        InvalidSpec: it asks for what this version can't do, or refers to what is not there.
+        InvalidSpec: it asks for what this version can't do, refers to what is not there, or holds
+            a secret itself.
         NothingFits: no worker that is there is large enough.
         DataError: its rows can't be trained on.
     """
-    with database.transaction() as tx:
-        found = look_up(tx, spec, project=project)
+    with backends.database.transaction() as tx:
+        found = look_up(tx, spec, project=project, cipher=cipher_of(backends.settings))
     if is_checked(spec, found):
         return
-    with files_of(storage, found) as files:
+    with files_of(backends.storage, found) as files:
         apart.check(spec.model_dump(mode="json"), files)
     with _lock:
         if len(_checked) >= _MAX_CHECKED:
@@ -58,14 +64,16 @@ def check(database: Database, storage: Storage, spec: JobSpec, *, project: str) 
         _checked[_asked(spec, found)] = None
 
 
-def look_up(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Dataset]:
+def look_up(tx: Transaction, spec: JobSpec, *, project: str, cipher: Cipher) -> dict[str, Dataset]:
     """Return the data set of each split that has one of its own; its rows are not looked at.
 
     Raises:
-        InvalidSpec: it asks for what this version can't do, or refers to what is not there.
+        InvalidSpec: it asks for what this version can't do, refers to what is not there, or holds
+            a secret itself.
         NothingFits: no worker that is there is large enough.
     """
     check_built(spec)
+    check_secrets(tx, spec.model_dump(mode="json"), project=project, cipher=cipher)
     found, problems = referred(tx, spec, project=project)
     if problems:
         raise InvalidSpec(problems)
@@ -109,11 +117,51 @@ def datasets_of(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Da
     }
 
 
+def check_secrets(tx: Transaction, values: object, *, project: str, cipher: Cipher) -> None:
+    """Raise InvalidSpec if a spec, or an edit of a job, holds what is or looks like a secret.
+
+    Both are kept, shown, and written into the model's folder.
+    """
+    kept = secrets.reveal_all(tx, project=project, cipher=cipher).values()
+    problems = [
+        FieldProblem(
+            pointer_of(path),
+            "holds what looks like a secret",
+            "Store it with `luthier secrets set NAME`, and write its name under `secrets`.",
+        )
+        for path, text in _texts(values)
+        if REDACTOR.text(text) != text or any(value in text for value in kept)
+    ]
+    if problems:
+        raise InvalidSpec(problems)
+
+
+def _texts(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, str]]:
+    """Yield each text of JSON values, keys of objects too, with the path to it."""
+    match value:
+        case str():
+            yield path, value
+        case dict():
+            for key, item in value.items():
+                yield path, key
+                yield from _texts(item, (*path, key))
+        case list():
+            for index, item in enumerate(value):
+                yield from _texts(item, (*path, index))
+        case _:
+            return
+
+
 def referred(
     tx: Transaction, spec: JobSpec, *, project: str
 ) -> tuple[dict[str, Dataset], list[FieldProblem]]:
     """Return the data sets that are there, a split each, and what is wrong with references."""
     problems = [*_model_problems(tx, spec.model, project=project)]
+    for use, name in spec.secrets.given().items():
+        try:
+            secrets.check(tx, name, project=project)
+        except NotFound as error:
+            problems.append(FieldProblem(f"/secrets/{use}", error.message, error.hint))
     found: dict[str, Dataset] = {}
     for split, source in spec.data.references().items():
         reference = parse_data_reference(source)

@@ -5,6 +5,7 @@ worker, each a child process. The order of stopping is the reverse: the worker s
 its jobs while there still is a database to hand them back to.
 """
 
+import ipaddress
 import os
 import signal
 import sys
@@ -92,10 +93,10 @@ def run(settings: Settings) -> int:
         for service in (api, worker):
             stack.callback(_stop, service)
             service.start()
-        url = f"http://{settings.host}:{port}"
+        url = f"http://{_reached_at(settings.host)}:{port}"
         _wait_until_ready(url, api, asked)
         if not asked.is_set():
-            _greet(url, home)
+            _greet(url, home, asks_for_keys=settings.asks_for_keys)
         while not asked.wait(_POLL_SECONDS):
             for name, server in servers.items():
                 if (status := server.poll()) is not None:
@@ -157,6 +158,7 @@ def _start_servers(
         f"{PREFIX}DATABASE_URL": database_url,
         f"{PREFIX}REDIS_URL": redis_url,
         f"{PREFIX}STORAGE_URL": settings.storage,
+        f"{PREFIX}AUTH": "keys" if settings.asks_for_keys else "none",
         f"{PREFIX}MODEL_ROOTS": ":".join(map(str, settings.model_roots)),
         "PYTHONUNBUFFERED": "1",
     }
@@ -229,8 +231,21 @@ def _wait_until_ready(url: str, api: _Service, asked: threading.Event) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _greet(url: str, home: Home) -> None:
+def _reached_at(host: str) -> str:
+    """Return by which address this machine reaches what listens on a host."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "[::1]"
+    return str(address) if address.version == 4 else f"[{address}]"
+
+
+def _greet(url: str, home: Home, *, asks_for_keys: bool) -> None:
     _say(f"ready at {url}")
+    if asks_for_keys:
+        _say("  it asks for keys    luthier keys add NAME --scope admin")
     _say(f"  API documentation   {url}/docs")
     _say(f"  everything is kept in {home.path}")
     default = Settings.model_fields["port"].default

@@ -101,6 +101,7 @@ def settings(servers: Servers, database_url: str, tmp_path: Path) -> Settings:
         home=tmp_path / "home",
         database_url=database_url,
         redis_url=servers.redis_url,
+        auth="none",
         model_roots=(tmp_path / "models",),
         training_threads=1,
     )

@@ -16,6 +16,7 @@ def keep_dataset(tx: Transaction, dataset_id: str = DATASET, **changes: Any) -> 
     """Keep a data set; its rows are stored nowhere."""
     values = {
         "id": dataset_id,
+        "project": "default",
         "name": "train.csv",
         "has_header": True,
         "key": f"datasets/{dataset_id}",

@@ -103,7 +103,7 @@ def test_every_make_target_named_exists(page):
 @pages
 def test_every_luthier_command_named_exists_with_its_options(page):
     lines = [
-        found.split()
+        found.partition(" | ")[0].split()
         for code in code_of(page)
         for found in re.findall(r"(?:^|[\s(=])luthier ((?:-|[a-z])[^`)]*)", code)
     ]
@@ -225,6 +225,7 @@ def service(settings: Settings) -> Iterator[str]:
         "LUTHIER_PORT": url.rpartition(":")[2],
         "LUTHIER_DATABASE_URL": str(settings.database_url),
         "LUTHIER_REDIS_URL": str(settings.redis_url),
+        "LUTHIER_AUTH": "none",
         "LUTHIER_MODEL_ROOTS": sys.prefix,
         "LUTHIER_TRAINING_THREADS": "1",
     }

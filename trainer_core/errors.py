@@ -6,10 +6,14 @@
     |   |-- InvalidJson, UnsupportedMediaType, CrossSiteRequest, UnknownHost
     |   |-- IdempotencyKeyReused, PreconditionFailed, PredictionsOff, PredictionRefused
     |   |-- WebhookTestFailed
+    |-- Unauthorized            nobody knows who asks
+    |-- Forbidden               it is known who asks, and they may not
+    |-- TooMany                 later, or less: RateLimited, QuotaExceeded
     |-- NotFound                no such job, dataset, model, file or task
     |   |-- JobNotFound, DatasetNotFound, ModelNotFound, TaskNotFound, FileNotFound
     |   |-- CheckpointNotFound, UploadNotFound, PermissionNotFound
     |   |-- WebhookNotFound, DeliveryNotFound, SweepNotFound
+    |   |-- ProjectNotFound, KeyNotFound, SecretNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
     |   |-- JobInUse, ModelInUse, RequestInFlight, TooManyWebhooks
@@ -35,6 +39,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
+
+RETRY_AFTER = "retry_after_seconds"  # in the detail of an error that passes
 
 
 class Whose(StrEnum):
@@ -209,6 +215,48 @@ class PreconditionFailed(InvalidRequest):
     code = "precondition_failed"
 
 
+class Unauthorized(LuthierError):
+    """The request has no key, or none that is known and alive; which of these is not told."""
+
+    code = "unauthorized"
+    whose = Whose.USER
+
+
+class Forbidden(LuthierError):
+    """The key is known, and lacks the scope."""
+
+    code = "forbidden"
+    whose = Whose.USER
+
+
+class TooMany(LuthierError):
+    """More than is allowed: later, or less."""
+
+    code = "too_many"
+    whose = Whose.USER
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_seconds: int,
+        hint: str = "",
+        param: str | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep what happened, and after how many seconds it is worth another try."""
+        later = {RETRY_AFTER: retry_after_seconds}
+        super().__init__(message, hint=hint, param=param, detail={**(detail or {}), **later})
+
+
+class RateLimited(TooMany):
+    code = "rate_limited"
+
+
+class QuotaExceeded(TooMany):
+    code = "quota_exceeded"
+
+
 class NotFound(LuthierError):
     """No such thing, or not for this caller."""
 
@@ -242,6 +290,18 @@ class UploadNotFound(NotFound):
 
 class PermissionNotFound(NotFound):
     code = "permission_not_found"
+
+
+class ProjectNotFound(NotFound):
+    code = "project_not_found"
+
+
+class KeyNotFound(NotFound):
+    code = "key_not_found"
+
+
+class SecretNotFound(NotFound):
+    code = "secret_not_found"
 
 
 class WebhookNotFound(NotFound):

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Protocol, Self
 
+from trainer_core.redaction import REDACTOR
+
 
 class EventType(StrEnum):
     """The closed list of types that watchers see."""
@@ -167,7 +169,7 @@ class Reporters:
 
 def encode_line(event: Event, *, at: datetime) -> str:
     """Return an event as one line of JSON, without the line's end."""
-    line = {"type": event.type, "at": at.isoformat(), "data": asdict(event)}
+    line = {"type": event.type, "at": at.isoformat(), "data": REDACTOR.value(asdict(event))}
     return json.dumps(line, ensure_ascii=False, allow_nan=False)
 
 

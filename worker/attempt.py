@@ -18,6 +18,7 @@ from jobs.store.events import LeaseLost, NewEvent
 from trainer_core.errors import DiskFull, InternalError, LuthierError
 from trainer_core.events import EventType, Phase
 from trainer_core.failpoints import failpoint
+from trainer_core.redaction import REDACTOR
 from trainer_core.run_directory import RunDirectory, checkpoints_in, read_json
 from worker.endings import (
     BY_STOP,
@@ -137,6 +138,7 @@ class Attempt:
         lease = supervisor.lease
         self._say_phase(pump, lease, Phase.PREPARING)
         needs: Needs = lease.persist(lambda: read_needs(self.backends, self.job))
+        REDACTOR.learn(needs.secrets.values())
         check = partial(supervisor.check_preparing, run)
         stored = lease.persist(self._stored_checkpoints)
         bring = partial(restore, self.backends.storage, run, stored, check=check, teller=pump)
@@ -148,7 +150,10 @@ class Attempt:
             run.outcome.unlink(missing_ok=True)
             process = self._process = self.spare.take()
             process.start(
-                run.path, trackers=self.job.spec["tracking"], environment=needs.environment
+                run.path,
+                trackers=self.job.spec["tracking"],
+                secrets=needs.secrets,
+                environment=needs.environment,
             )
             watch = MemoryWatch(
                 process.pid,
@@ -165,6 +170,8 @@ class Attempt:
                     self._receipt = supervisor.asked.receipt(exit_code)
                 lease.check()
                 lease.persist(pump.drain)
+                if self.job.spec["tracking"] or needs.secrets:
+                    pump.redact_log()
                 if stop not in (Stop.CANCEL, Stop.KEEP):
                     seconds = supervisor.seconds_left
                     store.finish(seconds=seconds, is_wanted=supervisor.is_wanted)
@@ -233,7 +240,7 @@ class Attempt:
             values["best"] = {"step": ending.outcome.best_step, "metrics": metrics}
         if ending.state is State.FAILED:
             assert ending.error is not None, "a failure without an error"
-            values["error"] = ending.error.to_dict()
+            values["error"] = REDACTOR.value(ending.error.to_dict())
         if ending.micro_batch_size is not None:
             values["micro_batch_size"] = ending.micro_batch_size
         if not ending.is_counted:
@@ -243,7 +250,7 @@ class Attempt:
             again_in_seconds = pause * _RETRY_GROWTH ** (self.job.attempt - 1)
         with self.backends.database.transaction() as tx:
             if ending.error is not None:
-                error = NewEvent(EventType.ERROR, ending.error.to_dict())
+                error = NewEvent(EventType.ERROR, REDACTOR.value(ending.error.to_dict()))
                 events.append(tx, self.job.id, [error], attempt=self.job.attempt)
             attempts.end(
                 tx,

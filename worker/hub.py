@@ -2,10 +2,11 @@
 
     python -m worker.hub REPOSITORY REVISION CACHE
 
-prints one line of JSON: {"path": …}, or {"code": …, "message": …, "hint": …}. An empty REVISION is
-the main branch.
+reads a token on standard input, or nothing, and prints one line of JSON: {"path": …}, or
+{"code": …, "message": …, "hint": …}. An empty REVISION is the main branch.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,7 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from jobs.settings import PREFIX
 from trainer_core.errors import LuthierError, ModelNotFound, ServiceUnavailable
+from trainer_core.redaction import REDACTOR, is_secret
 
 _FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 """What is fetched of a repository: no pickle, no code."""
@@ -24,14 +27,23 @@ _ERRORS: dict[str, type[LuthierError]] = {
 _POLL_SECONDS = 0.2
 
 
-def fetch(repository: str, *, revision: str | None, cache: Path, check: Callable[[], None]) -> Path:
+def fetch(
+    repository: str,
+    *,
+    revision: str | None,
+    cache: Path,
+    check: Callable[[], None],
+    token: str | None = None,
+) -> Path:
     """Return the folder of a repository's snapshot, whose name is its commit.
 
     Args:
         repository: `owner/name`.
         revision: branch, tag or commit; None for the main branch.
-        cache: folder of all snapshots.
+        cache: folder of all snapshots. What was fetched with a token must not be found there by
+            those who have none: the library hands out what is in it without asking the Hub.
         check: called again and again meanwhile; what it raises ends the download.
+        token: who asks; None for everybody.
 
     Raises:
         ModelNotFound: no such repository or revision, or not for everybody.
@@ -39,12 +51,15 @@ def fetch(repository: str, *, revision: str | None, cache: Path, check: Callable
     """
     with subprocess.Popen(
         [sys.executable, "-m", "worker.hub", repository, revision or "", str(cache)],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        env=_environment(),
     ) as child:
+        assert child.stdin is not None
         try:
+            with contextlib.suppress(BrokenPipeError), child.stdin:
+                child.stdin.write((token or "").encode())
             while child.poll() is None:
                 check()
                 time.sleep(_POLL_SECONDS)
@@ -65,7 +80,17 @@ def fetch(repository: str, *, revision: str | None, cache: Path, check: Callable
     raise _ERRORS[values["code"]](values["message"], hint=values["hint"], param="model")
 
 
-def _download(repository: str, revision: str | None, cache: str) -> str:
+def _environment() -> dict[str, str]:
+    """Return this process's environment without its secrets."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(PREFIX) and not is_secret(name)
+    }
+    return kept | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def _download(repository: str, revision: str | None, cache: str, *, token: str) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -82,30 +107,36 @@ def _download(repository: str, revision: str | None, cache: str) -> str:
             revision=revision,
             cache_dir=cache,
             allow_patterns=list(_FILES),
-            token=False,  # the operator's own token must not open repositories to tenants
+            token=token or False,  # never the operator's own, which would open it to tenants
         )
     except GatedRepoError as error:
         raise ModelNotFound(
-            f"{name} is gated, and this service has no token that may read it.",
-            hint="Download it by hand and register its folder with `luthier models add`.",
+            f"{name} is gated, and {_whose(token)} may not read it.",
+            hint="Ask for access on its page, and name your token in secrets.hf.",
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ModelNotFound(
-            f"the Hub has no {name}, or does not show it to this service.",
-            hint="Check the name and the revision.",
+            f"the Hub has no {name}, or does not show it to {_whose(token)}.",
+            hint="Check the name and the revision; for a private one, the token in secrets.hf.",
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        first_line = str(error).partition("\n")[0]
+        REDACTOR.learn([token])
+        first_line = REDACTOR.text(str(error).partition("\n")[0])
         raise ServiceUnavailable(
             f"{name} could not be fetched from the Hub: {first_line}",
             hint="Register a local folder with `luthier models add NAME --path DIR` instead.",
         ) from error
 
 
+def _whose(token: str) -> str:
+    return "the owner of the token" if token else "somebody without a token"
+
+
 def main(repository: str, revision: str, cache: str) -> None:
     """Download and print the answer."""
+    token = sys.stdin.read().strip()
     try:
-        answer = {"path": _download(repository, revision or None, cache)}
+        answer = {"path": _download(repository, revision or None, cache, token=token)}
     except LuthierError as error:
         answer = {"code": error.code, "message": error.message, "hint": error.hint}
     sys.stdout.write(json.dumps(answer) + "\n")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from jobs.backends import Backends
 from jobs.records import Dataset, Job
-from jobs.store import artifacts, checkpoints, fine_tunes, models, permissions
+from jobs.sealing import cipher_of
+from jobs.store import artifacts, checkpoints, fine_tunes, models, permissions, secrets
 from jobs.submission import datasets_of, files_of
 from jobs.transaction import Transaction
 from trainer_core.errors import UnusableModel
@@ -22,7 +23,7 @@ from trainer_core.run_directory import (
     read_json,
     write_json,
 )
-from trainer_core.spec import Reference, Scheme, parse_model_reference, parse_spec
+from trainer_core.spec import JobSpec, Reference, Scheme, parse_model_reference, parse_spec
 from worker.hub import fetch
 
 _TAKEN_OVER = ("checkpoints", "evaluations", "model", "outcome.json", "tracking")
@@ -40,19 +41,30 @@ class Needs:
     hub: Reference | None = None  # or if it comes from the Hub
     files: Mapping[str, str] = field(default_factory=dict)  # or if a job made it: path to key
     environment: Mapping[str, str] = field(default_factory=dict)  # of its process: where to track
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # by use
 
 
 def read_needs(backends: Backends, job: Job) -> Needs:
-    """Return what a job trains on.
+    """Return what a job trains on, with the secrets that it names.
 
     Raises:
-        NotFound: a data set, the model or the checkpoint is no longer known.
+        NotFound: a data set, the model, the checkpoint or a secret is no longer known.
         UnusableModel: the job that is to give the model has none.
     """
+    spec = parse_spec(job.spec)
+    with backends.database.transaction() as tx:
+        revealed = {
+            use: secrets.reveal(tx, name, project=job.project, cipher=cipher_of(backends.settings))
+            for use, name in spec.secrets.given().items()
+        }
+    return replace(_sources(backends, job, spec), secrets=revealed)
+
+
+def _sources(backends: Backends, job: Job, spec: JobSpec) -> Needs:
     model = parse_model_reference(job.model)
     with backends.database.transaction() as tx:
         needs = Needs(
-            datasets_of(tx, parse_spec(job.spec), project=job.project),
+            datasets_of(tx, spec, project=job.project),
             environment=fine_tunes.tracking_of(tx, job.id),
         )
         match model.scheme:
@@ -110,7 +122,7 @@ def prepare(
     restore()
     with files_of(backends.storage, needs.datasets) as files:
         check()
-        model = _model_folder(backends, needs, run, check)
+        model = _model_folder(backends, job, needs, run, check)
         inputs = Inputs(
             model=model,
             train=files["train"],
@@ -166,14 +178,17 @@ def _take_over(run: RunDirectory, *, before: int) -> None:
 
 
 def _model_folder(
-    backends: Backends, needs: Needs, run: RunDirectory, check: Callable[[], None]
+    backends: Backends, job: Job, needs: Needs, run: RunDirectory, check: Callable[[], None]
 ) -> Path:
     if needs.folder is not None:
         return needs.folder
     if needs.hub is not None:
+        token = needs.secrets.get("hf")
         cache = backends.settings.home / "hub"
+        if token is not None:
+            cache = cache / "of-projects" / job.project  # what may be nobody else's to see
         revision = _commit_before(run) or needs.hub.revision
-        return fetch(needs.hub.name, revision=revision, cache=cache, check=check)
+        return fetch(needs.hub.name, revision=revision, cache=cache, check=check, token=token)
     folder = run.path / "inputs" / "model"
     for path, key in needs.files.items():
         backends.storage.fetch(key, folder / path, check=check)

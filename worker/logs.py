@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer_core.redaction import REDACTOR
+
 MAX_LOG_BYTES = 32 << 20
 MAX_LINE_CHARACTERS = 2_000
 _HEAD_BYTES = 16 << 20  # of a log that is cut, how much stays of its beginning
@@ -68,6 +70,14 @@ class LogTail(Tail):
         """Pass over all that is there."""
         if self.path.exists():
             self.offset = self.path.stat().st_size
+
+    def redact(self) -> None:
+        """Take secrets out of the log; it is not read on from then."""
+        if not self.path.exists():
+            return
+        text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
+        if (redacted := REDACTOR.text(text)) != text:
+            self.path.write_text(redacted, encoding="utf-8", errors="surrogateescape")
 
     def last_lines(self, count: int) -> list[str]:
         """Return the end of the log as text."""

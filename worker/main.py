@@ -26,6 +26,7 @@ from jobs.queue import TASK, make_celery
 from jobs.settings import Settings
 from jobs.store import attempts
 from trainer_core.failpoints import failpoint
+from trainer_core.redaction import guard_process
 from worker.attempt import Attempt
 from worker.board import Board
 from worker.devices import devices_of
@@ -124,6 +125,7 @@ class Slot:
 
 def run(settings: Settings) -> int:
     """Work until SIGTERM; then save, hand back and end. Returns the exit code."""
+    guard_process()
     connect(settings).engine.dispose()  # what can't be connected to is said now
     # The pool's children inherit the slot and the task: macOS would start them anew without.
     set_start_method("fork", force=True)

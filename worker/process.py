@@ -42,6 +42,15 @@ _TRACKER_VARIABLES = {
 }  # fmt: skip
 """What a job's experiment trackers get of it besides, over the pipe."""
 
+_SECRET_VARIABLES = {
+    "wandb": "WANDB_API_KEY",
+    "mlflow": "MLFLOW_TRACKING_TOKEN",
+    "trackio": "TRACKIO_WRITE_TOKEN",
+}
+"""Where a tracker looks for the secret that a job names for it."""
+_OTHER_LOGINS = {"mlflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")}
+"""What a tracker would take before that."""
+
 _LOOK_SECONDS = 0.02
 _MAX_STACKS = 32  # processes that are asked for their stacks
 _STACK_SECONDS = 0.1
@@ -112,6 +121,7 @@ class TrainingProcess:
         run_directory: Path,
         *,
         trackers: Sequence[str],
+        secrets: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Give it its job.
@@ -119,9 +129,10 @@ class TrainingProcess:
         Args:
             run_directory: of the job.
             trackers: of the job; it gets what they need of this process's environment.
+            secrets: that the job names, by tracker, in place of the environment's.
             environment: further variables, in place of those.
         """
-        given = environment_of(trackers) | dict(environment or {})
+        given = environment_of(trackers, secrets=secrets) | dict(environment or {})
         self._order({"run_dir": str(run_directory), "environment": given})
 
     def answer(self, folder: Path, *, socket: Path) -> None:
@@ -217,7 +228,22 @@ def _confine(pid: int, limits: Limits) -> None:
             Path(f"/proc/{pid}/oom_score_adj").write_text(_FIRST_TO_GO)
 
 
-def environment_of(trackers: Sequence[str]) -> dict[str, str]:
-    """Return what trackers need of this process's environment."""
-    names = [name for tracker in trackers for name in _TRACKER_VARIABLES[tracker]]
-    return {name: os.environ[name] for name in names if name in os.environ}
+def environment_of(
+    trackers: Sequence[str], *, secrets: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return what trackers need of this process's environment.
+
+    Args:
+        trackers: names.
+        secrets: those that the job names, by tracker, in place of the environment's.
+    """
+    found: dict[str, str] = {}
+    for tracker in trackers:
+        names = _TRACKER_VARIABLES[tracker]
+        own = {name: os.environ[name] for name in names if name in os.environ}
+        if secret := (secrets or {}).get(tracker):
+            for name in _OTHER_LOGINS.get(tracker, ()):
+                own.pop(name, None)
+            own[_SECRET_VARIABLES[tracker]] = secret
+        found |= own
+    return found

@@ -11,6 +11,7 @@ from jobs.store import attempts, checkpoints, events
 from jobs.store.events import NewEvent
 from jobs.transaction import Database
 from trainer_core.events import EventType, decode_line
+from trainer_core.redaction import REDACTOR
 from trainer_core.run_directory import RunDirectory, read_json
 from worker.logs import LogTail, Tail, printable
 
@@ -91,6 +92,10 @@ class Pump:
         """Return a context in which the log on disk grows no further than it may."""
         return self._log.capped()
 
+    def redact_log(self) -> None:
+        """Take secrets out of the log on disk, once nobody writes to it any more."""
+        self._log.redact()
+
     def last_log_lines(self, count: int) -> list[str]:
         """Return the end of the log, for an error that has no other words."""
         return self._log.last_lines(count)
@@ -103,7 +108,7 @@ class Pump:
             except ValueError:  # a process that was killed in mid-line
                 _log.warning("%s: not an event: %r", self.job.id, raw[:200])
                 continue
-            kept.append(NewEvent(line.type, line.data, line.at))
+            kept.append(NewEvent(line.type, REDACTOR.value(line.data), line.at))
         return kept
 
     def _new_log_events(self, *, is_last: bool) -> list[NewEvent]:
@@ -114,7 +119,7 @@ class Pump:
         return [event for event in new if event is not None]
 
     def _log_event(self, raw: bytes) -> NewEvent | None:
-        text = printable(raw)
+        text = REDACTOR.text(printable(raw))
         if not text.strip():
             return None
         self._num_log_lines += 1
@@ -152,5 +157,5 @@ class Pump:
                 case _:
                     continue
         if not self._is_resolved and self.run.resolved.exists():
-            values["resolved"] = read_json(self.run.resolved)
+            values["resolved"] = REDACTOR.value(read_json(self.run.resolved))
         return values

@@ -230,7 +230,7 @@ def _dataset(tx: Transaction, file_id: str, caller: Caller, *, param: str) -> st
 def _check(service: Backends, spec: JobSpec, caller: Caller) -> None:
     """Raise what is wrong with the job, in OpenAI's words."""
     try:
-        submission.check(service.database, service.storage, spec, project=caller.project)
+        submission.check(service, spec, project=caller.project)
     except InvalidSpec as error:
         raise told(error, PLACES) from error
     except DataError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from api import openapi, problems, uploads
 from api.access import Caller, Reader, Submitter
@@ -14,7 +15,9 @@ from api.keeping import keep_dataset
 from api.reading import RowReaders
 from api.schemas import Column, Dataset, DatasetPage, Preview
 from jobs.backends import Backends
-from jobs.store import datasets
+from jobs.records import Dataset as StoredDataset
+from jobs.store import audit, datasets, quotas
+from jobs.transaction import Transaction
 from trainer_core.errors import LuthierError
 
 router = APIRouter(tags=["datasets"])
@@ -58,6 +61,7 @@ async def upload_dataset(
     file is kept nevertheless, and whether a job may leave them out is said in its spec.
     """
     readers.check()  # before gigabytes are received in vain
+    await run_in_threadpool(_check_room, service, caller)
     settings = service.settings
     folder = settings.home / uploads.FOLDER
     async with uploads.received(
@@ -107,18 +111,28 @@ def delete_dataset(caller: Submitter, service: Service, dataset_id: DatasetId) -
     """Delete a data set, unless a job that has not ended needs it."""
     with service.database.transaction() as tx:
         removed = datasets.remove(tx, dataset_id, project=caller.project)
+        audit.note(tx, caller=caller, action="dataset.delete", target=dataset_id)
     try:
         service.storage.delete(removed.key)
     except LuthierError as error:  # gone for every user, and the file only takes room
         _log.warning("%s is left over: %s", removed.key, error, extra={"action": "file_left"})
 
 
+def _check_room(service: Backends, caller: Caller) -> None:
+    with service.database.transaction() as tx:
+        quotas.check_storage(tx, caller.project, num_bytes=0)
+
+
 def _keep(service: Backends, caller: Caller, path: Path, *, name: str, has_header: bool) -> Dataset:
+    def and_then(tx: Transaction, kept: StoredDataset) -> Dataset:
+        audit.note(tx, caller=caller, action="dataset.create", target=kept.id, name=name)
+        return Dataset.of(kept)
+
     return keep_dataset(
         service,
         path,
         project=caller.project,
         name=name,
         has_header=has_header,
-        and_then=lambda _, kept: Dataset.of(kept),
+        and_then=and_then,
     )

@@ -23,8 +23,9 @@ from api.showing import shown
 from jobs import submission
 from jobs.backends import Backends
 from jobs.records import Job as StoredJob
+from jobs.sealing import cipher_of
 from jobs.states import State
-from jobs.store import jobs
+from jobs.store import audit, jobs
 from trainer_core.errors import FieldProblem, IllegalTransition, InvalidSpec
 from trainer_core.spec import JobSpec, parse_spec
 from trainer_core.spec.base import SpecModel
@@ -163,7 +164,9 @@ def cancel_job(caller: Submitter, service: Service, job_id: JobId, body: Optiona
     """
     keep = _cancellation(body).keep
     with service.database.transaction() as tx:
-        return shown(tx, jobs.cancel(tx, job_id, project=caller.project, keep=keep))
+        job = jobs.cancel(tx, job_id, project=caller.project, keep=keep)
+        audit.note(tx, caller=caller, action="job.cancel", target=job_id, keep=keep)
+        return shown(tx, job)
 
 
 @router.post("/jobs/{job_id}/pause", responses=problems.responses(404, 409))
@@ -174,7 +177,9 @@ def pause_job(caller: Submitter, service: Service, job_id: JobId) -> Job:
     paused job changes nothing; one that trains no more may end as if it had not been asked.
     """
     with service.database.transaction() as tx:
-        return shown(tx, jobs.pause(tx, job_id, project=caller.project))
+        job = jobs.pause(tx, job_id, project=caller.project)
+        audit.note(tx, caller=caller, action="job.pause", target=job_id)
+        return shown(tx, job)
 
 
 @router.post("/jobs/{job_id}/resume", responses=problems.responses(404, 409))
@@ -184,7 +189,9 @@ def resume_job(caller: Submitter, service: Service, job_id: JobId) -> Job:
     Resuming a queued or running job changes nothing. One that is still `pausing` can't be: 409.
     """
     with service.database.transaction() as tx:
-        return shown(tx, jobs.resume(tx, job_id, project=caller.project))
+        job = jobs.resume(tx, job_id, project=caller.project)
+        audit.note(tx, caller=caller, action="job.resume", target=job_id)
+        return shown(tx, job)
 
 
 async def _submit(
@@ -196,11 +203,10 @@ async def _submit(
     *,
     parent_id: str | None = None,
 ) -> Response:
-    create = partial(_create, service, spec, once, project=caller.project, parent_id=parent_id)
+    create = partial(_create, service, caller, spec, once, parent_id=parent_id)
     made = await run_in_threadpool(create, only_if_checked=True)
     if made is None:
-        check = partial(submission.check, service.database, service.storage, spec)
-        await readers.run(partial(check, project=caller.project))
+        await readers.run(partial(submission.check, service, spec, project=caller.project))
         made = await run_in_threadpool(create)
     assert made is not None
     return made
@@ -208,23 +214,26 @@ async def _submit(
 
 def _create(
     service: Backends,
+    caller: Caller,
     spec: JobSpec,
     once: Once,
     *,
-    project: str,
     parent_id: str | None,
     only_if_checked: bool = False,
 ) -> Response | None:
     """Create a job whose rows are good, or return None for one whose rows are to be read first."""
+    project = caller.project
     with service.database.transaction() as tx:
-        if only_if_checked and not submission.is_checked(
-            spec, submission.look_up(tx, spec, project=project)
-        ):
-            return None
+        if only_if_checked:
+            cipher = cipher_of(service.settings)
+            found = submission.look_up(tx, spec, project=project, cipher=cipher)
+            if not submission.is_checked(spec, found):
+                return None
         if parent_id is not None:
             jobs.get(tx, parent_id, project=project, is_locked=True)  # may be deleted by now
         max_attempts = service.settings.max_attempts
         job = jobs.create(tx, spec, project=project, max_attempts=max_attempts, parent_id=parent_id)
+        audit.note(tx, caller=caller, action="job.create", target=job.id, parent_id=parent_id)
         return once.answer(tx, shown(tx, job), location=f"/jobs/{job.id}")
 
 

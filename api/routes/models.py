@@ -14,7 +14,7 @@ from api.bodies import JsonBody
 from api.dependencies import PageParameters, Service
 from api.idempotency import Idempotent
 from api.schemas import Model, ModelPage
-from jobs.store import models
+from jobs.store import audit, models
 from trainer_core.errors import FieldProblem, InvalidSpec
 from trainer_core.spec import parse_model_reference
 from trainer_core.spec.base import Name, SpecModel, Text
@@ -77,6 +77,7 @@ def register_model(caller: Admin, service: Service, body: JsonBody, once: Idempo
             hub=wanted.hub,
             revision=wanted.revision,
         )
+        audit.note(tx, caller=caller, action="model.create", target=model.name)
         return once.answer(tx, Model.model_validate(model), location=f"/models/{model.name}")
 
 

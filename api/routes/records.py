@@ -16,8 +16,10 @@ from api.schemas import Job, JobDetail, JobPage
 from api.showing import shown_whole
 from jobs.backends import Backends
 from jobs.records import Job as StoredJob
+from jobs.sealing import cipher_of
 from jobs.states import State
-from jobs.store import editing, estimates, jobs, listing
+from jobs.store import audit, editing, estimates, jobs, listing
+from jobs.submission import check_secrets
 from trainer_core.errors import FieldProblem, InvalidSpec, LuthierError
 from trainer_core.spec import TASKS
 from trainer_core.spec.base import ShortText, SpecModel, Text
@@ -173,7 +175,10 @@ def edit_job(
     with service.database.transaction() as tx:
         job = jobs.get(tx, job_id, project=caller.project, is_locked=True)
         check_unedited(request, version=job.version)
-        edited = editing.edit(tx, job, _values(edit, job))
+        values = _values(edit, job)
+        check_secrets(tx, values, project=caller.project, cipher=cipher_of(service.settings))
+        edited = editing.edit(tx, job, values)
+        audit.note(tx, caller=caller, action="job.edit", target=job_id, fields=list(values))
         detail = shown_whole(tx, edited)
     return _answer(request, edited, detail)
 
@@ -183,6 +188,7 @@ def delete_job(caller: Submitter, service: Service, job_id: JobId) -> None:
     """Delete a job that has ended, with its events, its log and the files of its model."""
     with service.database.transaction() as tx:
         keys = editing.remove(tx, job_id, project=caller.project)
+        audit.note(tx, caller=caller, action="job.delete", target=job_id)
     _delete_files(service, job_id, keys)
 
 

@@ -15,6 +15,7 @@ from api.reading import RowReaders
 from api.sweep_schemas import Sweep, SweepDetail, SweepPage, Trial, TrialPage
 from jobs import submission
 from jobs.backends import Backends
+from jobs.sealing import cipher_of
 from jobs.store import sweeps
 from jobs.sweeps import engine
 from jobs.sweeps.checking import parse_plan, variants
@@ -124,13 +125,14 @@ def cancel_sweep(caller: Submitter, service: Service, sweep_id: SweepId) -> Swee
 
 def _check(service: Backends, plan: Plan, *, project: str) -> None:
     problems_found: list[FieldProblem] = []
+    cipher = cipher_of(service.settings)
     for variant in variants(plan):
         try:
             if variant.has_other_rows:
-                submission.check(service.database, service.storage, variant.spec, project=project)
+                submission.check(service, variant.spec, project=project)
             else:
                 with service.database.transaction() as tx:
-                    submission.look_up(tx, variant.spec, project=project)
+                    submission.look_up(tx, variant.spec, project=project, cipher=cipher)
         except InvalidSpec as error:
             problems_found.extend(map(variant.placed, error.problems))
     if problems_found:

@@ -5,6 +5,7 @@ import difflib
 from fastapi import APIRouter
 
 from api import problems
+from api.access import Reader
 from api.schemas import Json, Task, TaskList, TaskSummary
 from trainer_core.errors import TaskNotFound
 from trainer_core.spec import TASKS, JobSpec, parse_spec, spec_schema
@@ -13,7 +14,7 @@ router = APIRouter(tags=["tasks"])
 
 
 @router.get("/tasks")
-async def list_tasks() -> TaskList:
+async def list_tasks(caller: Reader) -> TaskList:  # noqa: ARG001 - it has to have a key
     """List the tasks for which models can be trained."""
     return TaskList(
         data=[TaskSummary(task=name, summary=task.summary) for name, task in TASKS.items()]
@@ -21,7 +22,7 @@ async def list_tasks() -> TaskList:
 
 
 @router.get("/tasks/{task}", responses=problems.responses(404))
-async def get_task(task: str) -> Task:
+async def get_task(caller: Reader, task: str) -> Task:  # noqa: ARG001 - it has to have a key
     """Return what the specs of a task may say, what they mean, and an example."""
     if task not in TASKS:
         close = difflib.get_close_matches(task, TASKS, n=1)

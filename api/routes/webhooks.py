@@ -26,7 +26,7 @@ from jobs.backends import Backends
 from jobs.delivery import signing
 from jobs.delivery.sender import Sender
 from jobs.sealing import cipher_of
-from jobs.store import deliveries, notices, webhooks
+from jobs.store import audit, deliveries, notices, webhooks
 from jobs.store.deliveries import Claimed
 from trainer_core.errors import FieldProblem, ForbiddenTarget, InvalidSpec
 from trainer_core.spec.base import SpecModel
@@ -120,6 +120,7 @@ async def change_webhook(
             changed = webhooks.change(
                 tx, webhook_id, project=caller.project, values=changes.columns()
             )
+            audit.note(tx, caller=caller, action="webhook.change", target=webhook_id)
             return Webhook.of(changed)
 
     return await run_in_threadpool(change)
@@ -130,6 +131,7 @@ def delete_webhook(caller: Admin, service: Service, webhook_id: WebhookId) -> No
     """Forget a webhook, and all that was or was still to be sent to it."""
     with service.database.transaction() as tx:
         webhooks.remove(tx, webhook_id, project=caller.project)
+        audit.note(tx, caller=caller, action="webhook.delete", target=webhook_id)
 
 
 @router.post(
@@ -162,6 +164,7 @@ def rotate_webhook_secret(
             secret_hint=signing.hint_of(secret),
             overlap=OVERLAP if rotation.keep_old_secret else timedelta(),
         )
+        audit.note(tx, caller=caller, action="webhook.rotate_secret", target=webhook_id)
     return WebhookWithSecret.showing(rotated, secret=secret)
 
 
@@ -242,6 +245,7 @@ def _create(service: Backends, caller: Caller, values: dict[str, Any]) -> Webhoo
     values = {**values, "secret": sealed, "secret_hint": signing.hint_of(secret)}
     with service.database.transaction() as tx:
         created = webhooks.create(tx, project=caller.project, values=values)
+        audit.note(tx, caller=caller, action="webhook.create", target=created.id)
     return WebhookWithSecret.showing(created, secret=secret)
 
 

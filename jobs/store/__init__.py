@@ -15,6 +15,13 @@ uploads     files that come in parts
 results     the figures of a job as a file
 fine_tunes  what was said of a job in OpenAI's words
 permissions who else may use a job's model
+turns       whose turn it is
+quotas      what projects use, and what they may
+projects    tenants and their quotas
+keys        API keys
+rates       how many requests a key has left
+secrets     named secrets, sealed
+audit       who did what
 replies     first replies by Idempotency-Key
 sweeps      searches for the best values, and their trials
 webhooks    where projects want to be told of their jobs

@@ -12,7 +12,7 @@ from sqlalchemy import func, insert, literal, select, update
 
 from jobs.records import Attempt, Job
 from jobs.states import FINAL, LEASED, State, sources_of
-from jobs.store import results
+from jobs.store import quotas, results, turns
 from jobs.store.events import LeaseLost, storable
 from jobs.store.jobs import job_of, say_state
 from jobs.tables import attempts, jobs
@@ -41,14 +41,9 @@ def claim(tx: Transaction, *, worker: str, lease_seconds: float) -> Job | None:
 
     A bell only says that there may be work: which job is next is decided here.
     """
-    turn = (
-        select(jobs.c.id)
-        .where(jobs.c.state.in_(sources_of(State.RUNNING)), jobs.c.queued_at <= func.now())
-        .order_by(jobs.c.priority.desc(), jobs.c.queued_at, jobs.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
+    turn = turns.take(tx)
+    if turn is None:
+        return None
     row = tx.connection.execute(
         update(jobs)
         .where(jobs.c.id == turn, jobs.c.state.in_(sources_of(State.RUNNING)))
@@ -61,9 +56,7 @@ def claim(tx: Transaction, *, worker: str, lease_seconds: float) -> Job | None:
             updated_at=func.now(),
         )
         .returning(jobs)
-    ).one_or_none()
-    if row is None:
-        return None
+    ).one()
     job = job_of(row._mapping)
     tx.connection.execute(insert(attempts).values(job_id=job.id, number=job.attempt, worker=worker))
     say_state(tx, job, reason=f"claimed by {worker}")
@@ -161,6 +154,7 @@ def end(
         .values(finished_at=func.now(), reason=reason, first_step=steps.first, last_step=steps.last)
     )
     job = job_of(row._mapping)
+    quotas.charge(tx, job)
     say_state(tx, job, reason=reason, receipt=receipt)
     if target in FINAL and job.best is not None:
         results.keep(tx, job)

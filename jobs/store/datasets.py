@@ -7,13 +7,19 @@ from sqlalchemy import delete, func, insert, select
 from jobs.identifiers import sibling
 from jobs.records import Dataset
 from jobs.states import FINAL
+from jobs.store import quotas
 from jobs.tables import datasets, files, jobs
 from jobs.transaction import Transaction
 from trainer_core.errors import DatasetInUse, DatasetNotFound
 
 
 def create(tx: Transaction, values: dict[str, Any]) -> Dataset:
-    """Keep a new data set, a file too; `values` are its columns, its project among them."""
+    """Keep a new data set, a file too; `values` are its columns, its project among them.
+
+    Raises:
+        QuotaExceeded: its project may not store as much.
+    """
+    quotas.check_storage(tx, values["project"], num_bytes=values["size_bytes"])
     row = tx.connection.execute(insert(datasets).values(**values).returning(datasets)).one()
     found = Dataset(**row._mapping)
     tx.connection.execute(

@@ -10,6 +10,7 @@ from sqlalchemy import Float, and_, case, cast, extract, func, select
 
 from jobs.records import Job
 from jobs.states import LEASED, State
+from jobs.store import turns
 from jobs.tables import attempts, jobs
 from jobs.transaction import Transaction
 
@@ -61,16 +62,7 @@ def queue_positions(tx: Transaction, found: Sequence[Job]) -> dict[str, int]:
     queued = [job.id for job in found if job.state is State.QUEUED]
     if not queued:
         return {}
-    order = (jobs.c.priority.desc(), jobs.c.queued_at, jobs.c.id)
-    first = (
-        select(jobs.c.id, func.row_number().over(order_by=order).label("position"))
-        .where(jobs.c.state == State.QUEUED)
-        .order_by(*order)
-        .limit(MAX_POSITION)
-        .subquery()
-    )
-    rows = tx.connection.execute(select(first).where(first.c.id.in_(queued)))
-    return {row.id: row.position for row in rows}
+    return turns.positions(tx, queued, most=MAX_POSITION)
 
 
 def start_estimates(tx: Transaction, positions: Mapping[str, int]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from sqlalchemy import RowMapping, Select, delete, func, insert, select, update
 from jobs.identifiers import new_id
 from jobs.records import Job
 from jobs.states import FINAL, LEASED, State, sources_of
-from jobs.store import datasets, deliveries, events
+from jobs.store import datasets, deliveries, events, quotas
 from jobs.store.events import NewEvent
 from jobs.tables import job_labels, jobs
 from jobs.transaction import Transaction
@@ -37,7 +37,11 @@ def create(
         parent_id: the job of the same project that it was made from.
         notes: what its owner says about it.
         sweep_id: the sweep of which it is a trial.
+
+    Raises:
+        QuotaExceeded: its project may have no more.
     """
+    quotas.check_job(tx, project)
     references = [parse_data_reference(source) for source in spec.data.references().values()]
     dataset_ids = sorted({r.name for r in references if r.scheme is Scheme.DATASET})
     datasets.hold(tx, dataset_ids)
@@ -172,6 +176,7 @@ def resume(tx: Transaction, job_id: str, *, project: str) -> Job:
     Raises:
         JobNotFound: no such job.
         IllegalTransition: it has ended or is about to, or has not let go yet.
+        QuotaExceeded: its project may have no more in the queue.
     """
     job = get(tx, job_id, project=project, is_locked=True)
     if job.state in (State.QUEUED, State.RUNNING):
@@ -183,6 +188,7 @@ def resume(tx: Transaction, job_id: str, *, project: str) -> Job:
             detail={"state": job.state},
         )
     _check_move(job, State.QUEUED, hint="Only paused jobs can be resumed.")
+    quotas.check_job(tx, project)
     tx.bells.append(job_id)
     return _move(tx, job, State.QUEUED, reason="resumed by request", queued_at=func.now())
 

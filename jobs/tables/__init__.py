@@ -1,5 +1,6 @@
 """The tables, a module a family. `migrations/` makes them; `alembic check` holds the two equal."""
 
+from jobs.tables.access import api_keys, audit, projects, rates, secrets, usage
 from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
 from jobs.tables.jobs import artifacts, attempts, checkpoints, events, job_labels, jobs
@@ -10,8 +11,10 @@ from jobs.tables.webhooks import deliveries, delivery_tries, webhooks
 from jobs.tables.workers import workers
 
 __all__ = [
+    "api_keys",
     "artifacts",
     "attempts",
+    "audit",
     "checkpoint_permissions",
     "checkpoints",
     "datasets",
@@ -24,11 +27,15 @@ __all__ = [
     "jobs",
     "metadata",
     "models",
+    "projects",
+    "rates",
     "replies",
+    "secrets",
     "sweeps",
     "trials",
     "upload_parts",
     "uploads",
+    "usage",
     "webhooks",
     "workers",
 ]

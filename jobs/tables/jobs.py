@@ -75,6 +75,15 @@ jobs = Table(
         "id",
         postgresql_where=text("state = 'queued'"),
     ),
+    # For each project's next job: see jobs/store/turns.py.
+    Index(
+        "ix_jobs_turns",
+        "project",
+        text("priority DESC"),
+        "queued_at",
+        "id",
+        postgresql_where=text("state = 'queued'"),
+    ),
     # Not on lease_until: renewing would rewrite every index of the row each second.
     Index(
         "ix_jobs_leased",

@@ -107,7 +107,9 @@ def _run_api(settings: "Settings") -> int:
     from api.app import create_app
     from api.serving import Server
     from luthier.up import bring_up_to_date
+    from trainer_core.redaction import guard_process
 
+    guard_process()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     server = Server(create_app(settings), settings, access_log=True)
     assert settings.database_url is not None, "create_app lets no missing URL pass"

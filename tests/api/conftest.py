@@ -66,6 +66,7 @@ def shared(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         home=home,
         database_url=_database(servers.database_url, name),
         redis_url=servers.redis_url,
+        auth="none",
         port=0,
         sweep_seconds=NEVER,
         webhook_seconds=NEVER,

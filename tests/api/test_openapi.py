@@ -73,6 +73,9 @@ def test_operations_are_named_after_their_functions(document: dict[str, Any]) ->
         "create_webhook", "list_webhooks", "get_webhook", "change_webhook", "delete_webhook",
         "rotate_webhook_secret", "send_test_event", "list_deliveries", "redeliver",
         "register_model", "list_models", "get_model", "list_tasks", "get_task",
+        "create_project", "list_projects", "get_project", "change_project",
+        "create_key", "list_keys", "get_key", "rotate_key", "revoke_key", "list_audit",
+        "set_secret", "list_secrets", "delete_secret",
         "get_liveness", "get_readiness", "predict",
     } | OF_OPENAI  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from api.guard import check
+from api.guard import Hosts, check
 from jobs.backends import Backends
 from jobs.database import make_engine
 from jobs.settings import Settings
@@ -226,10 +226,10 @@ def test_request_that_came_by_another_address_is_refused_whatever_its_host_says(
         "query_string": b"",
         "headers": [(b"host", b"localhost")],
     }
-    check({**scope, "server": ("127.0.0.1", 8750)})
+    check({**scope, "server": ("127.0.0.1", 8750)}, hosts=Hosts())
 
     with pytest.raises(UnknownHost):
-        check({**scope, "server": server})
+        check({**scope, "server": server}, hosts=Hosts())
 
 
 def test_second_host_header_is_refused(shared: Shared) -> None:

@@ -29,8 +29,9 @@ def test_wrong_setting_is_one_line_that_names_the_variable(command: str) -> None
     assert "LUTHIER_LEASE_SECONDS" in line
 
 
-def test_address_beyond_loopback_is_refused() -> None:
-    result = invoke("up", LUTHIER_HOST="0.0.0.0")
+@pytest.mark.parametrize("command", ["up", "api"])
+def test_address_beyond_loopback_is_refused_without_keys(command: str) -> None:
+    result = invoke(command, LUTHIER_HOST="0.0.0.0", LUTHIER_AUTH="none")
 
     assert result.exit_code == 1
     assert "loopback" in result.stderr

@@ -18,7 +18,7 @@ from luthier.embedded.home import Home, ServerRecord
 from tests.cutting_proxy import CuttingProxy
 from tests.drills.disk_space import fill, mounted, obstacle_to_mounting
 from tests.drills.plan import Counted, Drill
-from tests.drills.site import FINAL, Site, open_site, through, until
+from tests.drills.site import FINAL, PATIENT_LEASE_SECONDS, Site, open_site, through, until
 from tests.drills.work import Work, spec_of
 
 _KILLS = 4  # of B8, a trial
@@ -68,13 +68,16 @@ class _Trials:
         return seconds
 
     def b8(self, site: Site, chance: random.Random) -> Counted:
+        site.only_worker(lease_seconds=PATIENT_LEASE_SECONDS)
         job_id = self._work.running(site)
         for _ in range(_KILLS):
             time.sleep(chance.uniform(0, 0.6))
             with suppress(ProcessLookupError):
                 os.kill(_busy_backend(site, chance), signal.SIGKILL)
             until(lambda: _is_ready(site), seconds=_READY_SECONDS, what="the database is back")
-        self._work.assert_whole(site, job_id)
+        job = self._work.assert_whole(site, job_id)
+        assert len(job["attempts"]) == 1, "another attempt took the job over"
+        site.kill_workers()
         return Counted(_KILLS)
 
     def b10(self, site: Site, _: random.Random) -> float:

@@ -30,6 +30,7 @@ class Part:
 
     process: Any
     log: Path
+    _is_gone: bool = False
 
     @property
     def pid(self) -> int:
@@ -40,9 +41,10 @@ class Part:
 
     def kill_group(self) -> None:
         """SIGKILL it and its pool, but not the training processes, which lead groups of theirs."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self.process.join(30)
+        if not self._is_gone:  # later its number may be a stranger's
+            self._is_gone = True
+            self.send_to_group(signal.SIGKILL)
+            self.process.join(30)
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)

@@ -10,7 +10,7 @@ import redis
 from jobs.queue import QUEUE
 from tests.cutting_proxy import CuttingProxy
 from tests.drills.plan import Counted, Drill
-from tests.drills.site import FINAL, Site, through, until
+from tests.drills.site import FINAL, PATIENT_LEASE_SECONDS, Site, through, until
 from tests.drills.work import Work, spec_of
 
 _JOBS_AT_ONCE = 6
@@ -134,6 +134,7 @@ class _Trials:
         return seconds
 
     def b7(self, site: Site, chance: random.Random) -> None:
+        site.only_worker(lease_seconds=PATIENT_LEASE_SECONDS)
         job_id = self._work.submit(site)
         site.wait(job_id, lambda job: job["state"] == "running")
         time.sleep(chance.uniform(0, self._work.seconds / 2))
@@ -143,6 +144,7 @@ class _Trials:
         self._work.assert_whole(site, job_id)
         assert all(part.is_alive() for part in (*site.apis, *site.workers)), "a part ended"
         assert len(site.job(job_id)["attempts"]) == 1, "another attempt took the job over"
+        site.kill_workers()
 
 
 def _redis(site: Site) -> redis.Redis:

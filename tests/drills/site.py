@@ -25,6 +25,8 @@ from tests.cutting_proxy import CuttingProxy
 from tests.drills.parts import Part, outputs, preload, start_part
 
 FINAL = ("succeeded", "failed", "cancelled")
+PATIENT_LEASE_SECONDS = 30
+"""A service's own, for drills of outages that are shorter; the site's is far shorter."""
 _READY_SECONDS = 120
 
 
@@ -39,7 +41,7 @@ class Site:
     backends: Backends
     apis: list[Part] = field(default_factory=list)
     workers: list[Part] = field(default_factory=list)
-    num_started: int = 0
+    started: list[Part] = field(default_factory=list)  # all that there ever were
 
     # What runs.
 
@@ -87,9 +89,10 @@ class Site:
         self.apis.clear()
 
     def _start(self, command: str, changes: Mapping[str, object]) -> Part:
-        self.num_started += 1
-        log = self.settings.home / "logs" / f"{command}-{self.num_started}.log"
-        return start_part(command, {**self.settings.model_dump(), **changes}, log=log)
+        log = self.settings.home / "logs" / f"{command}-{len(self.started)}.log"
+        part = start_part(command, {**self.settings.model_dump(), **changes}, log=log)
+        self.started.append(part)
+        return part
 
     def mend(self) -> None:
         """Bring everything up again after a drill that failed, with no job left."""
@@ -99,10 +102,9 @@ class Site:
             if server.poll() is not None:
                 server.stop()
                 server.start()
-        self.kill_workers()
-        for part in self.apis:
-            part.send_to_group(signal.SIGCONT)
+        for part in self.started:  # one that is frozen may hold locks
             part.kill_group()
+        self.workers.clear()
         self.apis.clear()
         for pid, output in outputs():
             if self.settings.home / "runs" in output.parents:
@@ -221,6 +223,7 @@ def open_site(folder: Path, *, fork_server: Path, **changes: object) -> Iterator
             "home": home,
             "database_url": postgres.url,
             "redis_url": valkey.url,
+            "auth": "none",
             "model_roots": (folder / "models",),
             "port": free_port(),
             "training_threads": 1,

@@ -180,6 +180,7 @@ def open_road(servers: Servers, folder: Path, **changes: object) -> Iterator[Roa
             home=folder / "home",
             database_url=database_url,
             redis_url=servers.redis_url,
+            auth="none",
             model_roots=(folder / "models",),
             port=0,
             training_threads=1,

@@ -47,16 +47,17 @@ def test_a_branch_of_the_hub_that_moves_between_attempts_is_not_followed(
 ) -> None:
     commits = iter(["a" * 40, "b" * 40])
 
-    def fetch(_name: str, *, revision: str | None, cache: Path, check: Any) -> Path:
+    def fetch(_name: str, *, revision: str | None, cache: Path, **_: Any) -> Path:
         return cache / (revision or next(commits))  # of the main branch, which moves
 
     monkeypatch.setattr(inputs, "fetch", fetch)  # the outside network
     needs = inputs.Needs({}, hub=Reference(Scheme.HUB, "owner/name", None))
     backends: Any = SimpleNamespace(settings=SimpleNamespace(home=tmp_path))
+    job: Any = SimpleNamespace(project="default")
     found = []
     for number in (1, 2):
         run = RunDirectory(tmp_path / f"attempt-{number}")
         run.path.mkdir()
-        found.append(inputs._model_folder(backends, needs, run, lambda: None).name)
+        found.append(inputs._model_folder(backends, job, needs, run, lambda: None).name)
         write_json(run.inputs, {"model_revision": found[-1]})
     assert found == ["a" * 40, "a" * 40]

@@ -64,7 +64,7 @@ def test_it_takes_its_job_prints_to_its_log_and_says_how_it_ended(start, tmp_pat
     process = start()
     assert os.getpgid(process.pid) == process.pid
     assert process.poll() is None
-    process.start(run.path, trackers=[])
+    process.start(run.path, trackers=[], secrets={})
     assert_soon(lambda: process.poll() is not None)
     assert process.kill() == 1
     assert "no-such-task" in run.log.read_text()

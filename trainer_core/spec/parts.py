@@ -321,6 +321,23 @@ class OutputSpec(SpecModel):
     """Push to the Hub. Default null."""
 
 
+class SecretsSpec(SpecModel):
+    """Which of the project's stored secrets a job uses, by their names; never a value."""
+
+    hf: Name | None = None
+    """Token with which the base model is fetched from the Hub. Default null: without one."""
+    wandb: Name | None = None
+    """Key for the tracker `wandb`. Default null: the worker's own, if it has one."""
+    mlflow: Name | None = None
+    """Token for the tracker `mlflow`. Default null: the worker's own, if it has one."""
+    trackio: Name | None = None
+    """Token for the tracker `trackio`. Default null: the worker's own, if it has one."""
+
+    def given(self) -> dict[str, str]:
+        """Return use -> name of every secret that is named."""
+        return {use: name for use, name in self if name is not None}
+
+
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Labels = dict[
     Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w./-]{0,62}$")],
@@ -339,6 +356,7 @@ __all__ = [
     "PushSpec",
     "SchedulerOptions",
     "ScratchSpec",
+    "SecretsSpec",
     "Tracker",
     "TrainingSpec",
 ]

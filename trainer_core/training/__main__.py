@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer_core.errors import LuthierError
+from trainer_core.redaction import guard_process
 from trainer_core.run_directory import Outcome, Result, RunDirectory
 from trainer_core.training.process.launching import Launch, end_by
 from trainer_core.training.process.stopping import Stopping
@@ -120,6 +121,7 @@ def _run_supervised() -> int:
     if order is None:
         return 0
     os.environ.update(order.environment)
+    guard_process()
     directory = RunDirectory(order.run_dir.resolve())
     if order.socket is not None:
         begin(directory.path)

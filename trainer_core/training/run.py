@@ -16,6 +16,7 @@ from trainer_core.events import (
     Reporter,
     Reporters,
 )
+from trainer_core.redaction import REDACTOR
 from trainer_core.run_directory import (
     Inputs,
     Outcome,
@@ -80,7 +81,7 @@ def _conclude(directory: RunDirectory, outcome: Outcome) -> Outcome:
     if processes.num_processes() > 1 and (earlier := directory.read_outcome()):
         return earlier
     if processes.is_first() or outcome.result is Result.FAILED:
-        write_json(directory.outcome, outcome.to_dict())
+        write_json(directory.outcome, REDACTOR.value(outcome.to_dict()))
     return outcome
 
 

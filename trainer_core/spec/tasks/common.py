@@ -23,6 +23,7 @@ from trainer_core.spec.parts import (
     Labels,
     OutputSpec,
     ScratchSpec,
+    SecretsSpec,
     Tracker,
     TrainingSpec,
 )
@@ -111,8 +112,11 @@ class TaskSpec(SpecModel):
     resources: ResourcesSpec = ResourcesSpec()
     """Devices and limits."""
     tracking: tuple[Tracker, ...] = ()
-    """Experiment trackers to report to. Default none. Their addresses and keys are the worker's.
-    What they write as files comes with the model, in `tracking/`."""
+    """Experiment trackers to report to. Default none. Their addresses are the worker's, and
+    their keys too, unless `secrets` names one. What they write as files comes with the model,
+    in `tracking/`."""
+    secrets: SecretsSpec = SecretsSpec()
+    """Stored secrets to use. Default none."""
     output: OutputSpec = OutputSpec()
     """Further places for the model."""
     labels: Annotated[Labels, Field(max_length=16, default_factory=dict)]
@@ -168,6 +172,13 @@ class TaskSpec(SpecModel):
                 f"evaluation.metric '{self.evaluation.metric}' is not measured for this job; "
                 f"choose one of {', '.join(self.metrics())} or 'auto'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _secrets_are_of_trackers_in_use(self) -> Self:
+        for use in self.secrets.given():
+            if use != "hf" and use not in self.tracking:
+                raise ValueError(f"secrets.{use} goes with '{use}' in tracking")
         return self
 
     @model_validator(mode="after")

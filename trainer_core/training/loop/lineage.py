@@ -24,6 +24,7 @@ _PACKAGES = ("luthier", "torch", "transformers", "accelerate", "tokenizers", "pe
 _WITHOUT_EFFECT: Any = {  # on the result
     "name": True,
     "labels": True,
+    "secrets": True,
     "tracking": True,
     "output": True,
     "resources": {"max_runtime_seconds", "max_stall_seconds", "on_oom", "priority"},

@@ -54,7 +54,8 @@ class Tracker(Protocol):
 
 def parameters_of(spec: JobSpec) -> dict[str, Parameter]:
     """Return the settings of a resolved spec by their dotted names."""
-    values = spec.model_dump(mode="json", exclude={"name", "labels", "tracking", "version"})
+    left_out = {"name", "labels", "secrets", "tracking", "version"}
+    values = spec.model_dump(mode="json", exclude=left_out)
     return dict(_flat(values))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trainer_core.redaction import REDACTOR
 from trainer_core.run_directory import write_json
 from trainer_core.training.process.directories import whole_or_absent
 
@@ -45,7 +46,7 @@ def save_model(
     with whole_or_absent(folder) as partial:
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        (partial / "README.md").write_text(REDACTOR.text(card), encoding="utf-8")
         add_files(partial)
 
 
@@ -88,5 +89,5 @@ def save_adapter(
         write_json(partial / _ADAPTER_CONFIG, config | {"base_model_name_or_path": base_model})
         if classes:  # an adapter has no config.json to hold them
             write_json(partial / "labels.json", {"id2label": dict(enumerate(classes))})
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        (partial / "README.md").write_text(REDACTOR.text(card), encoding="utf-8")
         add_files(partial)

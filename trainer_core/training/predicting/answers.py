@@ -45,7 +45,7 @@ class Opened:
     @property
     def labels(self) -> dict[int, str]:
         """Names of the model's outputs."""
-        return {int(number): name for number, name in self.model.config.id2label.items()}
+        return {int(number): name for number, name in (self.model.config.id2label or {}).items()}
 
     def encode(self, *texts: Any, **settings: Any) -> BatchEncoding:
         """Return tokens as tensors on the model's device, cut to what it can take."""

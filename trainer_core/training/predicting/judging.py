@@ -38,7 +38,7 @@ class Classifier:
             case "multi-label":
                 scores = logits.sigmoid().tolist()
                 chosen = [n for n, score in enumerate(scores) if score >= self.spec.threshold]
-                named = {"labels": [labels[number] for number in chosen]}
+                named: dict[str, Any] = {"labels": [labels[number] for number in chosen]}
             case _:
                 scores = logits.softmax(-1).tolist()
                 best = int(logits.argmax())

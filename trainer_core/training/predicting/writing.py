@@ -161,7 +161,7 @@ class _Page(BaseStreamer):
         return text[: min((place for place in places if place >= 0), default=len(text))]
 
 
-class _Over(StoppingCriteria):  # type: ignore[misc]
+class _Over(StoppingCriteria):
     """Ends the writing before a word, or when its time is over."""
 
     def __init__(self, page: _Page) -> None:

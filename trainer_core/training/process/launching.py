@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+from trainer_core.redaction import is_secret
 from trainer_core.run_directory import RunDirectory
 
 _LOOPBACK = "127.0.0.1"
@@ -109,8 +110,10 @@ def _failure(codes: Sequence[int | None]) -> int:
 
 def _environment(number: int, count: int, *, port: int) -> dict[str, str]:
     threads = max(1, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)) // count)
+    # Trackers are the first one's.
+    kept = {k: v for k, v in os.environ.items() if number == 0 or not is_secret(k)}
     return {
-        **os.environ,
+        **kept,
         "RANK": str(number),
         "LOCAL_RANK": str(number),
         "WORLD_SIZE": str(count),
