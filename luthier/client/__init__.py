@@ -4,6 +4,7 @@ aio         `AsyncClient` and all that hangs from it, as it is written
 sync        `Client`: made of `aio`, word by word, by `python -m tests.client.twins`
 calls       requests, answers and when to send again, without input or output
 values      what the calls return, frozen
+inputs      the same, of data sets, models, tasks and validations
 operations  the same, of webhooks, sweeps, workers, keys, projects and secrets
 errors      what they raise
 signatures  `verify_webhook`, for those who receive
@@ -27,6 +28,7 @@ from luthier.client.errors import (
     UnexpectedReply,
     WaitTimedOut,
 )
+from luthier.client.inputs import Dataset, Model, Task, Validation
 from luthier.client.operations import (
     AuditEntry,
     Delivery,
@@ -44,13 +46,9 @@ from luthier.client.sync.job import Job
 from luthier.client.values import (
     Artifact,
     Checkpoint,
-    Dataset,
     Event,
     Measurement,
     Measurements,
-    Model,
-    Task,
-    Validation,
 )
 
 __all__ = [

@@ -22,6 +22,8 @@ _WORDS = (
     (r"\basync with\b", "with"),
     (r"\bluthier\.client\.aio\b", "luthier.client.sync"),
     (r"\bAsync(?=[A-Z])", ""),
+    (r"\bimport Awaitable, ", "import "),
+    (r"\bAwaitable\[(\w+)\]", r"\1"),
     (r"\basynccontextmanager\b", "contextmanager"),
     (r"\baclosing\b", "closing"),
     (r"\b(?:aclose|aread|aiter_raw|aiter_sse)\b", lambda match: match[0][1:]),

@@ -14,5 +14,6 @@ transport   requests, retries with back-off
 following   event streams that survive cut connections
 downloading resumed and verified downloads
 sending     uploads, verified, that make nothing twice
+ending      waiting for the end of a job or a sweep
 waiting     sleeping, and work that takes long: written for each side
 """

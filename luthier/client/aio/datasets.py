@@ -8,7 +8,8 @@ from luthier.client.aio.paging import pages
 from luthier.client.aio.sending import send
 from luthier.client.aio.transport import AsyncTransport
 from luthier.client.calls import SLOW_SECONDS, Call, path_of
-from luthier.client.values import Dataset, Preview, Validation, from_json
+from luthier.client.inputs import Dataset, Preview, Validation
+from luthier.client.values import from_json
 
 
 class AsyncDatasets:

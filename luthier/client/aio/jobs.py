@@ -1,20 +1,20 @@
 """`client.jobs`: create, list, watch, wait for, stop, change and download."""
 
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from luthier.client.aio.downloading import Progress, download
+from luthier.client.aio.ending import ended
 from luthier.client.aio.following import follow, history
 from luthier.client.aio.job import AsyncJob
 from luthier.client.aio.paging import pages
-from luthier.client.aio.patience import OUTAGE_SECONDS, AsyncPatience
+from luthier.client.aio.patience import OUTAGE_SECONDS
 from luthier.client.aio.transport import AsyncTransport
-from luthier.client.aio.waiting import sleep
 from luthier.client.calls import SLOW_SECONDS, Call, decoded, once, path_of
-from luthier.client.errors import Conflict, LuthierAPIError, WaitTimedOut
+from luthier.client.errors import Conflict
+from luthier.client.inputs import Validation
 from luthier.client.values import (
     UNSET,
     Checkpoint,
@@ -22,12 +22,9 @@ from luthier.client.values import (
     Measurement,
     Measurements,
     Unset,
-    Validation,
     from_json,
 )
 
-_FIRST_POLL_SECONDS = 0.2
-_LONGEST_POLL_SECONDS = 3.0
 _PAGE_MEASUREMENTS = 10_000
 
 
@@ -247,26 +244,9 @@ class AsyncJobs:
         Raises:
             WaitTimedOut: the job has not ended within `timeout`; it goes on.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        patience = AsyncPatience(outage_seconds)
-        pause = _FIRST_POLL_SECONDS
-        while True:
-            try:
-                job = await self.get(job_id)
-                patience.progressed()
-                if job.is_final:
-                    return job
-            except LuthierAPIError as error:
-                await patience.failed(error)
-            left = pause if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise WaitTimedOut(
-                    f"job {job_id} has not ended within {timeout:g} s.",
-                    code="wait_timed_out",
-                    hint="It goes on; wait for it again, with a longer time-out.",
-                )
-            await sleep(min(pause, left))
-            pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
+        return await ended(
+            self.get, job_id, kind="job", timeout=timeout, outage_seconds=outage_seconds
+        )
 
     async def metrics(
         self, job_id: str, *, split: str | None = None, max_points: int | None = None

@@ -6,7 +6,8 @@ from pathlib import Path
 from luthier.client.aio.paging import pages
 from luthier.client.aio.transport import AsyncTransport
 from luthier.client.calls import Call, once, path_of
-from luthier.client.values import Model, from_json
+from luthier.client.inputs import Model
+from luthier.client.values import from_json
 
 
 class AsyncModels:

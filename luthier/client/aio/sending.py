@@ -15,7 +15,8 @@ from luthier.client.aio.transport import AsyncTransport
 from luthier.client.aio.waiting import off_loop, sleep
 from luthier.client.calls import SLOW_SECONDS, Call, delay_seconds, is_temporary, path_of
 from luthier.client.errors import BadUpload, LuthierAPIError
-from luthier.client.values import Dataset, from_json
+from luthier.client.inputs import Dataset
+from luthier.client.values import from_json
 
 _MAX_TRIES = 4
 

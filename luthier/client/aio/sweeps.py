@@ -1,19 +1,15 @@
 """`client.sweeps`: searches for the best values of a spec's fields."""
 
-import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from luthier.client.aio.ending import ended
 from luthier.client.aio.paging import pages
-from luthier.client.aio.patience import OUTAGE_SECONDS, AsyncPatience
+from luthier.client.aio.patience import OUTAGE_SECONDS
 from luthier.client.aio.transport import AsyncTransport
-from luthier.client.aio.waiting import sleep
 from luthier.client.calls import SLOW_SECONDS, Call, once, path_of
-from luthier.client.errors import LuthierAPIError, WaitTimedOut
 from luthier.client.operations import Sweep, Trial
 from luthier.client.values import from_json
-
-_POLL_SECONDS = 3.0
 
 
 class AsyncSweeps:
@@ -76,21 +72,6 @@ class AsyncSweeps:
         Raises:
             WaitTimedOut: the sweep has not ended within `timeout`; it goes on.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        patience = AsyncPatience(outage_seconds)
-        while True:
-            try:
-                sweep = await self.get(sweep_id)
-                patience.progressed()
-                if sweep.is_final:
-                    return sweep
-            except LuthierAPIError as error:
-                await patience.failed(error)
-            left = _POLL_SECONDS if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise WaitTimedOut(
-                    f"sweep {sweep_id} has not ended within {timeout:g} s.",
-                    code="wait_timed_out",
-                    hint="It goes on; wait for it again, with a longer time-out.",
-                )
-            await sleep(min(_POLL_SECONDS, left))
+        return await ended(
+            self.get, sweep_id, kind="sweep", timeout=timeout, outage_seconds=outage_seconds
+        )

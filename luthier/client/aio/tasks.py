@@ -2,7 +2,8 @@
 
 from luthier.client.aio.transport import AsyncTransport
 from luthier.client.calls import path_of
-from luthier.client.values import Task, from_json
+from luthier.client.inputs import Task
+from luthier.client.values import from_json
 
 
 class AsyncTasks:

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from luthier.client.calls import SLOW_SECONDS, Call, path_of
+from luthier.client.inputs import Dataset, Preview, Validation
 from luthier.client.sync.downloading import Progress
 from luthier.client.sync.paging import pages
 from luthier.client.sync.sending import send
 from luthier.client.sync.transport import Transport
-from luthier.client.values import Dataset, Preview, Validation, from_json
+from luthier.client.values import from_json
 
 
 class Datasets:

@@ -1,21 +1,21 @@
 # Made of luthier/client/aio/jobs.py by `python -m tests.client.twins`: change that one.
 """`client.jobs`: create, list, watch, wait for, stop, change and download."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from luthier.client.calls import SLOW_SECONDS, Call, decoded, once, path_of
-from luthier.client.errors import Conflict, LuthierAPIError, WaitTimedOut
+from luthier.client.errors import Conflict
+from luthier.client.inputs import Validation
 from luthier.client.sync.downloading import Progress, download
+from luthier.client.sync.ending import ended
 from luthier.client.sync.following import follow, history
 from luthier.client.sync.job import Job
 from luthier.client.sync.paging import pages
-from luthier.client.sync.patience import OUTAGE_SECONDS, Patience
+from luthier.client.sync.patience import OUTAGE_SECONDS
 from luthier.client.sync.transport import Transport
-from luthier.client.sync.waiting import sleep
 from luthier.client.values import (
     UNSET,
     Checkpoint,
@@ -23,12 +23,9 @@ from luthier.client.values import (
     Measurement,
     Measurements,
     Unset,
-    Validation,
     from_json,
 )
 
-_FIRST_POLL_SECONDS = 0.2
-_LONGEST_POLL_SECONDS = 3.0
 _PAGE_MEASUREMENTS = 10_000
 
 
@@ -246,26 +243,7 @@ class Jobs:
         Raises:
             WaitTimedOut: the job has not ended within `timeout`; it goes on.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        patience = Patience(outage_seconds)
-        pause = _FIRST_POLL_SECONDS
-        while True:
-            try:
-                job = self.get(job_id)
-                patience.progressed()
-                if job.is_final:
-                    return job
-            except LuthierAPIError as error:
-                patience.failed(error)
-            left = pause if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise WaitTimedOut(
-                    f"job {job_id} has not ended within {timeout:g} s.",
-                    code="wait_timed_out",
-                    hint="It goes on; wait for it again, with a longer time-out.",
-                )
-            sleep(min(pause, left))
-            pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
+        return ended(self.get, job_id, kind="job", timeout=timeout, outage_seconds=outage_seconds)
 
     def metrics(
         self, job_id: str, *, split: str | None = None, max_points: int | None = None

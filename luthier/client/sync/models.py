@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from luthier.client.calls import Call, once, path_of
+from luthier.client.inputs import Model
 from luthier.client.sync.paging import pages
 from luthier.client.sync.transport import Transport
-from luthier.client.values import Model, from_json
+from luthier.client.values import from_json
 
 
 class Models:

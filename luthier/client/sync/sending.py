@@ -12,11 +12,12 @@ from pathlib import Path
 
 from luthier.client.calls import SLOW_SECONDS, Call, delay_seconds, is_temporary, path_of
 from luthier.client.errors import BadUpload, LuthierAPIError
+from luthier.client.inputs import Dataset
 from luthier.client.sync.downloading import Progress
 from luthier.client.sync.paging import pages
 from luthier.client.sync.transport import Transport
 from luthier.client.sync.waiting import off_loop, sleep
-from luthier.client.values import Dataset, from_json
+from luthier.client.values import from_json
 
 _MAX_TRIES = 4
 

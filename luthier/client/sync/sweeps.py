@@ -1,20 +1,16 @@
 # Made of luthier/client/aio/sweeps.py by `python -m tests.client.twins`: change that one.
 """`client.sweeps`: searches for the best values of a spec's fields."""
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from luthier.client.calls import SLOW_SECONDS, Call, once, path_of
-from luthier.client.errors import LuthierAPIError, WaitTimedOut
 from luthier.client.operations import Sweep, Trial
+from luthier.client.sync.ending import ended
 from luthier.client.sync.paging import pages
-from luthier.client.sync.patience import OUTAGE_SECONDS, Patience
+from luthier.client.sync.patience import OUTAGE_SECONDS
 from luthier.client.sync.transport import Transport
-from luthier.client.sync.waiting import sleep
 from luthier.client.values import from_json
-
-_POLL_SECONDS = 3.0
 
 
 class Sweeps:
@@ -77,21 +73,6 @@ class Sweeps:
         Raises:
             WaitTimedOut: the sweep has not ended within `timeout`; it goes on.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        patience = Patience(outage_seconds)
-        while True:
-            try:
-                sweep = self.get(sweep_id)
-                patience.progressed()
-                if sweep.is_final:
-                    return sweep
-            except LuthierAPIError as error:
-                patience.failed(error)
-            left = _POLL_SECONDS if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise WaitTimedOut(
-                    f"sweep {sweep_id} has not ended within {timeout:g} s.",
-                    code="wait_timed_out",
-                    hint="It goes on; wait for it again, with a longer time-out.",
-                )
-            sleep(min(_POLL_SECONDS, left))
+        return ended(
+            self.get, sweep_id, kind="sweep", timeout=timeout, outage_seconds=outage_seconds
+        )

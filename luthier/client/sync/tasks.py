@@ -2,8 +2,9 @@
 """`client.tasks`: what the service can train."""
 
 from luthier.client.calls import path_of
+from luthier.client.inputs import Task
 from luthier.client.sync.transport import Transport
-from luthier.client.values import Task, from_json
+from luthier.client.values import from_json
 
 
 class Tasks:
