@@ -13,7 +13,7 @@ from luthier.client.errors import (
     WaitTimedOut,
     error_of,
 )
-from luthier.client.values import Job, from_json
+from luthier.client.values import JobFields, from_json
 from tests.cli.conftest import command
 from tests.client.conftest import JOB
 from tests.scripted_server import Answer, ScriptedServer
@@ -30,7 +30,7 @@ from trainer_core.errors import FieldProblem
     ],
 )
 def test_code_of_several_jobs_is_that_of_the_worst(states: list[str], code: ExitCode) -> None:
-    jobs = [from_json(Job, {**JOB, "state": state}) for state in states]
+    jobs = [from_json(JobFields, {**JOB, "state": state}) for state in states]
 
     assert code_of_jobs(jobs) is code
 
