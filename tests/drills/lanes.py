@@ -51,12 +51,20 @@ class Lane:
             stdout=subprocess.PIPE,
             text=True,
         )
-        rows = self._answer()
-        assert rows is not None, "no site could be set up"
-        self.rows = [Row(**row) for row in rows]
+        self._rows: list[Row] | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """What it can carry out; there is an answer once its site is set up."""
+        if self._rows is None:
+            answer = self._answer()
+            assert answer is not None, "no site could be set up"
+            self._rows = [Row(**row) for row in answer]
+        return self._rows
 
     def carry_out(self, order: Order) -> Report:
         """Return how a row went."""
+        assert order.id in {row.id for row in self.rows}
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(asdict(order)) + "\n")
