@@ -1,6 +1,6 @@
 """Several sites side by side, each in a process of its own that carries out row after row.
 
-    <- LANE [{"id": "K1", "quick": 1, "is_alone": false}, ...]
+    <- LANE [{"id": "K1", "quick": 1, "is_alone": false, "blank": {...}}, ...]
     -> {"id": "K1", "seed": 1, "num_trials": null, "max_seconds": 300}
     <- LANE {...}                     the report
 
@@ -29,6 +29,7 @@ class Row:
     id: str
     quick: int
     is_alone: bool
+    blank: dict[str, Any]  # its report, before it was run
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,12 @@ def serve(site: Site, drills: Sequence[Drill], *, orders: TextIO) -> None:
     """Carry out what is ordered until there are no more orders."""
     logging.getLogger().addHandler(logging.NullHandler())  # faults are what is looked for
     known = {drill.id: drill for drill in drills}
-    _say([asdict(Row(drill.id, drill.quick, drill.is_alone)) for drill in drills])
+    _say(
+        [
+            asdict(Row(one.id, one.quick, one.is_alone, Report.of(one, seed=0).to_dict()))
+            for one in drills
+        ]
+    )
     for line in orders:
         order = Order(**json.loads(line))
         report = carry_out(
