@@ -15,7 +15,7 @@ from tests.conftest import start_fork_server
 from tests.drills.groups import all_drills, in_order_of_running
 from tests.drills.lanes import Lane, Order, Row, run_in_lanes, serve
 from tests.drills.plan import Drill, Report
-from tests.drills.records import keep, write_page
+from tests.drills.records import keep, keep_missing, write_page
 from tests.drills.site import Site, open_site
 from tests.drills.work import set_up
 
@@ -54,6 +54,7 @@ def _run(options: argparse.Namespace) -> bool:
     began = time.monotonic()
     lanes = [Lane() for _ in range(options.lanes)]
     rows = {row.id: row for row in lanes[0].rows}
+    keep_missing((Report(**row.blank) for row in rows.values()), options.record)
     reports: list[Report] = []
 
     def order(row: Row) -> Order:

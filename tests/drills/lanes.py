@@ -1,6 +1,6 @@
 """Several sites side by side, each in a process of its own that carries out row after row.
 
-    <- LANE [{"id": "K1", "quick": 1, "is_alone": false}, ...]
+    <- LANE [{"id": "K1", "quick": 1, "is_alone": false, "blank": {...}}, ...]
     -> {"id": "K1", "seed": 1, "num_trials": null, "max_seconds": 300}
     <- LANE {...}                     the report
 
@@ -29,6 +29,7 @@ class Row:
     id: str
     quick: int
     is_alone: bool
+    blank: dict[str, Any]  # its report, before it was run
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,20 @@ class Lane:
             stdout=subprocess.PIPE,
             text=True,
         )
-        rows = self._answer()
-        assert rows is not None, "no site could be set up"
-        self.rows = [Row(**row) for row in rows]
+        self._rows: list[Row] | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """What it can carry out; there is an answer once its site is set up."""
+        if self._rows is None:
+            answer = self._answer()
+            assert answer is not None, "no site could be set up"
+            self._rows = [Row(**row) for row in answer]
+        return self._rows
 
     def carry_out(self, order: Order) -> Report:
         """Return how a row went."""
+        assert order.id in {row.id for row in self.rows}
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(asdict(order)) + "\n")
@@ -131,7 +140,12 @@ def serve(site: Site, drills: Sequence[Drill], *, orders: TextIO) -> None:
     """Carry out what is ordered until there are no more orders."""
     logging.getLogger().addHandler(logging.NullHandler())  # faults are what is looked for
     known = {drill.id: drill for drill in drills}
-    _say([asdict(Row(drill.id, drill.quick, drill.is_alone)) for drill in drills])
+    _say(
+        [
+            asdict(Row(one.id, one.quick, one.is_alone, Report.of(one, seed=0).to_dict()))
+            for one in drills
+        ]
+    )
     for line in orders:
         order = Order(**json.loads(line))
         report = carry_out(

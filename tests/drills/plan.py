@@ -78,9 +78,11 @@ class Report:
         begin = f"{self.id:4} {self.fault:50}"
         if self.obstacle:
             return [f"{begin} not run: {self.obstacle}"]
+        planned = "all" if self.planned == ALL else self.planned
+        if not self.num_trials and not self.failures:
+            return [f"{begin} not run yet; the plan: {planned} {self.unit}"]
         num_run = self.num_passed + self.num_failed
         worst = "-" if self.worst_seconds is None else f"{self.worst_seconds:.1f} s"
-        planned = "all" if self.planned == ALL else self.planned
         short = f"  (the plan: {planned})" if num_run < self.planned else ""
         line = (
             f"{begin} {self.expected:31} seed {self.seed}  N {num_run:<5} {self.unit:11} "

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,15 @@ def keep(report: Report, path: Path) -> None:
         file.write(json.dumps(values) + "\n")
 
 
+def keep_missing(reports: Iterable[Report], path: Path) -> None:
+    """Add the rows that the record does not have, so that the page names every one."""
+    text = path.read_text("utf-8") if path.exists() else ""
+    known = {json.loads(line)["id"] for line in text.splitlines()}
+    for report in reports:
+        if report.id not in known:
+            keep(report, path)
+
+
 def write_page(record: Path, page: Path) -> None:
     """Make the page of a record: the latest run of each row."""
     latest: dict[str, dict[str, Any]] = {}
@@ -52,7 +62,7 @@ def write_page(record: Path, page: Path) -> None:
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:
-    run = [row for row in rows if not row["obstacle"]]
+    run = [row for row in rows if row["num_trials"]]
     times = sorted(row["at"] for row in run)
     commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(row["commit"] for row in run))
     begin, end = times[0][:16].replace("T", " "), times[-1][:16].replace("T", " ")
