@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -42,6 +43,7 @@ from jobs.backends import connect
 from jobs.delivery.sender import Sender
 from jobs.predictions import Asker
 from jobs.settings import Settings, load_settings
+from jobs.telling import Teller
 from trainer_core.rows import apart
 
 _ROUTES = (  # as the documentation shows them
@@ -87,7 +89,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=_operation_id,
         responses=problems.default_response(),
     )
-    backends = app.state.backends = connect(settings or load_settings())
+    backends = connect(settings or load_settings())
+    teller = app.state.teller = Teller(backends.database.publish, backends.database.ring)
+    telling = replace(backends.database, publish=teller.publish, ring=teller.ring)
+    backends = app.state.backends = replace(backends, database=telling)
     is_open = not backends.settings.asks_for_keys
     app.state.keyring = Keyring(
         backends.database, is_open=is_open, rate=backends.settings.rate_limit
@@ -131,6 +136,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await client.aclose()
     await app.state.asker.close()
     app.state.inspections.processes.close()
+    await run_in_threadpool(app.state.teller.close)
     backends.engine.dispose()
 
 

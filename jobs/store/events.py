@@ -1,12 +1,12 @@
 """Events: numbered without a gap within their job, kept, read."""
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, insert, select, update
+from sqlalchemy import CTE, Insert, Select, func, insert, literal, select, update
 
 from jobs.records import StoredEvent
 from jobs.states import LEASED
@@ -72,6 +72,13 @@ def append(
     tx.connection.execute(insert(events), [_values(event) for event in stored])
     tx.events.extend(stored)
     return stored
+
+
+def first(new: CTE, kind: EventType, data: Mapping[str, Any]) -> Insert:
+    """Return the statement that keeps the first event of a job, a row that `new` inserts."""
+    columns = ["job_id", "id", "type", "data"]
+    values = (literal(1), literal(kind.value), literal(dict(data), events.c.data.type))
+    return insert(events).from_select(columns, select(new.c.id, *values))
 
 
 def read(tx: Transaction, job_id: str, *, after: int, limit: int) -> list[StoredEvent]:

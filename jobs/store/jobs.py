@@ -1,14 +1,15 @@
 """Jobs as their owners see them: create, get, cancel, pause, resume."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, delete, func, insert, select, update
+from sqlalchemy import Insert, RowMapping, Select, delete, func, insert, select, update
 
 from jobs.identifiers import new_id
-from jobs.records import Job
+from jobs.records import Job, StoredEvent
 from jobs.states import FINAL, LEASED, State, sources_of
 from jobs.store import datasets, deliveries, events, quotas
+from jobs.store.customs import Customs, customs_of
 from jobs.store.events import NewEvent
 from jobs.tables import job_labels, jobs
 from jobs.transaction import Transaction
@@ -26,8 +27,14 @@ def create(
     parent_id: str | None = None,
     notes: str | None = None,
     sweep_id: str | None = None,
+    job_id: str | None = None,
+    customs: Customs | None = None,
+    are_held: bool = False,
+    beside: Sequence[Insert] = (),
 ) -> Job:
     """Keep a new job, queued; its bell is rung after the commit.
+
+    Job, first event and what is to be kept beside are one statement: each costs a round trip.
 
     Args:
         tx: the transaction.
@@ -37,19 +44,27 @@ def create(
         parent_id: the job of the same project that it was made from.
         notes: what its owner says about it.
         sweep_id: the sweep of which it is a trial.
+        job_id: its id, where the caller needs it before.
+        customs: what there is in its project, where the caller has asked.
+        are_held: the caller holds its data sets.
+        beside: rows to insert with it.
 
     Raises:
         QuotaExceeded: its project may have no more.
     """
-    quotas.check_job(tx, project)
+    customs = customs or customs_of(tx, project)
+    if customs.has_quotas:
+        quotas.check_job(tx, project)
     references = [parse_data_reference(source) for source in spec.data.references().values()]
     dataset_ids = sorted({r.name for r in references if r.scheme is Scheme.DATASET})
-    datasets.hold(tx, dataset_ids)
+    if not are_held:
+        datasets.hold(tx, dataset_ids)
     _hold_base(tx, spec.model)
-    row = tx.connection.execute(
+    said = {"state": State.QUEUED, "attempt": 0, "reason": "submitted"}
+    new = (
         insert(jobs)
         .values(
-            id=new_id("job"),
+            id=job_id or new_id("job"),
             project=project,
             sweep_id=sweep_id,
             parent_id=parent_id,
@@ -63,13 +78,20 @@ def create(
             priority=spec.resources.priority,
             state=State.QUEUED,
             max_attempts=max_attempts,
+            last_event_id=1,
         )
         .returning(jobs)
-    ).one()
+        .cte("new")
+    )
+    others = [events.first(new, EventType.STATE, said), *beside]
+    ctes = [one.cte(f"beside_{number}") for number, one in enumerate(others)]
+    row = tx.connection.execute(select(new).add_cte(*ctes)).one()
     job = job_of(row._mapping)
+    tx.events.append(StoredEvent(job.id, 1, None, job.created_at, EventType.STATE.value, said))
     if job.labels:
         keep_labels(tx, job)
-    say_state(tx, job, reason="submitted")
+    if customs.has_webhooks:
+        deliveries.announce(tx, job)
     tx.bells.append(job.id)
     return job
 
