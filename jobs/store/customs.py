@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import or_, select
+from sqlalchemy import Select, Text, bindparam, or_, select
 
 from jobs.tables import projects, secrets, webhooks
 from jobs.transaction import Transaction
@@ -19,17 +19,22 @@ class Customs:
 
 def customs_of(tx: Transaction, project: str) -> Customs:
     """Return what a project has, in one statement."""
+    return Customs(*tx.connection.execute(_CUSTOMS, {"wanted": project}).one())
+
+
+def _make_customs() -> Select[tuple[bool, bool, bool]]:
+    project = bindparam("wanted", type_=Text)
     limits = (
         projects.c.max_queued_jobs,
         projects.c.max_device_hours,
         projects.c.max_storage_bytes,
     )
     is_limited = or_(*(limit.is_not(None) for limit in limits))
-    row = tx.connection.execute(
-        select(
-            select(secrets.c.name).where(secrets.c.project == project).exists(),
-            select(projects.c.name).where(projects.c.name == project, is_limited).exists(),
-            select(webhooks.c.id).where(webhooks.c.project == project).exists(),
-        )
-    ).one()
-    return Customs(*row)
+    return select(
+        select(secrets.c.name).where(secrets.c.project == project).exists(),
+        select(projects.c.name).where(projects.c.name == project, is_limited).exists(),
+        select(webhooks.c.id).where(webhooks.c.project == project).exists(),
+    )
+
+
+_CUSTOMS = _make_customs()

@@ -6,7 +6,22 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sqlalchemy import Float, and_, case, cast, extract, func, literal, null, select, union_all
+from sqlalchemy import (
+    CompoundSelect,
+    Float,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    extract,
+    func,
+    literal,
+    null,
+    select,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from jobs.records import Job
 from jobs.states import LEASED, State
@@ -84,45 +99,8 @@ def start_estimates(tx: Transaction, positions: Mapping[str, int]) -> dict[str, 
 
 
 def _outlook(tx: Transaction, job_ids: list[str]) -> tuple[Slots, dict[str, float]]:
-    """Return what all slots are busy with, and how long jobs that are to be tried again wait.
-
-    It is one statement, since each costs a round trip: rows of a kind, an id and two figures.
-    """
-    now = func.now()
-    eta = cast(jobs.c.progress["eta_seconds"].astext, Float)
-    left = case(
-        (jobs.c.phase == "training", func.greatest(eta - _seconds(now - jobs.c.updated_at), 0.0))
-    )
-    running = (
-        select(
-            literal("running"),
-            jobs.c.id,
-            case((jobs.c.phase == "training", left)),
-            _seconds(now - attempts.c.started_at),
-        )
-        .join(
-            attempts,
-            and_(attempts.c.job_id == jobs.c.id, attempts.c.number == jobs.c.attempt),
-        )
-        .where(jobs.c.state.in_(LEASED))
-    )
-    ended = (
-        select(
-            literal("ended"),
-            jobs.c.id,
-            _seconds(jobs.c.finished_at - jobs.c.started_at),
-            cast(null(), Float),
-        )
-        .where(jobs.c.finished_at.is_not(None), jobs.c.started_at.is_not(None))
-        .order_by(jobs.c.finished_at.desc())
-        .limit(_NUM_RECENT)
-        .subquery()
-    )
-    pause = _seconds(jobs.c.queued_at - now)
-    pausing = select(literal("pausing"), jobs.c.id, pause, cast(null(), Float)).where(
-        jobs.c.id.in_(job_ids), jobs.c.queued_at > now
-    )
-    rows = tx.connection.execute(union_all(running, select(ended), pausing)).all()
+    """Return what all slots are busy with, and how long jobs that are to be tried again wait."""
+    rows = tx.connection.execute(_OUTLOOK, {"job_ids": job_ids}).all()
     durations = [one for kind, _, one, _ in rows if kind == "ended" and one is not None]
     usual = median(durations) if durations else None
     slots = Slots(
@@ -140,3 +118,39 @@ def _left(eta: float | None, taken: float, usual: float | None) -> float | None:
 
 def _seconds(interval: Any) -> Any:
     return cast(extract("epoch", interval), Float)
+
+
+def _make_outlook() -> CompoundSelect[Any]:
+    """Return what `_outlook` asks, in one statement: rows of a kind, an id and two figures."""
+    now = func.now()
+    eta = cast(jobs.c.progress["eta_seconds"].astext, Float)
+    left = func.greatest(eta - _seconds(now - jobs.c.updated_at), 0.0)
+    running = (
+        select(
+            literal("running"),
+            jobs.c.id,
+            case((jobs.c.phase == "training", left)),
+            _seconds(now - attempts.c.started_at),
+        )
+        .join(
+            attempts,
+            and_(attempts.c.job_id == jobs.c.id, attempts.c.number == jobs.c.attempt),
+        )
+        .where(jobs.c.state.in_(LEASED))
+    )
+    none = cast(null(), Float)
+    duration = _seconds(jobs.c.finished_at - jobs.c.started_at)
+    ended = (
+        select(literal("ended"), jobs.c.id, duration, none)
+        .where(jobs.c.finished_at.is_not(None), jobs.c.started_at.is_not(None))
+        .order_by(jobs.c.finished_at.desc())
+        .limit(_NUM_RECENT)
+        .subquery()
+    )
+    pausing = select(literal("pausing"), jobs.c.id, _seconds(jobs.c.queued_at - now), none).where(
+        jobs.c.id == func.any(bindparam("job_ids", type_=ARRAY(Text))), jobs.c.queued_at > now
+    )
+    return union_all(running, select(ended), pausing)
+
+
+_OUTLOOK = _make_outlook()

@@ -1,12 +1,12 @@
 """Events: numbered without a gap within their job, kept, read."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CTE, Insert, Select, func, insert, literal, select, update
+from sqlalchemy import CTE, Insert, Select, bindparam, func, insert, literal, select, update
 
 from jobs.records import StoredEvent
 from jobs.states import LEASED
@@ -74,10 +74,16 @@ def append(
     return stored
 
 
-def first(new: CTE, kind: EventType, data: Mapping[str, Any]) -> Insert:
-    """Return the statement that keeps the first event of a job, a row that `new` inserts."""
+def first(new: CTE, kind: EventType, *, data: str) -> Insert:
+    """Return the statement that keeps the first event of a job, a row that `new` inserts.
+
+    Args:
+        new: the statement that inserts the job.
+        kind: of the event.
+        data: name of the parameter that holds the event's data.
+    """
     columns = ["job_id", "id", "type", "data"]
-    values = (literal(1), literal(kind.value), literal(dict(data), events.c.data.type))
+    values = (literal(1), literal(kind.value), bindparam(data, type_=events.c.data.type))
     return insert(events).from_select(columns, select(new.c.id, *values))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Insert, RowMapping, Select, delete, func, insert, select, update
+from sqlalchemy import Insert, RowMapping, Select, bindparam, delete, func, insert, select, update
 
 from jobs.identifiers import new_id
 from jobs.records import Job, StoredEvent
@@ -16,6 +16,19 @@ from jobs.transaction import Transaction
 from trainer_core.errors import IllegalTransition, JobNotFound
 from trainer_core.events import EventType
 from trainer_core.spec import JobSpec, Scheme, parse_data_reference, parse_model_reference
+
+_CREATED = (
+    "id", "project", "sweep_id", "parent_id", "name", "notes", "task", "model", "spec",
+    "dataset_ids", "labels", "priority", "state", "max_attempts", "last_event_id",
+)  # fmt: skip
+_NEW = (
+    insert(jobs)
+    .values({name: bindparam(f"new_{name}", type_=jobs.c[name].type) for name in _CREATED})
+    .returning(jobs)
+    .cte("new")
+)
+# Made once: to put it together costs more than to run it.
+_KEEP = select(_NEW).add_cte(events.first(_NEW, EventType.STATE, data="said").cte("said"))
 
 
 def create(
@@ -61,31 +74,28 @@ def create(
         datasets.hold(tx, dataset_ids)
     _hold_base(tx, spec.model)
     said = {"state": State.QUEUED, "attempt": 0, "reason": "submitted"}
-    new = (
-        insert(jobs)
-        .values(
-            id=job_id or new_id("job"),
-            project=project,
-            sweep_id=sweep_id,
-            parent_id=parent_id,
-            name=spec.name,
-            notes=notes,
-            task=spec.task,
-            model=spec.model,
-            spec=spec.model_dump(mode="json"),
-            dataset_ids=dataset_ids,
-            labels=spec.labels,
-            priority=spec.resources.priority,
-            state=State.QUEUED,
-            max_attempts=max_attempts,
-            last_event_id=1,
-        )
-        .returning(jobs)
-        .cte("new")
-    )
-    others = [events.first(new, EventType.STATE, said), *beside]
-    ctes = [one.cte(f"beside_{number}") for number, one in enumerate(others)]
-    row = tx.connection.execute(select(new).add_cte(*ctes)).one()
+    values = {
+        "id": job_id or new_id("job"),
+        "project": project,
+        "sweep_id": sweep_id,
+        "parent_id": parent_id,
+        "name": spec.name,
+        "notes": notes,
+        "task": spec.task,
+        "model": spec.model,
+        "spec": spec.model_dump(mode="json"),
+        "dataset_ids": dataset_ids,
+        "labels": spec.labels,
+        "priority": spec.resources.priority,
+        "state": State.QUEUED,
+        "max_attempts": max_attempts,
+        "last_event_id": 1,
+    }
+    ctes = [one.cte(f"beside_{number}") for number, one in enumerate(beside)]
+    row = tx.connection.execute(
+        _KEEP.add_cte(*ctes),
+        {f"new_{name}": value for name, value in values.items()} | {"said": said},
+    ).one()
     job = job_of(row._mapping)
     tx.events.append(StoredEvent(job.id, 1, None, job.created_at, EventType.STATE.value, said))
     if job.labels:
