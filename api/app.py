@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from api import idempotency, openai, problems, searching, streams, sweeping, uploads
+from api.channels import Channels
 from api.guard import Guard, Hosts
 from api.inspections import Inspections
 from api.keyring import Keyring
@@ -122,7 +123,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     client = streams.redis_client(backends.redis_url)
     app.state.hub = streams.Hub(
         database=backends.database,
-        redis=client,
+        channels=Channels(client, stopping=app.state.stopping),
         heartbeat_seconds=settings.heartbeat_seconds,
         stopping=app.state.stopping,
     )
