@@ -1,4 +1,4 @@
-"""Both sides of `upload`: the receiving part of the service, and a bare Starlette streaming write."""
+"""Both sides of `upload`: what the service receives with, and a bare Starlette streaming write."""
 
 import os
 import tempfile
