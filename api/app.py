@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -10,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from api import idempotency, openai, problems, searching, streams, sweeping, uploads
+from api.channels import Channels
 from api.guard import Guard, Hosts
 from api.inspections import Inspections
 from api.keyring import Keyring
@@ -42,6 +44,7 @@ from jobs.backends import connect
 from jobs.delivery.sender import Sender
 from jobs.predictions import Asker
 from jobs.settings import Settings, load_settings
+from jobs.telling import Teller
 from trainer_core.rows import apart
 
 _ROUTES = (  # as the documentation shows them
@@ -87,7 +90,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=_operation_id,
         responses=problems.default_response(),
     )
-    backends = app.state.backends = connect(settings or load_settings())
+    backends = connect(settings or load_settings())
+    teller = app.state.teller = Teller(backends.database.publish, backends.database.ring)
+    telling = replace(backends.database, publish=teller.publish, ring=teller.ring)
+    backends = app.state.backends = replace(backends, database=telling)
     is_open = not backends.settings.asks_for_keys
     app.state.keyring = Keyring(
         backends.database, is_open=is_open, rate=backends.settings.rate_limit
@@ -117,7 +123,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     client = streams.redis_client(backends.redis_url)
     app.state.hub = streams.Hub(
         database=backends.database,
-        redis=client,
+        channels=Channels(client, stopping=app.state.stopping),
         heartbeat_seconds=settings.heartbeat_seconds,
         stopping=app.state.stopping,
     )
@@ -131,6 +137,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await client.aclose()
     await app.state.asker.close()
     app.state.inspections.processes.close()
+    await run_in_threadpool(app.state.teller.close)
     backends.engine.dispose()
 
 

@@ -1,12 +1,13 @@
 """Following a job's events live, with no gap and no double.
 
-Order is all: subscribe to the Redis stream first, replay from the database second, follow the
-stream third. What was published in between comes twice and is dropped by its number; a number that
-is missing sends us to the database, and so do a heartbeat and a Redis that is gone. A stream holds
-no database connection between two reads.
+Order is all: join the job's channel first, replay from the database second, follow the channel
+third. What was published in between comes twice and is dropped by its number; a number that is
+missing sends us to the database, and so do a heartbeat and a Redis that is gone. A stream holds no
+database connection between two reads.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -17,21 +18,18 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, format_sse_event
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError
 from starlette.types import Message, Send
 
-from api.schemas import Event
-from jobs.feed import Subscription
+from api.channels import POLL_SECONDS, Channel, Channels, Told
 from jobs.records import StoredEvent
 from jobs.states import FINAL
 from jobs.store import events
 from jobs.transaction import Database
 from trainer_core.events import EventType
 
-PAGE_SIZE = 25  # all that is held for a reader who takes it slowly
+PAGE_SIZE = 25  # all that is read for a reader who takes it slowly
 MAX_SEND_SECONDS = 60.0  # for one page to be taken
-POLL_SECONDS = 1.0  # how soon a stream notices that the service stops, or that Redis is back
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +39,7 @@ class Hub:
     """What every stream of this process shares."""
 
     database: Database
-    redis: redis.asyncio.Redis
+    channels: Channels
     heartbeat_seconds: float
     stopping: asyncio.Event  # set when the service stops: the streams end, clients come back
 
@@ -66,35 +64,33 @@ class Follower:
         self._last = after
         self._is_over = is_over
         self._is_behind = True  # the database may have what we have not sent
-        self._live: Subscription | None = None
+        self._asked = (0, 0)  # version and resets of the channel when the database was asked
 
-    async def batches(self) -> AsyncIterator[list[StoredEvent]]:
+    async def batches(self) -> AsyncIterator[list[Told]]:
         """Yield new events in order, and an empty list as a heartbeat, up to the final state."""
-        await self._subscribe()
-        spoke_at = time.monotonic()
-        while not self._hub.stopping.is_set():
-            fresh = await (self._replay() if self._is_behind else self._wait())
-            is_due = time.monotonic() - spoke_at >= self._hub.heartbeat_seconds
-            if is_due and not fresh and not self._is_behind:
-                fresh = await self._replay()
-            if fresh or is_due:
-                yield fresh
-                spoke_at = time.monotonic()
-            if any(map(_is_final, fresh)) or (self._is_over and not self._is_behind):
-                return
-
-    async def _subscribe(self) -> None:
-        live = Subscription(self._hub.redis, self._job_id)
+        channel = await self._hub.channels.join(self._job_id)
         try:
-            await live.subscribe()
-        except RedisError as error:
-            _log.debug("no live events for %s: %s", self._job_id, error)
-        else:
-            self._live = live
-        self._is_behind = True
+            spoke_at = time.monotonic()
+            while not self._hub.stopping.is_set():
+                due_at = spoke_at + self._hub.heartbeat_seconds
+                if self._is_behind:
+                    fresh = await self._replay(channel)
+                else:
+                    fresh = await self._wait(channel, until=due_at)
+                is_due = time.monotonic() >= due_at
+                if is_due and not fresh and not self._is_behind:
+                    fresh = await self._replay(channel)
+                if fresh or is_due:
+                    yield fresh
+                    spoke_at = time.monotonic()
+                if any(map(_is_final, fresh)) or (self._is_over and not self._is_behind):
+                    return
+        finally:
+            self._hub.channels.leave(self._job_id, channel)
 
-    async def _replay(self) -> list[StoredEvent]:
+    async def _replay(self, channel: Channel) -> list[Told]:
         """Return the next page from the database."""
+        self._asked = (channel.version, channel.num_resets)
         try:
             fresh = await run_in_threadpool(self._read)
         except OperationalError as error:
@@ -105,38 +101,32 @@ class Follower:
         self._is_behind = len(fresh) == PAGE_SIZE
         if fresh:
             self._last = fresh[-1].id
-        return fresh
+        return list(map(Told, fresh))
 
     def _read(self) -> list[StoredEvent]:
         with self._hub.database.transaction() as tx:
             return events.read(tx, self._job_id, after=self._last, limit=PAGE_SIZE)
 
-    async def _wait(self) -> list[StoredEvent]:
-        """Return what the Redis stream brings within a moment."""
-        if self._live is None:
-            await asyncio.sleep(POLL_SECONDS)
-            await self._subscribe()
-            return []
-        try:
-            arrived = await self._live.wait(seconds=POLL_SECONDS)
-        except (RedisError, ValueError, KeyError, TypeError) as error:
-            # Redis is gone, or holds what we did not write.
-            _log.debug("live events for %s ended: %s", self._job_id, error)
-            self._live = None
-            return []
-        return self._in_order(arrived)
+    async def _wait(self, channel: Channel, *, until: float) -> list[Told]:
+        """Return what the channel has, or brings before a time of the monotonic clock."""
+        changed = channel.changed
+        if not (found := self._look(channel)) and not self._is_behind:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                    await changed.wait()
+            found = self._look(channel)
+        if found:
+            self._last = found[-1].event.id
+        return found
 
-    def _in_order(self, arrived: list[StoredEvent]) -> list[StoredEvent]:
-        fresh = []
-        for event in arrived:
-            if event.id <= self._last:
-                continue
-            if event.id > self._last + 1:
-                self._is_behind = True
-                break
-            self._last = event.id
-            fresh.append(event)
-        return fresh
+    def _look(self, channel: Channel) -> list[Told]:
+        """Return what the channel has next; if it has missed or lost that, we are behind."""
+        found = channel.after(self._last, limit=PAGE_SIZE)
+        version, num_resets = self._asked
+        if channel.num_resets != num_resets or (found is None and channel.version != version):
+            self._is_behind = True
+            return []
+        return found or []
 
 
 class CutStream(EventSourceResponse):
@@ -158,19 +148,15 @@ class CutStream(EventSourceResponse):
             _log.info("a reader took nothing for %g s: cut", MAX_SEND_SECONDS)
 
 
-async def encoded(batches: AsyncIterator[list[StoredEvent]]) -> AsyncIterator[bytes]:
+async def encoded(batches: AsyncIterator[list[Told]]) -> AsyncIterator[bytes]:
     """Yield events in the form of `text/event-stream`."""
     async for batch in batches:
         if not batch:
             yield format_sse_event(comment="heartbeat")
             continue
-        yield b"".join(
-            format_sse_event(
-                id=str(event.id), event=event.type, data_str=Event.of(event).model_dump_json()
-            )
-            for event in batch
-        )
+        yield b"".join(told.encoded for told in batch)
 
 
-def _is_final(event: StoredEvent) -> bool:
+def _is_final(told: Told) -> bool:
+    event = told.event
     return event.type == EventType.STATE and event.data.get("state") in FINAL

@@ -18,6 +18,9 @@ _BENCHES = {
     "sft_vs_trl": 3,
     "memory": 1,
     "submit": 3,
+    "list_1m": 3,
+    "stream": 1,
+    "upload": 3,
 }
 _RESULTS = Path(__file__).with_name("results.json")
 

@@ -77,6 +77,7 @@ def servers(*, durable: bool) -> Iterator[dict[str, str]]:
                 "LUTHIER_HOME": f"{folder}/home",
                 "LUTHIER_DATABASE_URL": postgres.url,
                 "LUTHIER_REDIS_URL": valkey.url,
+                "LUTHIER_AUTH": "none",
             }
         postgres.delete_data()
 

@@ -15,6 +15,7 @@ from jobs.sealing import Cipher, cipher_of
 from jobs.states import FINAL, State
 from jobs.storage import Storage
 from jobs.store import artifacts, checkpoints, datasets, models, permissions, secrets, workers
+from jobs.store.customs import Customs
 from jobs.transaction import Transaction
 from jobs.weights import num_weights_in
 from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
@@ -64,8 +65,24 @@ def check(backends: Backends, spec: JobSpec, *, project: str) -> None:
         _checked[_asked(spec, found)] = None
 
 
-def look_up(tx: Transaction, spec: JobSpec, *, project: str, cipher: Cipher) -> dict[str, Dataset]:
+def look_up(
+    tx: Transaction,
+    spec: JobSpec,
+    *,
+    project: str,
+    cipher: Cipher,
+    customs: Customs | None = None,
+    are_held: bool = False,
+) -> dict[str, Dataset]:
     """Return the data set of each split that has one of its own; its rows are not looked at.
+
+    Args:
+        tx: the transaction.
+        spec: what to train.
+        project: whose job it is.
+        cipher: of the project's secrets.
+        customs: what there is in the project, where the caller has asked.
+        are_held: keep the data sets from being deleted until the commit.
 
     Raises:
         InvalidSpec: it asks for what this version can't do, refers to what is not there, or holds
@@ -73,13 +90,16 @@ def look_up(tx: Transaction, spec: JobSpec, *, project: str, cipher: Cipher) -> 
         NothingFits: no worker that is there is large enough.
     """
     check_built(spec)
-    check_secrets(tx, spec.model_dump(mode="json"), project=project, cipher=cipher)
-    found, problems = referred(tx, spec, project=project)
+    has_secrets = customs is None or customs.has_secrets
+    check_secrets(
+        tx, spec.model_dump(mode="json"), project=project, cipher=cipher, are_kept=has_secrets
+    )
+    found, problems = referred(tx, spec, project=project, are_held=are_held)
     if problems:
         raise InvalidSpec(problems)
-    check_capacity(
-        spec, num_weights=num_weights_of(tx, spec, project=project), workers=workers.present(tx)
-    )
+    num_weights = num_weights_of(tx, spec, project=project)
+    if num_weights is not None:
+        check_capacity(spec, num_weights=num_weights, workers=workers.present(tx))
     return found
 
 
@@ -117,12 +137,16 @@ def datasets_of(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Da
     }
 
 
-def check_secrets(tx: Transaction, values: object, *, project: str, cipher: Cipher) -> None:
+def check_secrets(
+    tx: Transaction, values: object, *, project: str, cipher: Cipher, are_kept: bool = True
+) -> None:
     """Raise InvalidSpec if a spec, or an edit of a job, holds what is or looks like a secret.
 
-    Both are kept, shown, and written into the model's folder.
+    Both are kept, shown, and written into the model's folder. `are_kept`: whether the project may
+    have secrets of its own.
     """
-    kept = secrets.reveal_all(tx, project=project, cipher=cipher).values()
+    revealed = secrets.reveal_all(tx, project=project, cipher=cipher) if are_kept else {}
+    kept = revealed.values()
     problems = [
         FieldProblem(
             pointer_of(path),
@@ -153,7 +177,7 @@ def _texts(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[An
 
 
 def referred(
-    tx: Transaction, spec: JobSpec, *, project: str
+    tx: Transaction, spec: JobSpec, *, project: str, are_held: bool = False
 ) -> tuple[dict[str, Dataset], list[FieldProblem]]:
     """Return the data sets that are there, a split each, and what is wrong with references."""
     problems = [*_model_problems(tx, spec.model, project=project)]
@@ -168,7 +192,7 @@ def referred(
         if reference.scheme is not Scheme.DATASET:  # what is not built is told elsewhere
             continue
         try:
-            found[split] = datasets.get(tx, reference.name, project=project)
+            found[split] = datasets.get(tx, reference.name, project=project, is_held=are_held)
         except NotFound as error:
             problems.append(FieldProblem(f"/data/{split}", error.message, error.hint))
     return found, problems

@@ -22,10 +22,12 @@ from api.schemas import Job
 from api.showing import shown
 from jobs import submission
 from jobs.backends import Backends
+from jobs.identifiers import new_id
 from jobs.records import Job as StoredJob
 from jobs.sealing import cipher_of
 from jobs.states import State
 from jobs.store import audit, jobs
+from jobs.store.customs import customs_of
 from trainer_core.errors import FieldProblem, IllegalTransition, InvalidSpec
 from trainer_core.spec import JobSpec, parse_spec
 from trainer_core.spec.base import SpecModel
@@ -223,17 +225,34 @@ def _create(
 ) -> Response | None:
     """Create a job whose rows are good, or return None for one whose rows are to be read first."""
     project = caller.project
+    job_id = new_id("job")
     with service.database.transaction() as tx:
+        customs = customs_of(tx, project)
         if only_if_checked:
-            cipher = cipher_of(service.settings)
-            found = submission.look_up(tx, spec, project=project, cipher=cipher)
+            found = submission.look_up(
+                tx,
+                spec,
+                project=project,
+                cipher=cipher_of(service.settings),
+                customs=customs,
+                are_held=True,
+            )
             if not submission.is_checked(spec, found):
                 return None
         if parent_id is not None:
             jobs.get(tx, parent_id, project=project, is_locked=True)  # may be deleted by now
-        max_attempts = service.settings.max_attempts
-        job = jobs.create(tx, spec, project=project, max_attempts=max_attempts, parent_id=parent_id)
-        audit.note(tx, caller=caller, action="job.create", target=job.id, parent_id=parent_id)
+        detail = {"parent_id": parent_id}
+        job = jobs.create(
+            tx,
+            spec,
+            job_id=job_id,
+            project=project,
+            max_attempts=service.settings.max_attempts,
+            parent_id=parent_id,
+            customs=customs,
+            are_held=only_if_checked,
+            beside=[audit.entry(caller, "job.create", job_id, detail=detail)],
+        )
         return once.answer(tx, shown(tx, job), location=f"/jobs/{job.id}")
 
 

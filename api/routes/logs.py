@@ -104,7 +104,7 @@ async def _followed(
         is_over=job.state in FINAL,
     )
     async for batch in follower.batches():
-        entries = [event for event in batch if event.type in _TYPES]
+        entries = [told.event for told in batch if told.event.type in _TYPES]
         if entries or not batch:
             yield entries
 

@@ -1,8 +1,9 @@
 """The audit log: who did what, written in the transaction that does it."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from sqlalchemy import insert, select
+from sqlalchemy import Insert, insert, select
 
 from jobs.identifiers import new_id
 from jobs.records import AuditEntry
@@ -41,16 +42,26 @@ def note(
         project: whose thing it is, where that is not the caller's.
         detail: what else is worth knowing; no secrets.
     """
-    tx.connection.execute(
-        insert(audit).values(
-            id=new_id("audit"),
-            project=project or caller.project,
-            key_id=caller.key_id,
-            actor=caller.name,
-            action=action,
-            target=target,
-            detail=storable(detail),
-        )
+    tx.connection.execute(entry(caller, action, target, project=project, detail=detail))
+
+
+def entry(
+    caller: Actor,
+    action: str,
+    target: str,
+    *,
+    project: str | None = None,
+    detail: Mapping[str, Any],
+) -> Insert:
+    """Return the statement by which `note` writes down what a caller does."""
+    return insert(audit).values(
+        id=new_id("audit"),
+        project=project or caller.project,
+        key_id=caller.key_id,
+        actor=caller.name,
+        action=action,
+        target=target,
+        detail=storable(detail),
     )
 
 

@@ -6,7 +6,22 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sqlalchemy import Float, and_, case, cast, extract, func, select
+from sqlalchemy import (
+    CompoundSelect,
+    Float,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    extract,
+    func,
+    literal,
+    null,
+    select,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from jobs.records import Job
 from jobs.states import LEASED, State
@@ -74,8 +89,7 @@ def start_estimates(tx: Transaction, positions: Mapping[str, int]) -> dict[str, 
     """
     if not positions:
         return {}
-    slots = _slots(tx)
-    pauses = _pauses(tx, positions)
+    slots, pauses = _outlook(tx, list(positions))
     waits = {job_id: slots.wait(position) for job_id, position in positions.items()}
     return {
         job_id: max(wait, pauses.get(job_id, 0.0))
@@ -84,30 +98,15 @@ def start_estimates(tx: Transaction, positions: Mapping[str, int]) -> dict[str, 
     }
 
 
-def _slots(tx: Transaction) -> Slots:
-    now = func.now()
-    eta = cast(jobs.c.progress["eta_seconds"].astext, Float)
-    since_told = _seconds(now - jobs.c.updated_at)
-    running = tx.connection.execute(
-        select(
-            case((jobs.c.phase == "training", func.greatest(eta - since_told, 0.0))),
-            _seconds(now - attempts.c.started_at),
-        )
-        .join(
-            attempts,
-            and_(attempts.c.job_id == jobs.c.id, attempts.c.number == jobs.c.attempt),
-        )
-        .where(jobs.c.state.in_(LEASED))
-    ).all()
-    recent = tx.connection.execute(
-        select(_seconds(jobs.c.finished_at - jobs.c.started_at))
-        .where(jobs.c.finished_at.is_not(None), jobs.c.started_at.is_not(None))
-        .order_by(jobs.c.finished_at.desc())
-        .limit(_NUM_RECENT)
-    ).scalars()
-    durations = [duration for duration in recent if duration is not None]
+def _outlook(tx: Transaction, job_ids: list[str]) -> tuple[Slots, dict[str, float]]:
+    """Return what all slots are busy with, and how long jobs that are to be tried again wait."""
+    rows = tx.connection.execute(_OUTLOOK, {"job_ids": job_ids}).all()
+    durations = [one for kind, _, one, _ in rows if kind == "ended" and one is not None]
     usual = median(durations) if durations else None
-    return Slots(tuple(_left(eta, taken, usual) for eta, taken in running), usual)
+    slots = Slots(
+        tuple(_left(eta, taken, usual) for kind, _, eta, taken in rows if kind == "running"), usual
+    )
+    return slots, {job_id: one for kind, job_id, one, _ in rows if kind == "pausing"}
 
 
 def _left(eta: float | None, taken: float, usual: float | None) -> float | None:
@@ -117,15 +116,41 @@ def _left(eta: float | None, taken: float, usual: float | None) -> float | None:
     return None if usual is None else max(0.0, usual - taken)
 
 
-def _pauses(tx: Transaction, positions: Mapping[str, int]) -> dict[str, float]:
-    """Return how long jobs that are to be tried again have to wait for that."""
-    rows = tx.connection.execute(
-        select(jobs.c.id, _seconds(jobs.c.queued_at - func.now())).where(
-            jobs.c.id.in_(list(positions))
-        )
-    )
-    return {job_id: seconds for job_id, seconds in rows if seconds > 0}
-
-
 def _seconds(interval: Any) -> Any:
     return cast(extract("epoch", interval), Float)
+
+
+def _make_outlook() -> CompoundSelect[Any]:
+    """Return what `_outlook` asks, in one statement: rows of a kind, an id and two figures."""
+    now = func.now()
+    eta = cast(jobs.c.progress["eta_seconds"].astext, Float)
+    left = func.greatest(eta - _seconds(now - jobs.c.updated_at), 0.0)
+    running = (
+        select(
+            literal("running"),
+            jobs.c.id,
+            case((jobs.c.phase == "training", left)),
+            _seconds(now - attempts.c.started_at),
+        )
+        .join(
+            attempts,
+            and_(attempts.c.job_id == jobs.c.id, attempts.c.number == jobs.c.attempt),
+        )
+        .where(jobs.c.state.in_(LEASED))
+    )
+    none = cast(null(), Float)
+    duration = _seconds(jobs.c.finished_at - jobs.c.started_at)
+    ended = (
+        select(literal("ended"), jobs.c.id, duration, none)
+        .where(jobs.c.finished_at.is_not(None), jobs.c.started_at.is_not(None))
+        .order_by(jobs.c.finished_at.desc())
+        .limit(_NUM_RECENT)
+        .subquery()
+    )
+    pausing = select(literal("pausing"), jobs.c.id, _seconds(jobs.c.queued_at - now), none).where(
+        jobs.c.id == func.any(bindparam("job_ids", type_=ARRAY(Text))), jobs.c.queued_at > now
+    )
+    return union_all(running, select(ended), pausing)
+
+
+_OUTLOOK = _make_outlook()

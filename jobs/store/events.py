@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, insert, select, update
+from sqlalchemy import CTE, Insert, Select, bindparam, func, insert, literal, select, update
 
 from jobs.records import StoredEvent
 from jobs.states import LEASED
@@ -72,6 +72,19 @@ def append(
     tx.connection.execute(insert(events), [_values(event) for event in stored])
     tx.events.extend(stored)
     return stored
+
+
+def first(new: CTE, kind: EventType, *, data: str) -> Insert:
+    """Return the statement that keeps the first event of a job, a row that `new` inserts.
+
+    Args:
+        new: the statement that inserts the job.
+        kind: of the event.
+        data: name of the parameter that holds the event's data.
+    """
+    columns = ["job_id", "id", "type", "data"]
+    values = (literal(1), literal(kind.value), bindparam(data, type_=events.c.data.type))
+    return insert(events).from_select(columns, select(new.c.id, *values))
 
 
 def read(tx: Transaction, job_id: str, *, after: int, limit: int) -> list[StoredEvent]:

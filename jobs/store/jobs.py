@@ -1,20 +1,34 @@
 """Jobs as their owners see them: create, get, cancel, pause, resume."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, delete, func, insert, select, update
+from sqlalchemy import Insert, RowMapping, Select, bindparam, delete, func, insert, select, update
 
 from jobs.identifiers import new_id
-from jobs.records import Job
+from jobs.records import Job, StoredEvent
 from jobs.states import FINAL, LEASED, State, sources_of
 from jobs.store import datasets, deliveries, events, quotas
+from jobs.store.customs import Customs, customs_of
 from jobs.store.events import NewEvent
 from jobs.tables import job_labels, jobs
 from jobs.transaction import Transaction
 from trainer_core.errors import IllegalTransition, JobNotFound
 from trainer_core.events import EventType
 from trainer_core.spec import JobSpec, Scheme, parse_data_reference, parse_model_reference
+
+_CREATED = (
+    "id", "project", "sweep_id", "parent_id", "name", "notes", "task", "model", "spec",
+    "dataset_ids", "labels", "priority", "state", "max_attempts", "last_event_id",
+)  # fmt: skip
+_NEW = (
+    insert(jobs)
+    .values({name: bindparam(f"new_{name}", type_=jobs.c[name].type) for name in _CREATED})
+    .returning(jobs)
+    .cte("new")
+)
+# Made once: to put it together costs more than to run it.
+_KEEP = select(_NEW).add_cte(events.first(_NEW, EventType.STATE, data="said").cte("said"))
 
 
 def create(
@@ -26,8 +40,14 @@ def create(
     parent_id: str | None = None,
     notes: str | None = None,
     sweep_id: str | None = None,
+    job_id: str | None = None,
+    customs: Customs | None = None,
+    are_held: bool = False,
+    beside: Sequence[Insert] = (),
 ) -> Job:
     """Keep a new job, queued; its bell is rung after the commit.
+
+    Job, first event and what is to be kept beside are one statement: each costs a round trip.
 
     Args:
         tx: the transaction.
@@ -37,39 +57,51 @@ def create(
         parent_id: the job of the same project that it was made from.
         notes: what its owner says about it.
         sweep_id: the sweep of which it is a trial.
+        job_id: its id, where the caller needs it before.
+        customs: what there is in its project, where the caller has asked.
+        are_held: the caller holds its data sets.
+        beside: rows to insert with it.
 
     Raises:
         QuotaExceeded: its project may have no more.
     """
-    quotas.check_job(tx, project)
+    customs = customs or customs_of(tx, project)
+    if customs.has_quotas:
+        quotas.check_job(tx, project)
     references = [parse_data_reference(source) for source in spec.data.references().values()]
     dataset_ids = sorted({r.name for r in references if r.scheme is Scheme.DATASET})
-    datasets.hold(tx, dataset_ids)
+    if not are_held:
+        datasets.hold(tx, dataset_ids)
     _hold_base(tx, spec.model)
+    said = {"state": State.QUEUED, "attempt": 0, "reason": "submitted"}
+    values = {
+        "id": job_id or new_id("job"),
+        "project": project,
+        "sweep_id": sweep_id,
+        "parent_id": parent_id,
+        "name": spec.name,
+        "notes": notes,
+        "task": spec.task,
+        "model": spec.model,
+        "spec": spec.model_dump(mode="json"),
+        "dataset_ids": dataset_ids,
+        "labels": spec.labels,
+        "priority": spec.resources.priority,
+        "state": State.QUEUED,
+        "max_attempts": max_attempts,
+        "last_event_id": 1,
+    }
+    ctes = [one.cte(f"beside_{number}") for number, one in enumerate(beside)]
     row = tx.connection.execute(
-        insert(jobs)
-        .values(
-            id=new_id("job"),
-            project=project,
-            sweep_id=sweep_id,
-            parent_id=parent_id,
-            name=spec.name,
-            notes=notes,
-            task=spec.task,
-            model=spec.model,
-            spec=spec.model_dump(mode="json"),
-            dataset_ids=dataset_ids,
-            labels=spec.labels,
-            priority=spec.resources.priority,
-            state=State.QUEUED,
-            max_attempts=max_attempts,
-        )
-        .returning(jobs)
+        _KEEP.add_cte(*ctes),
+        {f"new_{name}": value for name, value in values.items()} | {"said": said},
     ).one()
     job = job_of(row._mapping)
+    tx.events.append(StoredEvent(job.id, 1, None, job.created_at, EventType.STATE.value, said))
     if job.labels:
         keep_labels(tx, job)
-    say_state(tx, job, reason="submitted")
+    if customs.has_webhooks:
+        deliveries.announce(tx, job)
     tx.bells.append(job.id)
     return job
 

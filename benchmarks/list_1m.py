@@ -1,0 +1,142 @@
+"""A page of `GET /jobs` among 1,000,000 jobs and among 1,000, by each filter; the worst counts.
+
+The queue is as long in both, since a page tells places in it.
+"""
+
+import statistics
+import time
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from sqlalchemy import Connection, text
+
+from benchmarks import harness
+from benchmarks.http_load import load, request, servers, service
+from jobs.database import make_engine
+from jobs.identifiers import first_id
+
+NUM_SMALL = 1_000
+NUM_LARGE = 1_000_000
+_NUM_REQUESTS = 40
+_NUM_BUCKETS = 1_000  # moments at which jobs were made, an hour apart
+_HOUR = 3600
+
+_INSERT = text("""
+INSERT INTO jobs (id, project, parent_id, name, task, model, spec, dataset_ids, labels, state,
+    max_attempts, started_at, finished_at, created_at, queued_at, updated_at)
+SELECT prefix || lpad(n::text, 16, '0'), 'default',
+    CASE WHEN n % 50 = 2 THEN first_value(prefix || lpad(n::text, 16, '0')) OVER (ORDER BY n) END,
+    'job ' || n, (ARRAY['text-classification', 'causal-lm'])[n % 2 + 1],
+    'hub:org/model-' || n % 10, :spec, ARRAY['ds_0'], '{"team": "a"}',
+    CASE WHEN n % 1000 < 100 AND n <= :num_small THEN 'queued'
+        ELSE (ARRAY['succeeded', 'failed', 'cancelled'])[n % 3 + 1] END,
+    3, at, at, at, at, at
+FROM generate_series(CAST(:first AS bigint), CAST(:last AS bigint)) AS n
+JOIN buckets ON bucket = n % :num_buckets
+""")
+_LABELS = text("""
+INSERT INTO job_labels (project, key, value, job_id)
+SELECT 'default', 'team', (ARRAY['a', 'b', 'c', 'd'])[right(id, 4)::int % 4 + 1], id FROM jobs
+ON CONFLICT DO NOTHING
+""")
+_SPEC = '{"task": "causal-lm", "resources": {"gpus": "auto"}}'
+
+
+def run(num_runs: int) -> list[dict[str, Any]]:
+    """Return the result of the bench; the jobs are made once, however many runs are asked for."""
+    with servers(durable=False) as settings, service(settings) as (port, _):
+        engine = make_engine(settings["LUTHIER_DATABASE_URL"])
+        _fill(engine.connect(), first=1, last=NUM_SMALL)
+        queries = _queries(engine.connect())
+        small = [_measure(queries, port=port) for _ in range(num_runs)]
+        _fill(engine.connect(), first=NUM_SMALL + 1, last=NUM_LARGE)
+        large = [_measure(queries, port=port) for _ in range(num_runs)]
+        engine.dispose()
+    found = {
+        name: {
+            "small_ms": statistics.median(one[name] for one in small),
+            "large_ms": statistics.median(one[name] for one in large),
+        }
+        for name in queries
+    }
+    ratios = {name: one["small_ms"] / one["large_ms"] for name, one in found.items()}
+    worst = min(ratios, key=lambda name: ratios[name])
+    return [
+        {
+            "name": "list_1m",
+            "ours": found[worst]["large_ms"],
+            "peer": found[worst]["small_ms"],
+            "ratio": ratios[worst],
+            "unit": f"ms a page of 20 of {NUM_LARGE:,} jobs over {NUM_SMALL:,}, worst: {worst}",
+            "quality_ours": ratios,
+            "quality_peer": None,
+            "runs": [found],
+            "machine": harness.machine(),
+        }
+    ]
+
+
+def _fill(connection: Connection, *, first: int, last: int) -> None:
+    start = time.time() - _NUM_BUCKETS * _HOUR
+    with connection, connection.begin():
+        connection.execute(
+            text("CREATE TEMPORARY TABLE buckets (bucket int, prefix text, at timestamptz)")
+        )
+        moments = [(number, start + number * _HOUR) for number in range(_NUM_BUCKETS)]
+        connection.execute(
+            text("INSERT INTO buckets VALUES (:bucket, :prefix, :at)"),
+            [
+                {
+                    "bucket": number,
+                    "prefix": first_id("job", at)[:14],  # the part that holds the time
+                    "at": datetime.fromtimestamp(at, UTC),
+                }
+                for number, at in moments
+            ],
+        )
+        connection.execute(
+            _INSERT,
+            {
+                "first": first,
+                "last": last,
+                "spec": _SPEC,
+                "num_small": NUM_SMALL,
+                "num_buckets": _NUM_BUCKETS,
+            },
+        )
+        connection.execute(_LABELS)
+        connection.execute(text("DROP TABLE buckets"))
+        connection.execute(text("ANALYZE"))
+
+
+def _queries(connection: Connection) -> dict[str, str]:
+    """Return the query of each filter; of the cursor, from the middle of the list."""
+    with connection:
+        parent = connection.execute(text("SELECT max(parent_id) FROM jobs")).scalar_one()
+        middle = connection.execute(
+            text("SELECT id, created_at FROM jobs ORDER BY id OFFSET 500 LIMIT 1")
+        ).one()
+    filters = {
+        "none": {},
+        "state": {"state": "failed"},
+        "task": {"task": "causal-lm"},
+        "label": {"label": "team=b"},
+        "model": {"model": "hub:org/model-3"},
+        "time": {"created_before": middle.created_at.isoformat()},
+        "parent": {"parent": parent},
+        "cursor": {"after": middle.id},
+        "state, task and label": {"state": "failed", "task": "causal-lm", "label": "team=b"},
+    }
+    return {name: f"/jobs?{urlencode(query)}" for name, query in filters.items()}
+
+
+def _measure(queries: dict[str, str], *, port: int) -> dict[str, float]:
+    """Return the median of milliseconds of a page, by filter."""
+    found = {}
+    for name, path in queries.items():
+        requests = [request("GET", path, port=port)] * _NUM_REQUESTS
+        load(requests[:5], port=port, num_connections=1, status=200)
+        _, each = load(requests, port=port, num_connections=1, status=200)
+        found[name] = 1000 * statistics.median(each)
+    return found
