@@ -40,6 +40,10 @@ INSERT INTO job_labels (project, key, value, job_id)
 SELECT 'default', 'team', (ARRAY['a', 'b', 'c', 'd'])[right(id, 4)::int % 4 + 1], id FROM jobs
 ON CONFLICT DO NOTHING
 """)
+_INDEXES = text("""
+SELECT indexname, indexdef FROM pg_indexes
+WHERE tablename IN ('jobs', 'job_labels') AND indexname NOT LIKE 'pk_%'
+""")
 _SPEC = '{"task": "causal-lm", "resources": {"gpus": "auto"}}'
 
 
@@ -78,6 +82,7 @@ def run(num_runs: int) -> list[dict[str, Any]]:
 
 
 def _fill(connection: Connection, *, first: int, last: int) -> None:
+    """Make jobs of so many numbers."""
     start = time.time() - _NUM_BUCKETS * _HOUR
     with connection, connection.begin():
         connection.execute(
@@ -95,6 +100,9 @@ def _fill(connection: Connection, *, first: int, last: int) -> None:
                 for number, at in moments
             ],
         )
+        indexes = connection.execute(_INDEXES).all()
+        for name, _ in indexes:
+            connection.execute(text(f'DROP INDEX "{name}"'))
         connection.execute(
             _INSERT,
             {
@@ -106,6 +114,8 @@ def _fill(connection: Connection, *, first: int, last: int) -> None:
             },
         )
         connection.execute(_LABELS)
+        for _, definition in indexes:  # all at once: ten times quicker
+            connection.execute(text(definition))
         connection.execute(text("DROP TABLE buckets"))
         connection.execute(text("ANALYZE"))
 
