@@ -1,32 +1,26 @@
 """The engine and the migrations."""
 
-import time
 from importlib.resources import files
 
-import psycopg
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import InvalidatePoolError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import Engine, create_engine, text
 
 _IDLE_MILLISECONDS = 10_000
-_IDLE_SECONDS = 0.5
 _LOCK = 4_817_023_551  # an arbitrary number that only Luthier's migrations lock
 
 
 def make_engine(url: str) -> Engine:
-    """Return an engine whose connections are checked before use if they were idle: servers restart.
+    """Return an engine whose connections are checked before use: servers restart.
 
-    One that was used a moment ago is not asked again; a round trip a request is a price. A process
-    that is frozen in the midst of a transaction loses it, and with it the locks on its job: nobody
-    could take the job over else, however long ago its lease ran out.
+    A process that is frozen in the midst of a transaction loses it, and with it the locks on its
+    job: nobody could take the job over else, however long ago its lease ran out.
     """
-    engine = create_engine(
+    return create_engine(
         url,
         pool_size=10,
         max_overflow=20,
+        pool_pre_ping=True,
         hide_parameters=True,  # errors are logged, and values are the users'
         connect_args={
             "connect_timeout": 5,
@@ -35,27 +29,6 @@ def make_engine(url: str) -> Engine:
             "options": f"-c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}",
         },
     )
-    _check_idle(engine)
-    return engine
-
-
-def _check_idle(engine: Engine) -> None:
-    """Let the pool replace connections that were idle and do not answer any more."""
-
-    def note(connection: object, record: ConnectionPoolEntry) -> None:  # noqa: ARG001
-        record.info["used_at"] = time.monotonic()
-
-    def check(connection: DBAPIConnection, record: ConnectionPoolEntry, proxy: object) -> None:  # noqa: ARG001
-        if time.monotonic() - record.info["used_at"] < _IDLE_SECONDS:
-            return
-        try:
-            engine.dialect.do_ping(connection)
-        except psycopg.OperationalError as error:
-            raise InvalidatePoolError from error  # all that are as old: the server was restarted
-
-    event.listen(engine, "connect", note)
-    event.listen(engine, "checkin", note)
-    event.listen(engine, "checkout", check)
 
 
 def migration_config(url: str) -> Config:

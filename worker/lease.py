@@ -90,7 +90,10 @@ class Lease:
             self.check()
             try:
                 return write()
-            except OperationalError as error:
+            except DBAPIError as error:
+                is_out_of_reach = isinstance(error, OperationalError)
+                if not (is_out_of_reach or error.connection_invalidated):
+                    raise
                 _log.warning("the database is out of reach, trying again: %s", error.orig)
                 time.sleep(1)
 

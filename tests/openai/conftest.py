@@ -158,6 +158,7 @@ def facade(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         settings = load_settings(
             home=folder / "home",
             database_url=database_url,
+            auth="none",
             redis_url=servers.redis_url,
             port=0,
             sweep_seconds=NEVER,
