@@ -35,12 +35,26 @@ def door(service_settings: Settings, backends: Backends) -> Iterator[Door]:
 
 @pytest.fixture
 def operations(service_settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """Every route of the document: name -> method, path, operation."""
+    """Every route of the document but OpenAI's: name -> method, path, operation."""
     return {
         operation["operationId"]: (method.upper(), path, operation)
         for path, item in create_app(service_settings).openapi()["paths"].items()
         for method, operation in item.items()
+        if not path.startswith("/v1/")
     }
+
+
+def test_without_a_key_openais_routes_answer_401_in_their_form(
+    door: Door, service_settings: Settings
+) -> None:
+    paths = create_app(service_settings).openapi()["paths"]
+    routes = [(method, path) for path in paths if path[:4] == "/v1/" for method in paths[path]]
+    assert len(routes) > 25
+    with httpx.Client(base_url=door.url, timeout=30) as stranger:
+        for method, path in routes:
+            answer = stranger.request(method, path.replace("{", "").replace("}", ""), json={})
+            assert answer.status_code == 401, (method, path)
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
 class Victim:
@@ -70,6 +84,7 @@ class Victim:
             "name": "canary-model",
             "path": "canary.json",
             "task": "text-classification",
+            "sweep_id": "sweep_0123456789",
         }
         return path.format_map(own)  # a parameter that is missing here has to be added
 

@@ -76,8 +76,9 @@ def test_flood_of_one_key_costs_the_database_next_to_nothing(door: Door) -> None
     assert found[200] + found[429] == 500
     assert 40 <= found[200] <= 40 + 20 * seconds + 1
     # The key is read each two seconds, and its bucket each half a second; three queries more for
-    # each of the four draws of ten tokens that it began with.
-    assert statements.total() <= 5 * seconds + 20, statements
+    # each of the four draws of ten tokens that it began with. Webhooks and sweeps are looked for
+    # meanwhile, whoever asks, and each connection is checked before it is used.
+    assert statements.total() <= 18 * seconds + 20, statements
 
 
 def test_all_processes_together_keep_to_one_limit(door: Door) -> None:
