@@ -22,7 +22,8 @@ within the cap, no process left over, no half-made file (`tests/drills/invariant
 was disturbed has to end with the same weights, to the last bit, as one that was not.
 
 `make drills` runs all of it and writes this page; nothing here is edited by hand. `make test` runs
-one trial of most rows, and a second where one fails. `.venv/bin/python -m tests.drills K1 --seed 7` repeats one row. *N* is what
+one trial of most rows, and a second where one fails.
+`.venv/bin/python -m tests.drills K1 --seed 7` repeats one row. *N* is what
 was really run, of the unit beside it; where the plan asks for more, the end of the line says so.
 *worst* is the longest time that counts: to recover where the row has a limit, else of the whole
 trial. The lease is 3 seconds here, where a service has 30, so that many can be lost in an hour.
