@@ -19,10 +19,11 @@ class Customs:
 
 def customs_of(tx: Transaction, project: str) -> Customs:
     """Return what a project has, in one statement."""
-    return Customs(*tx.connection.execute(_CUSTOMS, {"wanted": project}).one())
+    row = tx.connection.execute(_CUSTOMS, {"wanted": project}).one()
+    return Customs(has_secrets=row[0], has_quotas=row[1], has_webhooks=row[2])
 
 
-def _make_customs() -> Select[tuple[bool, bool, bool]]:
+def _make_customs() -> Select[bool, bool, bool]:
     project = bindparam("wanted", type_=Text)
     limits = (
         projects.c.max_queued_jobs,

@@ -68,29 +68,19 @@ def create(
     customs = customs or customs_of(tx, project)
     if customs.has_quotas:
         quotas.check_job(tx, project)
-    references = [parse_data_reference(source) for source in spec.data.references().values()]
-    dataset_ids = sorted({r.name for r in references if r.scheme is Scheme.DATASET})
+    values = _new_values(spec)
     if not are_held:
-        datasets.hold(tx, dataset_ids)
+        datasets.hold(tx, values["dataset_ids"])
     _hold_base(tx, spec.model)
-    said = {"state": State.QUEUED, "attempt": 0, "reason": "submitted"}
-    values = {
+    values |= {
         "id": job_id or new_id("job"),
         "project": project,
         "sweep_id": sweep_id,
         "parent_id": parent_id,
-        "name": spec.name,
         "notes": notes,
-        "task": spec.task,
-        "model": spec.model,
-        "spec": spec.model_dump(mode="json"),
-        "dataset_ids": dataset_ids,
-        "labels": spec.labels,
-        "priority": spec.resources.priority,
-        "state": State.QUEUED,
         "max_attempts": max_attempts,
-        "last_event_id": 1,
     }
+    said = {"state": State.QUEUED, "attempt": 0, "reason": "submitted"}
     ctes = [one.cte(f"beside_{number}") for number, one in enumerate(beside)]
     row = tx.connection.execute(
         _KEEP.add_cte(*ctes),
@@ -104,6 +94,22 @@ def create(
         deliveries.announce(tx, job)
     tx.bells.append(job.id)
     return job
+
+
+def _new_values(spec: JobSpec) -> dict[str, Any]:
+    """Return the columns of a new job that its spec and its state decide."""
+    references = [parse_data_reference(source) for source in spec.data.references().values()]
+    return {
+        "name": spec.name,
+        "task": spec.task,
+        "model": spec.model,
+        "spec": spec.model_dump(mode="json"),
+        "dataset_ids": sorted({r.name for r in references if r.scheme is Scheme.DATASET}),
+        "labels": spec.labels,
+        "priority": spec.resources.priority,
+        "state": State.QUEUED,
+        "last_event_id": 1,
+    }
 
 
 def keep_labels(tx: Transaction, job: Job) -> None:
