@@ -7,6 +7,7 @@ from alembic.config import Config
 from sqlalchemy import Engine, create_engine, text
 
 _IDLE_MILLISECONDS = 10_000
+_LOCK_MILLISECONDS = 5_000
 _LOCK = 4_817_023_551  # an arbitrary number that only Luthier's migrations lock
 
 
@@ -14,9 +15,10 @@ def make_engine(url: str) -> Engine:
     """Return an engine whose connections are checked before use: servers restart.
 
     A process that is frozen in the midst of a transaction loses it, and with it the locks on its
-    job: nobody could take the job over else, however long ago its lease ran out.
+    job: nobody could take the job over else, however long ago its lease ran out. Until then
+    whoever waits for them is told so, soon.
     """
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=10,
         max_overflow=20,
@@ -26,9 +28,16 @@ def make_engine(url: str) -> Engine:
             "connect_timeout": 5,
             "tcp_user_timeout": 10_000,  # milliseconds: a peer that vanished is an error, soon
             "application_name": "luthier",
-            "options": f"-c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}",
+            "options": (
+                f"-c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS} "
+                f"-c lock_timeout={_LOCK_MILLISECONDS}"
+            ),
         },
     )
+    # Many rows are one statement. The driver's own way is a pipeline, whose last message, a flush,
+    # has PostgreSQL stop the clock of an idle transaction: one frozen then is never ended.
+    engine.dialect.use_insertmanyvalues_wo_returning = True
+    return engine
 
 
 def migration_config(url: str) -> Config:
@@ -45,6 +54,7 @@ def migrate(url: str) -> None:
     with engine.connect() as connection:
         # Without a transaction, which would be idle for as long as the migrations take.
         connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(text("SET lock_timeout = 0"))  # others' migrations are waited for
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
         try:
             config = migration_config(url)
