@@ -34,15 +34,14 @@ def drills(work: Work) -> list[Drill]:
         Drill("B6", "Valkey full, or read-only", "accepted, not ready, then runs", trials.b6, 20),
         Drill(
             "B8", "a PostgreSQL backend killed in its work", "nothing broken", trials.b8,
-            200, quick=0, unit="kills", per_trial=_KILLS,
+            200, unit="kills", per_trial=_KILLS,
         ),
         Drill(
             "B10", "PostgreSQL's disk full", "503 or 507, then recovers", trials.b10, 10,
             obstacle=obstacle_to_mounting(),
         ),
         Drill(
-            "B13", "worker cut off from PostgreSQL alone", "stops within its lease", trials.b13, 30,
-            quick=0,
+            "B13", "worker cut off from PostgreSQL alone", "stops within its lease", trials.b13, 30
         ),
     ]  # fmt: skip
 
