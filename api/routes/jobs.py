@@ -19,7 +19,7 @@ from api.reading import Readers, RowReaders
 from api.reports import Validation
 from api.routes.validation import validated
 from api.schemas import Job
-from api.showing import shown
+from api.showing import shown, shown_new
 from jobs import submission
 from jobs.backends import Backends
 from jobs.identifiers import new_id
@@ -248,7 +248,7 @@ def _create(
             are_held=only_if_checked,
             beside=[audit.entry(caller, "job.create", job_id, detail=detail)],
         )
-        return once.answer(tx, shown(tx, job), location=f"/jobs/{job.id}")
+        return once.answer(tx, shown_new(tx, job), location=f"/jobs/{job.id}")
 
 
 def _get(service: Backends, caller: Caller, job_id: str) -> StoredJob:

@@ -30,6 +30,7 @@ from jobs.tables import attempts, jobs
 from jobs.transaction import Transaction
 
 MAX_POSITION = 1000  # counting costs as much as there is ahead
+NEAR_POSITION = 100  # as far as a submission looks, which is to be quick however long the queue
 _NUM_RECENT = 50  # ended jobs by which the next ones are judged
 
 
@@ -62,13 +63,19 @@ class Slots:
         return known[0]
 
 
-def places(tx: Transaction, found: Sequence[Job]) -> dict[str, Place]:
-    """Return the place of each of these jobs, asked in one statement."""
+def places(tx: Transaction, found: Sequence[Job], *, most: int = MAX_POSITION) -> dict[str, Place]:
+    """Return the place of each of these jobs, asked in one statement.
+
+    Args:
+        tx: the transaction.
+        found: the jobs.
+        most: the last place that is told.
+    """
     known = {job.id: Place() for job in found}
     queued = [job.id for job in found if job.state is State.QUEUED]
     if not queued:
         return known
-    rows = tx.connection.execute(_OUTLOOK, {"ids": queued, "most": MAX_POSITION}).all()
+    rows = tx.connection.execute(_OUTLOOK, {"ids": queued, "most": most}).all()
     durations = [one for kind, _, one, _ in rows if kind == "ended" and one is not None]
     usual = median(durations) if durations else None
     slots = Slots(
