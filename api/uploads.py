@@ -29,7 +29,7 @@ MAX_NAME_CHARACTERS = 255
 
 _MAX_FORM_BYTES = 1 << 16  # of what surrounds the file: boundaries, headers and other fields
 _MAX_TEXT_BYTES = 1 << 10  # of another field
-_WRITE_BYTES = 4 << 20  # two of these are in memory: one comes in, one is written
+_WRITE_BYTES = 2 << 20  # two of these are in memory: one comes in, one is written
 _STALE_SECONDS = 86_400
 
 
@@ -111,6 +111,8 @@ class _Form:
         self._name = name
         self._known = frozenset(texts)
         self._has_file = self._is_ended = False
+        self._chunk = b""  # in hand
+        self._is_inside = False  # the chunk ended in the file, and not in what may be a boundary
         self._field = bytearray()  # a header
         self._value = bytearray()
         self._disposition = ""
@@ -132,7 +134,13 @@ class _Form:
 
     def write(self, chunk: bytes) -> int:
         """Take bytes of the body, and return how many bytes of the file came with them."""
+        # A boundary begins with CR LF. Looking for one byte is five times quicker than for it all.
+        if self._is_inside and b"\r" not in chunk:
+            self.pieces.append(chunk)
+            self.num_waiting += len(chunk)
+            return len(chunk)
         before = self.num_waiting
+        self._chunk, self._is_inside = chunk, False
         try:
             self._parser.write(chunk)
         except FormParserError as error:
@@ -195,6 +203,7 @@ class _Form:
         if self._text_name is None:
             self.pieces.append(data[start:end])  # a chunk that is all file is not copied
             self.num_waiting += end - start
+            self._is_inside = data is self._chunk and end == len(data)
             return
         self._text += data[start:end]
         if len(self._text) > _MAX_TEXT_BYTES:
