@@ -18,7 +18,7 @@ from jobs.identifiers import first_id
 
 NUM_SMALL = 1_000
 NUM_LARGE = 1_000_000
-_NUM_REQUESTS = 40
+_NUM_REQUESTS = 20
 _NUM_WARM = 5
 _NUM_BUCKETS = 1_000  # moments at which jobs were made, an hour apart
 _HOUR = 3600
@@ -111,6 +111,7 @@ def _fill(connection: Connection, *, first: int, last: int) -> None:
         ],
     )
     indexes = connection.execute(_INDEXES).all()
+    connection.execute(text("SET maintenance_work_mem = '512MB'"))
     for name, _ in indexes:
         connection.execute(text(f'DROP INDEX "{name}"'))
     connection.execute(
