@@ -9,11 +9,7 @@ import pytest
 from tests.training.tiny import COLOURS, WORDS, carry_out, events_of, make_run, save_encoder
 from trainer_core.run_directory import Result
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
-    pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler"),
-]
+pytestmark = pytest.mark.slow
 
 NUM_STEPS = 4
 
@@ -30,11 +26,14 @@ def _losses(folder: Path, encoder: Path, **training: Any) -> list[float]:
         "data": {"eval": None},
     }
     directory = make_run(folder, model=encoder, rows=ROWS[:32], spec=spec)
-    assert carry_out(directory).result is Result.SUCCEEDED
+    outcome = carry_out(directory)
+    assert outcome.result is Result.SUCCEEDED, outcome.error
     metrics = [line.data for line in events_of(directory, "metrics")]
     return [one["metrics"]["loss"] for one in metrics if one["split"] == "train"]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_model_takes_the_same_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -44,3 +43,16 @@ def test_a_compiled_model_takes_the_same_steps(
     compiled = _losses(tmp_path / "compiled", encoder, compile=True)
     assert len(eager) == NUM_STEPS
     assert compiled == pytest.approx(eager, rel=1e-4)
+
+
+def test_a_worker_without_a_compiler_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    encoder = save_encoder(tmp_path / "encoder")
+    spec = {"task": "text-classification", "training": {"compile": True, "max_steps": 1}}
+    outcome = carry_out(make_run(tmp_path / "run", model=encoder, rows=ROWS, spec=spec))
+    assert outcome.error is not None
+    assert outcome.error.code == "invalid_spec"
+    assert outcome.error.param == "/training/compile"
+    assert "no-such-compiler" in outcome.error.message
