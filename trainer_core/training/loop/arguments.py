@@ -4,6 +4,7 @@ import importlib.util
 import math
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -269,10 +270,11 @@ def _silence() -> dict[str, Any]:
 
 
 def _check_compiler(training: TrainingSpec) -> None:
-    compiler = os.environ.get("CXX", "g++")  # as torch looks for it
+    named = "clang++" if sys.platform == "darwin" else "g++"  # as torch looks for it
+    compiler = os.environ.get("CXX", named)
     if training.compile and shutil.which(compiler) is None:
         problem = f"torch.compile needs a C++ compiler, and this worker has no '{compiler}'"
-        hint = "Leave it off, or install g++ on the worker (or set CXX to a compiler)."
+        hint = f"Leave it off, or install {named} on the worker (or set CXX to a compiler)."
         raise InvalidSpec([FieldProblem("/training/compile", problem, hint)])
 
 
