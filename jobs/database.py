@@ -5,13 +5,22 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from psycopg import Connection
 from psycopg.pq import ExecStatus
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import InvalidatePoolError
 
+from trainer_core.errors import InvalidSetting
+
 _IDLE_MILLISECONDS = 10_000
 _LOCK = 4_817_023_551  # an arbitrary number that only Luthier's migrations lock
+_CONNECT = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 10_000,  # milliseconds: a peer that vanished is an error, soon
+    "application_name": "luthier",
+    "options": f"-c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}",
+}
 
 
 def make_engine(url: str) -> Engine:
@@ -28,12 +37,7 @@ def make_engine(url: str) -> Engine:
         pool_size=10,
         max_overflow=20,
         hide_parameters=True,  # errors are logged, and values are the users'
-        connect_args={
-            "connect_timeout": 5,
-            "tcp_user_timeout": 10_000,  # milliseconds: a peer that vanished is an error, soon
-            "application_name": "luthier",
-            "options": f"-c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}",
-        },
+        connect_args=_CONNECT,
     )
     event.listen(engine, "checkout", _begin)
     return engine
@@ -58,17 +62,28 @@ def migration_config(url: str) -> Config:
 
 
 def migrate(url: str) -> None:
-    """Bring the tables up to date. Several processes may call it at once."""
+    """Bring the tables up to date. Several processes may call it at once.
+
+    Raises:
+        InvalidSetting: a newer version of the service has changed the tables.
+    """
     # Without a transaction, which would be idle for as long as the migrations take.
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
-        try:
-            config = migration_config(url)
-            command.upgrade(config, "head")
-        finally:
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
-    engine.dispose()
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args=_CONNECT)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+            try:
+                command.upgrade(migration_config(url), "head")
+            finally:
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
+    except CommandError as error:  # the only one: the tables' revision is not among ours
+        raise InvalidSetting(
+            f"the database was changed by a newer version of Luthier: {error}.",
+            hint="Run that version, or restore a backup from before it into this database.",
+            param="LUTHIER_DATABASE_URL",
+        ) from error
+    finally:
+        engine.dispose()
 
 
 def is_current(engine: Engine) -> bool:
