@@ -4,7 +4,10 @@ from importlib.resources import files
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Engine, create_engine, text
+
+from trainer_core.errors import InvalidSetting
 
 _IDLE_MILLISECONDS = 10_000
 _LOCK = 4_817_023_551  # an arbitrary number that only Luthier's migrations lock
@@ -40,18 +43,29 @@ def migration_config(url: str) -> Config:
 
 
 def migrate(url: str) -> None:
-    """Bring the tables up to date. Several processes may call it at once."""
+    """Bring the tables up to date. Several processes may call it at once.
+
+    Raises:
+        InvalidSetting: a newer version of the service has changed the tables.
+    """
     engine = make_engine(url)
-    with engine.connect() as connection:
-        # Without a transaction, which would be idle for as long as the migrations take.
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
-        try:
-            config = migration_config(url)
-            command.upgrade(config, "head")
-        finally:
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            # Without a transaction, which would be idle for as long as the migrations take.
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+            try:
+                command.upgrade(migration_config(url), "head")
+            finally:
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
+    except CommandError as error:  # the only one: the tables' revision is not among ours
+        raise InvalidSetting(
+            f"the database was changed by a newer version of Luthier: {error}.",
+            hint="Run that version, or restore a backup from before it into this database.",
+            param="LUTHIER_DATABASE_URL",
+        ) from error
+    finally:
+        engine.dispose()
 
 
 def is_current(engine: Engine) -> bool:
