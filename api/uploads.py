@@ -69,7 +69,7 @@ async def received(
     """
     boundary = _boundary(request)
     check_length(request, limit=max_bytes + _MAX_FORM_BYTES)
-    with _disk_full(), tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
+    with disk_full(), tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
         part = _Form(boundary, name=name, texts=texts)
         num_bytes = num_file_bytes = 0
         async for chunk in request.stream():
@@ -233,7 +233,8 @@ def _move(data: bytearray, file: IO[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _disk_full() -> Iterator[None]:
+def disk_full() -> Iterator[None]:
+    """Raise DiskFull where the file system has no room."""
     try:
         yield
     except OSError as error:

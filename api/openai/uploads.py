@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Annotated
@@ -16,10 +16,11 @@ from api import uploads as forms
 from api.access import Submitter
 from api.bodies import JsonBody
 from api.dependencies import Service
+from api.joining import chunks_of, discard
 from api.keeping import committed
 from api.openai import schemas
 from api.openai.bodies import CompletionOfUpload, UploadBody, parsed
-from api.openai.files import discard, keep_file, remove_file
+from api.openai.files import keep_file, remove_file
 from api.openai.files import shown as shown_file
 from api.openai.naming import seconds
 from api.reading import RowReaders
@@ -171,16 +172,11 @@ def _complete(
 def _joined(service: Backends, parts: Sequence[UploadPart], whole: IO[bytes]) -> str:
     """Write parts one behind the other, and return the MD5 of all."""
     digest = hashlib.md5(usedforsecurity=False)
-    for chunk in _chunks(service, parts):
+    for chunk in chunks_of(service, parts):
         digest.update(chunk)
         whole.write(chunk)
     whole.flush()
     return digest.hexdigest()
-
-
-def _chunks(service: Backends, parts: Sequence[UploadPart]) -> Iterator[bytes]:
-    for part in parts:
-        yield from service.storage.read(part.key, start=0, end=part.size_bytes)
 
 
 def _shown(upload: Upload, *, file: schemas.File | None = None) -> schemas.Upload:

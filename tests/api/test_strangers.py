@@ -88,6 +88,8 @@ def test_stranger_is_answered_by_the_same_queries_as_if_there_were_nothing(
         assert everything(client, victim) == before
         upload = f"/v1/uploads/{victim.ids['upload_id']}"
         assert client.post(f"{upload}/cancel").status_code == 200, "it was not open any more"
+        own = client.get(f"/uploads/{victim.ids['own_upload_id']}").json()
+        assert (own["state"], own["parts"]) == ("pending", [])
     with_ids = {operation.name for operation in operations if "{" in operation.path}
     assert refused == with_ids - SHARED - OWN_NAMES
     assert num_compared > len(refused), "statements were not seen"

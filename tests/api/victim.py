@@ -21,6 +21,8 @@ OWN_NAMES = {"set_secret"}  # a name in the caller's own project, whoever else h
 _STEP = 10
 _RANDOM_DIGITS = 26  # at the end of an id, and of a name that an id is in
 _ENDED = "fine_tuning.job.failed"
+_FILE = {"name": "canary.csv", "size_bytes": 9, "sha256": "0" * 64}
+_PARTS = {"add_openai_upload_part", "put_upload_part"}
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Victim:
             "sweep_id": _made(client, "/sweeps", json=_sweep_of(upload(client)))["id"],
             "file_id": f"file-{dataset_id.removeprefix('ds_')}",
             "upload_id": _made(client, "/v1/uploads", json=file)["id"],
+            "own_upload_id": _made(client, "/uploads", json=_FILE)["id"],
             "model": tuned,
             "checkpoint": checkpoint,
             "permission_id": granted["data"][0]["id"],
@@ -103,6 +106,8 @@ class Victim:
         """Yield what asks for things of this project by one operation, or changes them."""
         values = self.ids | self.names | {"task": "text-classification"}
         name, method = operation.name, operation.method
+        if not operation.is_openais:
+            values |= {"upload_id": self.ids["own_upload_id"], "number": "1"}
         path = operation.path.format_map(values)  # a parameter that is missing has to be added
         yield Asked(name, method, path, self._body(operation))
         if name == "list_events":
@@ -125,7 +130,7 @@ class Victim:
     def _body(self, operation: Operation) -> dict[str, Any]:
         """Return a valid body, which names this project's things wherever it can."""
         if "multipart/form-data" in operation.content:
-            name = "data" if operation.name == "add_openai_upload_part" else "file"
+            name = "data" if operation.name in _PARTS else "file"
             fields = {"purpose": "user_data"} if operation.name == "create_openai_file" else {}
             return {"files": {name: "text,label\nx,a\n"}, "data": fields}
         if "application/json" not in operation.content:
