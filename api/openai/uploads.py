@@ -27,7 +27,7 @@ from api.reading import RowReaders
 from jobs.backends import Backends
 from jobs.identifiers import new_id
 from jobs.records import File, Upload, UploadPart
-from jobs.store import uploads
+from jobs.store import quotas, uploads
 from jobs.transaction import Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec
 
@@ -66,7 +66,10 @@ def create_openai_upload(caller: Submitter, service: Service, body: JsonBody) ->
         "file_expires_seconds": new.expires_after.seconds if new.expires_after else None,
     }
     with service.database.transaction() as tx:
-        return _shown(uploads.create(tx, values))
+        upload = uploads.create(tx, values)
+        announced = uploads.bytes_announced(tx, caller.project)
+        quotas.check_storage(tx, caller.project, num_bytes=announced)
+        return _shown(upload)
 
 
 @router.post(

@@ -65,7 +65,7 @@ class Announcement(SpecModel):
     status_code=201,
     responses={
         200: {"description": "It is begun already.", "model": Upload},
-        **problems.responses(400, 413, 415, 422),
+        **problems.responses(400, 413, 415, 422, 429),
     },
     openapi_extra=openapi.body(
         {
@@ -87,8 +87,10 @@ def begin_upload(caller: Submitter, service: Service, body: JsonBody, response: 
         raise too_large(most)
     values = {**wanted.model_dump(), "name": forms.shown_name(wanted.name)}
     with service.database.transaction() as tx:
-        quotas.check_storage(tx, caller.project, num_bytes=wanted.size_bytes)
         upload, is_new = resumable.begin(tx, project=caller.project, **values)
+        if is_new:
+            announced = uploads.bytes_announced(tx, caller.project)
+            quotas.check_storage(tx, caller.project, num_bytes=announced)
         parts = resumable.parts_of(tx, upload.id)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/uploads/{upload.id}"

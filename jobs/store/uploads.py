@@ -45,9 +45,8 @@ def get_pending(tx: Transaction, upload_id: str, *, project: str) -> Upload:
 
 def checked_open(row: Row[Any]) -> Upload:
     """Return an upload from its row and whether its time is over, or raise IllegalTransition."""
-    *values, is_over = row
-    found = Upload(**dict(zip(uploads.c.keys(), values, strict=True)))
-    if found.state != "pending" or is_over:
+    found = Upload(**{name: row._mapping[name] for name in Upload.__dataclass_fields__})
+    if found.state != "pending" or row.is_over:
         state = "expired" if found.state == "pending" else found.state
         raise IllegalTransition(
             f"upload {found.id} is {state}.", hint="Begin a new one.", detail={"state": state}
@@ -63,6 +62,16 @@ def add_part(tx: Transaction, upload_id: str, *, key: str, size_bytes: int) -> U
         .returning(upload_parts)
     ).one()
     return UploadPart(**row._mapping)
+
+
+def bytes_announced(tx: Transaction, project: str) -> int:
+    """Return how many bytes the open uploads of a project may come to hold."""
+    total = select(func.coalesce(func.sum(uploads.c.size_bytes), 0)).where(
+        uploads.c.project == project,
+        uploads.c.state == "pending",
+        uploads.c.expires_at > func.now(),
+    )
+    return int(tx.connection.execute(total).scalar_one())
 
 
 def size_of_parts(tx: Transaction, upload_id: str) -> int:

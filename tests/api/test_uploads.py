@@ -142,6 +142,16 @@ def test_too_large_a_file_is_refused_before_it_is_sent(client: httpx.Client) -> 
     assert put(client, "upload_0123", 0, b"x").status_code == 422
 
 
+def test_what_is_announced_counts_as_stored(client: httpx.Client) -> None:
+    client.patch("/projects/default", json={"max_storage_bytes": 1000}).raise_for_status()
+    assert begin(client, size_bytes=600).status_code == 201
+    assert begin(client, size_bytes=600).status_code == 200  # the same one
+    refused = begin(client, size_bytes=600, name="other.csv")
+    assert (refused.status_code, refused.json()["quota"]) == (429, "max_storage_bytes")
+    body = {"bytes": 600, "filename": "x", "mime_type": "text/plain", "purpose": "user_data"}
+    assert client.post("/v1/uploads", json=body).status_code == 429
+
+
 def test_upload_of_openais_client_is_none_of_these(client: httpx.Client) -> None:
     body = {"bytes": 4, "filename": "x", "mime_type": "text/plain", "purpose": "user_data"}
     theirs = client.post("/v1/uploads", json=body).json()["id"]
