@@ -68,7 +68,7 @@ async def received(
     """
     boundary = _boundary(request)
     check_length(request, limit=max_bytes + _MAX_FORM_BYTES)
-    with _disk_full(), tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
+    with disk_full(), tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
         part = _Form(boundary, name=name, texts=texts)
         num_bytes = num_file_bytes = 0
         async with Writing(file) as writing:
@@ -240,7 +240,8 @@ def _boundary(request: Request) -> bytes:
 
 
 @contextlib.contextmanager
-def _disk_full() -> Iterator[None]:
+def disk_full() -> Iterator[None]:
+    """Raise DiskFull where the file system has no room."""
     try:
         yield
     except OSError as error:
