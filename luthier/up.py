@@ -13,12 +13,11 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
-from typing import Protocol
 
 from sqlalchemy.exc import OperationalError
 
@@ -27,6 +26,7 @@ from jobs.settings import PREFIX, Settings
 from luthier.embedded import EmbeddedPostgres, EmbeddedValkey, Home
 from luthier.embedded.child import Child
 from luthier.embedded.ports import free_port
+from luthier.embedded.server import EmbeddedServer
 from trainer_core.errors import ServerFailed
 
 _READY_SECONDS = 120
@@ -36,41 +36,109 @@ _WORKER_MARGIN_SECONDS = 15  # beyond the grace that the worker gives its traini
 _RESTART_SECONDS = (1, 2, 5, 10, 30)
 
 
-class _Server(Protocol):
-    def poll(self) -> int | None: ...
-
-
-@dataclass(slots=True)
-class _Service:
-    """A child that is started again when it ends by itself."""
+class _Part(ABC):
+    """What is started again when it ends by itself, later and later each time."""
 
     name: str
-    argv: list[str]
-    environment: dict[str, str]
     log: Path
-    stop_seconds: float
-    child: Child | None = None
-    num_restarts: int = 0
-    restart_at: float = 0.0
 
-    def start(self) -> None:
-        self.child = Child(self.argv, log=self.log, environment=self.environment)
-        self.child.start()
+    def __init__(self) -> None:
+        self._num_restarts = 0
+        self._restart_at: float | None = None  # None while it runs
 
-    def stop(self) -> None:
-        if self.child is not None:
-            self.child.stop(timeout_seconds=self.stop_seconds)
+    @abstractmethod
+    def start(self) -> None: ...
+
+    @abstractmethod
+    def stop(self) -> None: ...
+
+    @abstractmethod
+    def poll(self) -> int | None:
+        """Return None while it runs, else the exit status that it ended with."""
 
     def keep_up(self) -> None:
-        """Start it again if it has ended, later and later each time."""
-        if self.child is not None and self.child.poll() is not None:
-            pause = _RESTART_SECONDS[min(self.num_restarts, len(_RESTART_SECONDS) - 1)]
-            _say(f"the {self.name} ended by itself; starting it again in {pause} s. See {self.log}")
-            self.child = None
-            self.num_restarts += 1
-            self.restart_at = time.monotonic() + pause
-        elif self.child is None and time.monotonic() >= self.restart_at:
+        """Start it again if it has ended and its pause is over.
+
+        Raises:
+            ServerFailed: there is no use in trying again.
+        """
+        if self._restart_at is None:
+            if (status := self.poll()) is not None:
+                self._pause(f"ended by itself with status {status}")
+        elif time.monotonic() >= self._restart_at:
+            self._restart_at = None
             self.start()
+
+    def _pause(self, why: str) -> None:
+        seconds = _RESTART_SECONDS[min(self._num_restarts, len(_RESTART_SECONDS) - 1)]
+        _say(f"{self.name} {why}; starting it again in {seconds} s. See {self.log}")
+        self._num_restarts += 1
+        self._restart_at = time.monotonic() + seconds
+
+
+class _Service(_Part):
+    """The API or the worker."""
+
+    def __init__(
+        self,
+        name: str,
+        argv: list[str],
+        *,
+        environment: dict[str, str],
+        log: Path,
+        stop_seconds: float,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.log = log
+        self._argv = argv
+        self._environment = environment
+        self._stop_seconds = stop_seconds
+        self._child: Child | None = None
+
+    def start(self) -> None:
+        self._child = Child(self._argv, log=self.log, environment=self._environment)
+        self._child.start()
+
+    def stop(self) -> None:
+        if self._child is not None:
+            self._child.stop(timeout_seconds=self._stop_seconds)
+
+    def poll(self) -> int | None:
+        return None if self._child is None else self._child.poll()
+
+
+class _Server(_Part):
+    """PostgreSQL or Valkey. The services bear its absence, and go on once it is back."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        super().__init__()
+        self.name = server.name
+        self.log = server.log
+        self._server = server
+        self._url: str | None = None
+
+    def start(self) -> None:
+        self._server.stop()  # what is left of one that ended: the lock of its data
+        try:
+            url = self._server.start()
+        except ServerFailed as error:
+            if self._url is None:  # the first start
+                raise
+            self._pause(f"can't be started: {error.message}")
+            return
+        if self._url not in (None, url):
+            raise ServerFailed(
+                f"{self.name} ended by itself, and its port was taken meanwhile.",
+                hint="`luthier up` starts all of it again, on another port.",
+            )
+        self._url = url
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def poll(self) -> int | None:
+        return self._server.poll()
 
 
 def run(settings: Settings) -> int:
@@ -78,7 +146,7 @@ def run(settings: Settings) -> int:
 
     Raises:
         HomeInUse: another `luthier up` runs on the same home.
-        ServerFailed: a part did not start, or the database or the queue ended by itself.
+        ServerFailed: a part did not start, or came back where the others don't look for it.
     """
     asked = threading.Event()
     with _signals_set(asked), ExitStack() as stack:
@@ -98,14 +166,8 @@ def run(settings: Settings) -> int:
         if not asked.is_set():
             _greet(url, home, asks_for_keys=settings.asks_for_keys)
         while not asked.wait(_POLL_SECONDS):
-            for name, server in servers.items():
-                if (status := server.poll()) is not None:
-                    raise ServerFailed(
-                        f"{name} ended by itself with status {status}.",
-                        hint=f"See {home.logs}; `luthier up` starts it again on its data.",
-                    )
-            api.keep_up()
-            worker.keep_up()
+            for part in (*servers, api, worker):
+                part.keep_up()
         _say("stopping; running jobs are saved and go on at the next start")
     _say("stopped")
     return 0
@@ -136,22 +198,20 @@ def _port(settings: Settings) -> int:
     return port
 
 
-def _start_servers(
-    settings: Settings, stack: ExitStack
-) -> tuple[dict[str, _Server], dict[str, str]]:
+def _start_servers(settings: Settings, stack: ExitStack) -> tuple[list[_Server], dict[str, str]]:
     """Start the servers that the settings do not name; return them and the children's settings."""
-    servers: dict[str, _Server] = {}
-    database_url, redis_url = settings.database_url, settings.redis_url
-    if database_url is None:
-        _say("starting PostgreSQL")
-        postgres = EmbeddedPostgres(settings.home)
-        database_url = stack.enter_context(postgres).url
-        servers["PostgreSQL"] = postgres
-    if redis_url is None:
-        _say("starting Valkey")
-        valkey = EmbeddedValkey(settings.home)
-        redis_url = stack.enter_context(valkey).url
-        servers["Valkey"] = valkey
+    servers: list[_Server] = []
+
+    def started(server: EmbeddedServer) -> str:
+        _say(f"starting {server.name}")
+        part = _Server(server)
+        stack.callback(part.stop)
+        part.start()
+        servers.append(part)
+        return server.url
+
+    database_url = settings.database_url or started(EmbeddedPostgres(settings.home))
+    redis_url = settings.redis_url or started(EmbeddedValkey(settings.home))
     environment = {
         **os.environ,
         f"{PREFIX}HOME": str(settings.home),
@@ -170,15 +230,15 @@ def _services(
 ) -> tuple[_Service, _Service]:
     python = [sys.executable, "-m", "luthier"]
     api = _Service(
-        name="API",
-        argv=[*python, "api"],
+        "the API",
+        [*python, "api"],
         environment={**environment, f"{PREFIX}PORT": str(port), f"{PREFIX}HOST": settings.host},
         log=logs / "api.log",
         stop_seconds=_API_STOP_SECONDS,
     )
     worker = _Service(
-        name="worker",
-        argv=[*python, "worker"],
+        "the worker",
+        [*python, "worker"],
         environment=environment,
         log=logs / "worker.log",
         stop_seconds=settings.drain_grace_seconds + _WORKER_MARGIN_SECONDS,
@@ -187,7 +247,7 @@ def _services(
 
 
 def _stop(service: _Service) -> None:
-    _say(f"stopping the {service.name}")
+    _say(f"stopping {service.name}")
     service.stop()
 
 
@@ -219,8 +279,7 @@ def _wait_until_ready(url: str, api: _Service, asked: threading.Event) -> None:
                 return
         except (urllib.error.URLError, OSError) as error:
             last = error
-        assert api.child is not None, "the API was not started"
-        if (status := api.child.poll()) is not None:
+        if (status := api.poll()) is not None:
             raise ServerFailed(
                 f"the API ended with status {status} before it was ready.", hint=f"See {api.log}."
             )

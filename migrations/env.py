@@ -1,7 +1,7 @@
 """How Alembic reaches the database: by the URL that `jobs.database` puts into its configuration."""
 
 from alembic import context
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 
 from jobs.settings import load_settings
 from jobs.tables import metadata
@@ -12,7 +12,7 @@ STATEMENT_TIMEOUT = "10min"
 
 def run() -> None:
     url = context.config.attributes.get("url") or load_settings().database_url
-    engine = create_engine(url)
+    engine = create_engine(url, poolclass=NullPool)  # closed whatever happens
     with engine.connect() as connection:
         connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
         connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
@@ -22,7 +22,6 @@ def run() -> None:
         )
         with context.begin_transaction():
             context.run_migrations()
-    engine.dispose()
 
 
 run()

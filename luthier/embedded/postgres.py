@@ -14,11 +14,8 @@ by a home folder of mode 0711 made beforehand; or, better, by not being root.
 import secrets
 import shutil
 import tempfile
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psycopg
 
@@ -31,13 +28,13 @@ from luthier.embedded.account import (
 )
 from luthier.embedded.child import Child
 from luthier.embedded.cluster import SUPERUSER, Cluster, find_package, programs_for
-from luthier.embedded.home import Home, ServerRecord, exclusive_lock
+from luthier.embedded.home import ServerRecord, exclusive_lock
 from luthier.embedded.ports import LOOPBACK, start_on_free_port
+from luthier.embedded.server import EmbeddedServer
 from trainer_core.errors import ServerFailed
 
 _DATABASE = "luthier"
 _READY_TIMEOUT_SECONDS = 120  # recovery after a crash replays the log before it answers
-_STOP_TIMEOUT_SECONDS = 60
 _OPTIONS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
@@ -46,11 +43,13 @@ _OPTIONS = {
 _THROWAWAY_OPTIONS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-class EmbeddedPostgres:
-    """A PostgreSQL 18 of our own, for one home.
+class EmbeddedPostgres(EmbeddedServer):
+    """A PostgreSQL 18 of our own, for one home."""
 
-    Start it from a thread that outlives it, in practice the main thread: see child.py.
-    """
+    name = "PostgreSQL"
+    key = "postgres"
+    setting = "LUTHIER_DATABASE_URL"
+    stop_timeout_seconds = 60
 
     def __init__(
         self, home: Path, *, durable: bool = True, system_folder: Path = SYSTEM_FOLDER
@@ -62,87 +61,32 @@ class EmbeddedPostgres:
             durable: False gives up crash safety for speed, for data of a test.
             system_folder: under root, for what the unprivileged account can't reach elsewhere.
         """
-        self._home = Home(home)
+        super().__init__(home)
         self._durable = durable
         self._system_folder = system_folder
-        self._child: Child | None = None
-        self._held = ExitStack()
-
-    @property
-    def pid(self) -> int:
-        return self._running().pid
-
-    @property
-    def log(self) -> Path:
-        return self._home.logs / "postgres.log"
-
-    def start(self) -> str:
-        """Start on the home's data, made at the first start; return a SQLAlchemy URL.
-
-        Raises:
-            HomeInUse: another supervisor's server runs on this data.
-            ServerFailed: it can't run here, or its data is of another version.
-        """
-        assert self._child is None, "PostgreSQL was started already"
-        self._home.create()
-        try:
-            return self._start()
-        except OSError as error:
-            self.stop()
-            raise ServerFailed(
-                f"PostgreSQL can't be started: {error}.",
-                hint="Mend that, or set LUTHIER_DATABASE_URL to a PostgreSQL server.",
-            ) from error
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """Stop the server and let go of its data; does nothing when it does not run."""
-        if self._child is not None:
-            self._child.stop(timeout_seconds=_STOP_TIMEOUT_SECONDS)
-            self._child = None
-        self._held.close()
-
-    def poll(self) -> int | None:
-        """Return None while the server runs, else the exit status that it ended with by itself."""
-        return self._running().poll()
 
     def delete_data(self) -> None:
         """Stop the server and delete its data, wherever that lies, and its record."""
         self.stop()
-        record = self._home.read_record("postgres")
+        record = self._home.read_record(self.key)
         if record is None:
             return
         folder = self._folder(record)
         if folder.exists():
             with exclusive_lock(folder / "lock"):
                 shutil.rmtree(folder)
-        self._home.delete_record("postgres")
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
+        self._home.delete_record(self.key)
 
     @property
     def url(self) -> str:
-        """The URL that `start` returned."""
-        record = self._home.read_record("postgres")
+        record = self._home.read_record(self.key)
         assert record is not None, "PostgreSQL was not started"
         login = f"{SUPERUSER}:{record.password}"
         return f"postgresql+psycopg://{login}@{LOOPBACK}:{record.port}/{_DATABASE}"
 
-    def _start(self) -> str:
+    def _launch(self) -> None:
         package = find_package()
-        record = self._home.read_record("postgres") or self._first_record()
+        record = self._home.read_record(self.key) or self._first_record()
         folder = self._folder(record)
         if not folder.is_dir():
             raise ServerFailed(
@@ -162,8 +106,7 @@ class EmbeddedPostgres:
             wait=lambda child, port: _wait_for_database(child, port, password=record.password),
         )
         if port != record.port:
-            self._home.write_record("postgres", replace(record, port=port))
-        return self.url
+            self._home.write_record(self.key, replace(record, port=port))
 
     def _folder(self, record: ServerRecord) -> Path:
         return Path(record.folder) if record.folder else self._home.path / "postgres"
@@ -185,7 +128,7 @@ class EmbeddedPostgres:
         else:
             outside = self._make_outside()
         record = ServerRecord(password=secrets.token_urlsafe(24), folder=outside)
-        self._home.write_record("postgres", record)
+        self._home.write_record(self.key, record)
         return record
 
     def _make_outside(self) -> str:
@@ -201,10 +144,6 @@ class EmbeddedPostgres:
     def _options(self, port: int) -> dict[str, str]:
         throwaway = {} if self._durable else _THROWAWAY_OPTIONS
         return {**_OPTIONS, "port": str(port), **throwaway}
-
-    def _running(self) -> Child:
-        assert self._child is not None, "PostgreSQL was not started"
-        return self._child
 
 
 def _make_passable(folder: Path) -> None:

@@ -1,23 +1,20 @@
 """The embedded Valkey: a Redis-compatible server for the queue and the live events."""
 
 import secrets
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
-from types import TracebackType
-from typing import Self
 
 import redis
 
 from luthier.embedded.child import Child, stop_orphan
-from luthier.embedded.home import Home, ServerRecord, exclusive_lock, write_private
+from luthier.embedded.home import ServerRecord, exclusive_lock, write_private
 from luthier.embedded.ports import LOOPBACK, start_on_free_port
+from luthier.embedded.server import EmbeddedServer
 from trainer_core.errors import ServerFailed
 
 _STOP_SIGNALS = (Signals.SIGTERM,)  # writes out and syncs the append-only file
 _READY_TIMEOUT_SECONDS = 60  # a long append-only file is read before it answers
-_STOP_TIMEOUT_SECONDS = 30
 
 # `set-proc-title no` keeps the path of the configuration in the command line, which is how an
 # orphan is known. `save ""`: the append-only file is the one form of persistence.
@@ -39,82 +36,26 @@ maxmemory-policy noeviction
 """
 
 
-class EmbeddedValkey:
-    """A Valkey 9 of our own, for one home.
+class EmbeddedValkey(EmbeddedServer):
+    """A Valkey 9 of our own, for one home."""
 
-    Start it from a thread that outlives it, in practice the main thread: see child.py.
-    """
-
-    def __init__(self, home: Path) -> None:
-        self._home = Home(home)
-        self._child: Child | None = None
-        self._held = ExitStack()
-
-    @property
-    def pid(self) -> int:
-        return self._running().pid
-
-    @property
-    def log(self) -> Path:
-        return self._home.logs / "valkey.log"
-
-    def start(self) -> str:
-        """Start on the home's data; return a Redis URL.
-
-        Raises:
-            HomeInUse: another supervisor's server runs on this data.
-            ServerFailed: it can't run here.
-        """
-        assert self._child is None, "Valkey was started already"
-        self._home.create()
-        try:
-            return self._start()
-        except OSError as error:
-            self.stop()
-            raise ServerFailed(
-                f"Valkey can't be started: {error}.",
-                hint="Mend that, or set LUTHIER_REDIS_URL to a Redis or Valkey server.",
-            ) from error
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """Stop the server and let go of its data; does nothing when it does not run."""
-        if self._child is not None:
-            self._child.stop(timeout_seconds=_STOP_TIMEOUT_SECONDS)
-            self._child = None
-        self._held.close()
-
-    def poll(self) -> int | None:
-        """Return None while the server runs, else the exit status that it ended with by itself."""
-        return self._running().poll()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
+    name = "Valkey"
+    key = "valkey"
+    setting = "LUTHIER_REDIS_URL"
+    stop_timeout_seconds = 30
 
     @property
     def url(self) -> str:
-        """The URL that `start` returned."""
-        record = self._home.read_record("valkey")
+        record = self._home.read_record(self.key)
         assert record is not None, "Valkey was not started"
         return f"redis://:{record.password}@{LOOPBACK}:{record.port}/0"
 
-    def _start(self) -> str:
+    def _launch(self) -> None:
         program = _find_program()
         folder = self._home.path / "valkey"
         folder.mkdir(mode=0o700, exist_ok=True)
         self._held.enter_context(exclusive_lock(folder / "lock"))
-        record = self._home.read_record("valkey") or ServerRecord(
+        record = self._home.read_record(self.key) or ServerRecord(
             password=secrets.token_urlsafe(24)
         )
         configuration = folder / "valkey.conf"
@@ -130,12 +71,7 @@ class EmbeddedValkey:
             wait=lambda child, port: _wait_for_answer(child, port, password=record.password),
         )
         if port != record.port:
-            self._home.write_record("valkey", replace(record, port=port))
-        return self.url
-
-    def _running(self) -> Child:
-        assert self._child is not None, "Valkey was not started"
-        return self._child
+            self._home.write_record(self.key, replace(record, port=port))
 
 
 def _find_program() -> Path:

@@ -20,6 +20,7 @@ from jobs.settings import Settings, load_settings
 from jobs.states import State
 from jobs.store import artifacts, attempts, events
 from jobs.store.events import NewEvent
+from tests.api.statements import Marking
 from tests.conftest import _TEMPLATE, Servers, _database, _execute
 from trainer_core.events import EventType
 
@@ -28,9 +29,12 @@ NEVER = 3600
 
 
 @contextlib.contextmanager
-def serve(settings: Settings) -> Iterator[str]:
+def serve(settings: Settings, *, marks_requests: bool = False) -> Iterator[str]:
     """Run the service for a while and give its URL."""
-    server = Server(create_app(settings), settings)
+    app = create_app(settings)
+    if marks_requests:
+        app.add_middleware(Marking)
+    server = Server(app, settings)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -1,6 +1,8 @@
 """Validation over HTTP: what a job would do, and what is wrong with it."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import httpx
@@ -9,6 +11,7 @@ import pytest
 from jobs.records import WorkerDevice
 from jobs.store import workers
 from tests.api.conftest import spec_of, upload
+from trainer_core.rows import apart
 
 GB = 1 << 30
 SMALL = WorkerDevice("cpu", "cpu", "x86_64", GB, has_fast_bf16=False, num_threads=1)
@@ -18,6 +21,12 @@ def validated(client: httpx.Client, spec: object) -> dict:
     response = client.post("/jobs/validate", json=spec)
     assert response.status_code == 200, response.text
     return response.json()
+
+
+def jobs_on(client: httpx.Client, spec: dict) -> list[str]:
+    """Return the jobs on the data set of a spec; other tests have theirs in the same service."""
+    listed = client.get("/jobs", params={"limit": 100}).json()["data"]
+    return [job["id"] for job in listed if job["spec"]["data"]["train"] == spec["data"]["train"]]
 
 
 def test_a_good_job_is_valid_and_its_rows_are_told(shared):
@@ -30,7 +39,7 @@ def test_a_good_job_is_valid_and_its_rows_are_told(shared):
     assert found["files"][0]["columns"][0] == {"name": "text", "type": "string"}
     # What the Hub has, a worker fetches; so that is all that can be told.
     assert "Hub" in found["missing"][0]["why"]
-    assert shared.client.get("/jobs").json()["data"] == []
+    assert jobs_on(shared.client, spec) == []
 
 
 def test_a_submission_that_only_validates_answers_the_same_and_queues_nothing(shared):
@@ -38,7 +47,7 @@ def test_a_submission_that_only_validates_answers_the_same_and_queues_nothing(sh
     response = shared.client.post("/jobs", params={"validate_only": "true"}, json=spec)
     assert response.status_code == 200
     assert response.json() == validated(shared.client, spec)
-    assert shared.client.get("/jobs").json()["data"] == []
+    assert jobs_on(shared.client, spec) == []
 
 
 def test_wrong_fields_wrong_references_and_wrong_rows_are_told_at_once(shared):
@@ -76,6 +85,26 @@ def test_what_is_there_twice_is_a_warning(shared):
     assert [one["code"] for one in found["warnings"]] == ["rows_repeated"]
     assert found["rows"]["num_duplicates"] == {"train": 5}
     assert found["rows"]["twins"][0]["line"] == 17
+
+
+def test_rows_over_which_their_reader_dies_are_an_error_and_the_service_lives(shared, monkeypatch):
+    spec = spec_of(upload(shared.client))
+    monkeypatch.setattr(apart._Process, "ask", asked_of_the_dead)
+    found = validated(shared.client, spec)
+    monkeypatch.undo()
+    assert [error["code"] for error in found["errors"]] == ["invalid_data"]
+    assert "train.csv" in found["errors"][0]["message"]
+    assert found["missing"][0]["why"] == "there are no rows to look at"
+    assert validated(shared.client, spec)["is_valid"]
+
+
+ask = apart._Process.ask
+
+
+def asked_of_the_dead(process: apart._Process, request: dict) -> dict:
+    """Ask a process that a signal ends, as a fault of a library in C does."""
+    os.kill(process._child.pid, signal.SIGSEGV)
+    return ask(process, request)
 
 
 def test_a_data_set_is_checked_for_a_task_without_a_job(shared):

@@ -5,6 +5,7 @@ from alembic import command
 from sqlalchemy import inspect, text
 
 from jobs.database import is_current, make_engine, migrate, migration_config
+from trainer_core.errors import InvalidSetting
 
 pytestmark = pytest.mark.slow
 
@@ -32,4 +33,14 @@ def test_migrations_wait_for_a_lock_only_a_while(database_url):
         with pytest.raises(Exception, match="lock timeout"):
             command.downgrade(migration_config(database_url), "base")
     assert "jobs" in inspect(engine).get_table_names()
+    engine.dispose()
+
+
+def test_tables_of_a_newer_version_are_named_as_such(database_url):
+    engine = make_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(InvalidSetting, match="newer version") as found:
+        migrate(database_url)
+    assert "9999" in found.value.message
     engine.dispose()

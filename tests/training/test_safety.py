@@ -26,6 +26,7 @@ def test_an_ordinary_model_is_let_through(model: Path) -> None:
     _write(
         model / "config.json",
         {
+            "_model_name_or_path": "Some model 2",  # the title of a GGUF file
             "_name_or_path": "/home/someone/model",  # transformers 4 wrote this
             "_attn_implementation_autoset": True,
             "attn_implementation": "sdpa",

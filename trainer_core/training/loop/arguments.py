@@ -2,6 +2,9 @@
 
 import importlib.util
 import math
+import os
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ _DECAY_RATIO = 0.1  # of all steps, for warm-up, plateau and decay
 def check_arguments(spec: JobSpec, *, device: Device) -> None:
     """Raise InvalidSpec for what a resolved spec asks of a device, or of a package, in vain."""
     _check_optimizer(spec.training.optimizer)
+    _check_compiler(spec.training)
     _check_precision(spec.training.precision, device=device)
     _check_tf32(spec, device=device)
     if num_processes() == 1:
@@ -263,6 +267,15 @@ def _check_deepspeed() -> None:
 
 def _silence() -> dict[str, Any]:
     return {"report_to": "none", "disable_tqdm": True, "log_level": "error", "push_to_hub": False}
+
+
+def _check_compiler(training: TrainingSpec) -> None:
+    named = "clang++" if sys.platform == "darwin" else "g++"  # as torch looks for it
+    compiler = os.environ.get("CXX", named)
+    if training.compile and shutil.which(compiler) is None:
+        problem = f"torch.compile needs a C++ compiler, and this worker has no '{compiler}'"
+        hint = f"Leave it off, or install {named} on the worker (or set CXX to a compiler)."
+        raise InvalidSpec([FieldProblem("/training/compile", problem, hint)])
 
 
 def _check_precision(precision: str, *, device: Device) -> None:

@@ -52,13 +52,19 @@ _IMPLEMENTATIONS = {"eager", "sdpa", "flash_attention_2", "flash_attention_3", "
 _PRIVATE_TEXT_FIELDS = {
     "_commit_hash",
     "_diffusers_version",
+    "_model_name_or_path",  # a GGUF file's own title
     "_name_or_path",
     "_pre_quantization_dtype",
     "__float__",  # how transformers writes an infinite number
     "__type",
 }
 # Old versions wrote the author's own paths here; the loader overwrites or ignores them.
-_IGNORED_PATH_FIELDS = {"_name_or_path", "name_or_path", "special_tokens_map_file"}
+_IGNORED_PATH_FIELDS = {
+    "_model_name_or_path",
+    "_name_or_path",
+    "name_or_path",
+    "special_tokens_map_file",
+}
 _FILE_FIELD = re.compile(r"_(file|files|path|paths|dir|directory)$")
 _CLASS_FIELD = re.compile(r"(_class|_type)$")
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w.-]*")
