@@ -22,7 +22,7 @@ def s3_server(folder: Path) -> Iterator[str]:
     port = free_port()
     process = subprocess.Popen(
         [
-            str(RCLONE), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--dir-cache-time", "0s",
+            str(RCLONE), "serve", "s3", "--addr", f"127.0.0.1:{port}",
             "--auth-key", f"{_KEY},{_SECRET}", str(folder),
         ],
         stderr=subprocess.DEVNULL,
