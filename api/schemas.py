@@ -1,5 +1,6 @@
 """What the service answers, as OpenAPI tells it."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,8 @@ from jobs.records import Dataset as StoredDataset
 from jobs.records import Job as StoredJob
 from jobs.records import Push as StoredPush
 from jobs.records import StoredEvent
+from jobs.records import Upload as StoredUpload
+from jobs.records import UploadPart as StoredPart
 from jobs.states import State
 from jobs.store.estimates import Place
 from trainer_core.events import EventType
@@ -368,6 +371,42 @@ class DatasetPage(Schema):
 
     data: list[Dataset]
     has_more: bool
+
+
+class UploadedPart(Schema):
+    """A part of an upload that has come."""
+
+    number: int
+    """From 1."""
+    size_bytes: int
+    sha256: str
+
+
+class Upload(Schema):
+    """A data set that comes in parts."""
+
+    id: str
+    name: str
+    size_bytes: int
+    """As announced, like the next two."""
+    sha256: str
+    has_header: bool
+    state: Literal["pending", "completed", "cancelled"]
+    dataset_id: str | None
+    """Once it is completed."""
+    parts: list[UploadedPart]
+    """Those that have come, by number; none once it is completed."""
+    created_at: Timestamp
+    expires_at: Timestamp
+    """Until when the next part is taken."""
+
+    @classmethod
+    def of(cls, upload: StoredUpload, parts: Sequence[StoredPart]) -> "Upload":
+        """Return an upload with its parts."""
+        same = cls.model_fields.keys() - {"dataset_id", "parts"}
+        values = {name: getattr(upload, name) for name in same}
+        shown = [UploadedPart.model_validate(part) for part in parts]
+        return cls(**values, dataset_id=upload.file_id, parts=shown)
 
 
 class Preview(Schema):

@@ -11,6 +11,11 @@ def shown(tx: Transaction, job: StoredJob) -> Job:
     return Job.of(job, place=estimates.places(tx, [job])[job.id])
 
 
+def shown_new(tx: Transaction, job: StoredJob) -> Job:
+    """Return a job that is just queued, with its place if that is near."""
+    return Job.of(job, place=estimates.places(tx, [job], most=estimates.NEAR_POSITION)[job.id])
+
+
 def shown_whole(tx: Transaction, job: StoredJob) -> JobDetail:
     """Return a job with its place in the queue, its attempts, its files and its pushes."""
     return JobDetail.whole(

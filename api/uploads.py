@@ -8,14 +8,13 @@ import unicodedata
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.bodies import check_length, too_large
+from api.writing import MAX_PIECES, Writing
 from trainer_core.errors import (
     DiskFull,
     FieldProblem,
@@ -30,7 +29,7 @@ MAX_NAME_CHARACTERS = 255
 
 _MAX_FORM_BYTES = 1 << 16  # of what surrounds the file: boundaries, headers and other fields
 _MAX_TEXT_BYTES = 1 << 10  # of another field
-_WRITE_BYTES = 1 << 20
+_WRITE_BYTES = 2 << 20  # two of these are in memory: one comes in, one is written
 _STALE_SECONDS = 86_400
 
 
@@ -69,18 +68,19 @@ async def received(
     """
     boundary = _boundary(request)
     check_length(request, limit=max_bytes + _MAX_FORM_BYTES)
-    with _disk_full(), tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
+    with disk_full(), tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
         part = _Form(boundary, name=name, texts=texts)
         num_bytes = num_file_bytes = 0
-        async for chunk in request.stream():
-            num_bytes += len(chunk)
-            num_file_bytes += part.write(chunk)
-            if num_file_bytes > max_bytes or num_bytes > max_bytes + _MAX_FORM_BYTES:
-                raise too_large(max_bytes)
-            if len(part.data) >= _WRITE_BYTES:
-                await run_in_threadpool(_move, part.data, file)
-        part.check_complete()
-        await run_in_threadpool(_move, part.data, file)
+        async with Writing(file) as writing:
+            async for chunk in request.stream():
+                num_bytes += len(chunk)
+                num_file_bytes += part.write(chunk)
+                if num_file_bytes > max_bytes or num_bytes > max_bytes + _MAX_FORM_BYTES:
+                    raise too_large(max_bytes)
+                if part.num_waiting >= _WRITE_BYTES or len(part.pieces) >= MAX_PIECES:
+                    await writing.write(part.take())
+            part.check_complete()
+            await writing.write(part.take())
         yield Upload(Path(file.name), shown_name(part.file_name), num_file_bytes, part.texts)
 
 
@@ -105,11 +105,14 @@ class _Form:
 
     def __init__(self, boundary: bytes, *, name: str, texts: Collection[str]) -> None:
         self.file_name = ""
-        self.data = bytearray()  # of the file, not yet written
+        self.pieces: list[bytes] = []  # of the file, not yet written
+        self.num_waiting = 0  # bytes of them
         self.texts: dict[str, str] = {}
         self._name = name
         self._known = frozenset(texts)
         self._has_file = self._is_ended = False
+        self._chunk = b""  # in hand
+        self._is_inside = False  # the chunk ended in the file, and not in what may be a boundary
         self._field = bytearray()  # a header
         self._value = bytearray()
         self._disposition = ""
@@ -131,14 +134,25 @@ class _Form:
 
     def write(self, chunk: bytes) -> int:
         """Take bytes of the body, and return how many bytes of the file came with them."""
-        before = len(self.data)
+        # A boundary begins with CR LF. Looking for one byte is five times quicker than for it all.
+        if self._is_inside and b"\r" not in chunk:
+            self.pieces.append(chunk)
+            self.num_waiting += len(chunk)
+            return len(chunk)
+        before = self.num_waiting
+        self._chunk, self._is_inside = chunk, False
         try:
             self._parser.write(chunk)
         except FormParserError as error:
             raise InvalidRequest(
                 f"the body is not multipart/form-data: {error}.", hint=_hint(self._name)
             ) from error
-        return len(self.data) - before
+        return self.num_waiting - before
+
+    def take(self) -> list[bytes]:
+        """Return what is not yet written of the file, and forget it."""
+        pieces, self.pieces, self.num_waiting = self.pieces, [], 0
+        return pieces
 
     def check_complete(self) -> None:
         """Raise InvalidRequest if the body ended before its closing boundary."""
@@ -187,7 +201,9 @@ class _Form:
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         if self._text_name is None:
-            self.data += data[start:end]
+            self.pieces.append(data[start:end])  # a chunk that is all file is not copied
+            self.num_waiting += end - start
+            self._is_inside = data is self._chunk and end == len(data)
             return
         self._text += data[start:end]
         if len(self._text) > _MAX_TEXT_BYTES:
@@ -223,17 +239,9 @@ def _boundary(request: Request) -> bytes:
     return options[b"boundary"]
 
 
-def _move(data: bytearray, file: IO[bytes]) -> None:
-    """Write all of `data` to the file and empty it."""
-    with memoryview(data) as view:
-        written = 0
-        while written < len(view):
-            written += file.write(view[written:])
-    data.clear()
-
-
 @contextlib.contextmanager
-def _disk_full() -> Iterator[None]:
+def disk_full() -> Iterator[None]:
+    """Raise DiskFull where the file system has no room."""
     try:
         yield
     except OSError as error:

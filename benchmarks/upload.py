@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import harness
 from benchmarks.http_load import service
 
-NUM_MIB = 256
+NUM_MIB = 1024
 _PIECE = b'{"text": "a row of a data set that is uploaded", "label": "b"}\n' * 16_384
 _BOUNDARY = b"bench-boundary"
 _MIB = 1 << 20

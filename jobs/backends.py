@@ -52,11 +52,11 @@ def connect(settings: Settings) -> Backends:
     assert settings.redis_url is not None
     engine = make_engine(settings.database_url)
     producer = make_celery(settings.redis_url, socket_timeout_seconds=_PRODUCER_SECONDS)
-    feed = Feed(open_redis(settings.redis_url))
+    client = open_redis(settings.redis_url)
     return Backends(
         settings=settings,
         engine=engine,
-        database=Database(engine, feed.publish, Bell(producer).ring),
+        database=Database(engine, Feed(client).publish, Bell(producer, client).ring),
         storage=Storage(settings.storage),
         redis_url=settings.redis_url,
     )

@@ -1,37 +1,56 @@
 """The engine and the migrations."""
 
 from importlib.resources import files
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Engine, create_engine, text
+from psycopg import Connection
+from psycopg.pq import ExecStatus
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import InvalidatePoolError
 
 from trainer_core.errors import InvalidSetting
 
 _IDLE_MILLISECONDS = 10_000
 _LOCK = 4_817_023_551  # an arbitrary number that only Luthier's migrations lock
+_CONNECT = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 10_000,  # milliseconds: a peer that vanished is an error, soon
+    "application_name": "luthier",
+    "options": f"-c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}",
+}
 
 
 def make_engine(url: str) -> Engine:
     """Return an engine whose connections are checked before use: servers restart.
 
+    What checks one is the BEGIN of the transaction that it is wanted for, so that it costs no round
+    trip of its own; nothing has been asked by then, so that another connection can take its place.
+
     A process that is frozen in the midst of a transaction loses it, and with it the locks on its
     job: nobody could take the job over else, however long ago its lease ran out.
     """
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=10,
         max_overflow=20,
-        pool_pre_ping=True,
         hide_parameters=True,  # errors are logged, and values are the users'
-        connect_args={
-            "connect_timeout": 5,
-            "tcp_user_timeout": 10_000,  # milliseconds: a peer that vanished is an error, soon
-            "application_name": "luthier",
-            "options": f"-c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}",
-        },
+        connect_args=_CONNECT,
     )
+    event.listen(engine, "checkout", _begin)
+    return engine
+
+
+def _begin(connection: Connection[Any], *_: object) -> None:
+    """Begin the transaction for which a connection is taken from the pool, or have it replaced."""
+    try:
+        is_begun = connection.pgconn.exec_(b"BEGIN").status == ExecStatus.COMMAND_OK
+    except MemoryError:  # so psycopg names that nothing could be sent
+        is_begun = False
+    if not is_begun:
+        raise InvalidatePoolError
 
 
 def migration_config(url: str) -> Config:
@@ -48,11 +67,10 @@ def migrate(url: str) -> None:
     Raises:
         InvalidSetting: a newer version of the service has changed the tables.
     """
-    engine = make_engine(url)
+    # Without a transaction, which would be idle for as long as the migrations take.
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args=_CONNECT)
     try:
         with engine.connect() as connection:
-            # Without a transaction, which would be idle for as long as the migrations take.
-            connection.execution_options(isolation_level="AUTOCOMMIT")
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
             try:
                 command.upgrade(migration_config(url), "head")

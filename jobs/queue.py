@@ -7,12 +7,19 @@ that an idle one could run, and `revoke` does not reach the training process.
 """
 
 import logging
+from collections.abc import Sequence
 
+import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
 TASK = "luthier.run_next"
 QUEUE = "luthier"
+MAX_WAITING = 100
+"""Messages that nobody has answered, from which on no more are sent.
+
+A slot that answers one goes on until nothing is queued; so each need only find one as it gets free.
+"""
 
 # Without a policy kombu retries to connect for six seconds, in the midst of a request.
 _RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
@@ -54,11 +61,23 @@ def make_celery(redis_url: str, *, socket_timeout_seconds: float) -> Celery:
 class Bell:
     """Rings for waiting jobs. That nobody hears it is logged, and left to the sweeper."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, client: redis.Redis) -> None:
+        """Keep a Celery application that sends, and a client of the same broker that counts."""
         self._app = app
+        self._client = client
 
-    def ring(self, job_id: str) -> None:
-        """Tell the workers that a job may be waiting."""
+    def ring(self, job_ids: Sequence[str]) -> None:
+        """Tell the workers that jobs may be waiting, where not many messages say so already."""
+        for job_id in job_ids[: max(0, MAX_WAITING - self._num_waiting())]:
+            self._send(job_id)
+
+    def _num_waiting(self) -> int:
+        try:
+            return int(self._client.llen(QUEUE))
+        except redis.RedisError:  # whether it is gone, sending tells
+            return 0
+
+    def _send(self, job_id: str) -> None:
         try:
             self._app.send_task(
                 TASK, args=[job_id], ignore_result=True, retry=True, retry_policy=_RETRY_POLICY

@@ -206,6 +206,8 @@ class Upload:
     file_expires_seconds: int | None
     expires_at: datetime
     created_at: datetime
+    sha256: str | None  # of the whole; None for OpenAI's
+    has_header: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +219,8 @@ class UploadPart:
     key: str
     size_bytes: int
     created_at: datetime
+    number: int | None  # from 1; None for OpenAI's, whose order is told at the end
+    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ PREFIX = "LUTHIER_"
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _GIB = 1 << 30
+_MIN_KEY_CHARACTERS = 16
 
 
 def _expanded(path: Path) -> Path:
@@ -126,7 +127,7 @@ class Settings(BaseSettings):
     """How often lost bells and lost leases are looked for."""
     heartbeat_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 15
     """Longest silence on an event stream before a comment is sent."""
-    secret_key: Annotated[SecretStr, Field(min_length=16, max_length=1000)] | None = None
+    secret_key: Annotated[SecretStr, Field(max_length=1000)] | None = None
     """Key that encrypts stored secrets, any long random text; or several, separated by `,`: the
     first seals, all of them open. Default: `secret.key` in the home."""
     webhook_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 1
@@ -135,6 +136,15 @@ class Settings(BaseSettings):
     """How often sweeps of hyperparameters are looked at."""
     webhook_networks: Annotated[tuple[IPNetwork, ...], NoDecode] = ()
     """Networks, separated by `,`, to which webhooks may lead though they are not public."""
+
+    @field_validator("secret_key")
+    @classmethod
+    def _each_is_long(cls, value: SecretStr | None) -> SecretStr | None:
+        keys = value.get_secret_value().split(",") if value else []
+        if any(len(key.strip()) < _MIN_KEY_CHARACTERS for key in keys):
+            # A stray comma would be a key, and an empty one is known to everybody.
+            raise ValueError(f"each key should have at least {_MIN_KEY_CHARACTERS} characters")
+        return value
 
     @field_validator("webhook_networks", mode="before")
     @classmethod

@@ -15,7 +15,6 @@ from jobs.sealing import Cipher, cipher_of
 from jobs.states import FINAL, State
 from jobs.storage import Storage
 from jobs.store import artifacts, checkpoints, datasets, models, permissions, secrets, workers
-from jobs.store.customs import Customs
 from jobs.transaction import Transaction
 from jobs.weights import num_weights_in
 from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
@@ -70,9 +69,8 @@ def look_up(
     spec: JobSpec,
     *,
     project: str,
-    cipher: Cipher,
-    customs: Customs | None = None,
-    are_held: bool = False,
+    cipher: Cipher | None,
+    held: Mapping[str, Dataset] | None = None,
 ) -> dict[str, Dataset]:
     """Return the data set of each split that has one of its own; its rows are not looked at.
 
@@ -80,9 +78,8 @@ def look_up(
         tx: the transaction.
         spec: what to train.
         project: whose job it is.
-        cipher: of the project's secrets.
-        customs: what there is in the project, where the caller has asked.
-        are_held: keep the data sets from being deleted until the commit.
+        cipher: of the project's secrets; None where it is known to have none.
+        held: its data sets by id, where the caller has looked.
 
     Raises:
         InvalidSpec: it asks for what this version can't do, refers to what is not there, or holds
@@ -90,11 +87,8 @@ def look_up(
         NothingFits: no worker that is there is large enough.
     """
     check_built(spec)
-    has_secrets = customs is None or customs.has_secrets
-    check_secrets(
-        tx, spec.model_dump(mode="json"), project=project, cipher=cipher, are_kept=has_secrets
-    )
-    found, problems = referred(tx, spec, project=project, are_held=are_held)
+    check_secrets(tx, spec.model_dump(mode="json"), project=project, cipher=cipher)
+    found, problems = referred(tx, spec, project=project, held=held)
     if problems:
         raise InvalidSpec(problems)
     num_weights = num_weights_of(tx, spec, project=project)
@@ -129,6 +123,12 @@ def files_of(storage: Storage, found: Mapping[str, Dataset]) -> Iterator[dict[st
         }
 
 
+def dataset_ids_of(spec: JobSpec) -> list[str]:
+    """Return the ids of the data sets that a spec names, in order."""
+    references = [parse_data_reference(source) for source in spec.data.references().values()]
+    return sorted({one.name for one in references if one.scheme is Scheme.DATASET})
+
+
 def datasets_of(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Dataset]:
     """Return the data set of each split that has one of its own, or raise DatasetNotFound."""
     return {
@@ -137,16 +137,16 @@ def datasets_of(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Da
     }
 
 
-def check_secrets(
-    tx: Transaction, values: object, *, project: str, cipher: Cipher, are_kept: bool = True
-) -> None:
+def check_secrets(tx: Transaction, values: object, *, project: str, cipher: Cipher | None) -> None:
     """Raise InvalidSpec if a spec, or an edit of a job, holds what is or looks like a secret.
 
-    Both are kept, shown, and written into the model's folder. `are_kept`: whether the project may
-    have secrets of its own.
+    Both are kept, shown, and written into the model's folder. Without a cipher the project is
+    taken to have no secrets of its own.
     """
-    revealed = secrets.reveal_all(tx, project=project, cipher=cipher) if are_kept else {}
-    kept = revealed.values()
+    kept = secrets.reveal_all(tx, project=project, cipher=cipher).values() if cipher else ()
+    whole = "\n".join(text for _, text in _texts(values))  # one look, since most hold none
+    if REDACTOR.text(whole) == whole and not any(value in whole for value in kept):
+        return
     problems = [
         FieldProblem(
             pointer_of(path),
@@ -177,7 +177,11 @@ def _texts(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[An
 
 
 def referred(
-    tx: Transaction, spec: JobSpec, *, project: str, are_held: bool = False
+    tx: Transaction,
+    spec: JobSpec,
+    *,
+    project: str,
+    held: Mapping[str, Dataset] | None = None,
 ) -> tuple[dict[str, Dataset], list[FieldProblem]]:
     """Return the data sets that are there, a split each, and what is wrong with references."""
     problems = [*_model_problems(tx, spec.model, project=project)]
@@ -193,7 +197,8 @@ def referred(
         if reference.scheme is not Scheme.DATASET:  # what is not built is told elsewhere
             continue
         try:
-            found[split] = datasets.get(tx, reference.name, project=project, is_held=are_held)
+            known = held.get(reference.name) if held else None
+            found[split] = known or datasets.get(tx, reference.name, project=project)
         except NotFound as error:
             problems.append(FieldProblem(f"/data/{split}", error.message, error.hint))
     return found, problems

@@ -21,7 +21,7 @@ class Teller:
     """Publishes events and rings for jobs, in order, a little later."""
 
     def __init__(
-        self, publish: Callable[[list[StoredEvent]], None], ring: Callable[[str], None]
+        self, publish: Callable[[list[StoredEvent]], None], ring: Callable[[list[str]], None]
     ) -> None:
         self._publish = publish
         self._ring = ring
@@ -34,9 +34,10 @@ class Teller:
         for event in events:
             self._put(event)
 
-    def ring(self, job_id: str) -> None:
-        """Let the workers hear soon that a job may be waiting."""
-        self._put(job_id)
+    def ring(self, job_ids: Sequence[str]) -> None:
+        """Let the workers hear soon that jobs may be waiting."""
+        for job_id in job_ids:
+            self._put(job_id)
 
     def close(self, *, timeout_seconds: float = 2.0) -> None:
         """Tell what waits, as far as there is time, and end."""
@@ -62,8 +63,7 @@ class Teller:
             try:
                 if events := [one for one in told if isinstance(one, StoredEvent)]:
                     self._publish(events)
-                for one in told:
-                    if isinstance(one, str):
-                        self._ring(one)
+                if job_ids := [one for one in told if isinstance(one, str)]:
+                    self._ring(job_ids)
             except Exception:  # noqa: BLE001 - the next ones are told nevertheless
                 _log.exception("could not tell", extra={"action": "telling_failed"})

@@ -29,7 +29,7 @@ class Database:
 
     engine: Engine
     publish: Callable[[list[StoredEvent]], None]
-    ring: Callable[[str], None]
+    ring: Callable[[list[str]], None]
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -41,5 +41,5 @@ class Database:
             failpoint("job.committed")
         if open_transaction.events:
             self.publish(open_transaction.events)
-        for job_id in open_transaction.bells:
-            self.ring(job_id)
+        if open_transaction.bells:
+            self.ring(open_transaction.bells)

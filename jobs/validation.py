@@ -1,15 +1,13 @@
 """Everything that can be told of a job before it is queued, at once; nothing is stored.
 
-The rows are looked at here. The tokens, the choices and the memory are found by a process with
-torch (`inspecting.py`), where this machine has one and the model's files; else the answer says why
-they are missing.
+The rows are read in a process apart, as those of a submission. The tokens, the choices and the
+memory are found by a process with torch (`inspecting.py`), where this machine has one and the
+model's files; else the answer says why they are missing.
 """
 
 import json
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +21,8 @@ from jobs.store import workers
 from jobs.submission import files_of, num_weights_of, referred
 from trainer_core.errors import FieldProblem, InvalidSpec, NothingFits, TypedError, Whose
 from trainer_core.inspection import Findings, Request
-from trainer_core.rows.examining import Examination, examine, sample_values
+from trainer_core.rows import apart
+from trainer_core.rows.examined import Examined
 from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, RunDirectory, write_json
 from trainer_core.spec import JobSpec, check_built, parse_spec, unused
@@ -49,7 +48,7 @@ class Report:
     warnings: list[Mapping[str, str]] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
-    examination: Examination | None = None
+    examination: Examined | None = None
     findings: Findings | None = None
     fits: list[Fit] = field(default_factory=list)
 
@@ -68,13 +67,19 @@ def validate(backends: Backends, inspector: Inspector, values: object, *, projec
     if spec is None:
         return report
     present = _look_up(backends, spec, report, project=project)
-    if "train" in report.datasets:
-        with files_of(backends.storage, report.datasets) as files:
-            report.examination = examine(spec, files)
-        report.errors += [error.to_typed() for error in report.examination.problems]
-        _tell_rows(spec, report)
     model = partial(model_folder, backends, spec, project=project)
-    _inspect(inspector, spec, report, present, model=model)
+    with tempfile.TemporaryDirectory(
+        prefix="luthier-inspection-", ignore_cleanup_errors=True
+    ) as name:
+        folder = Path(name)
+        if "train" in report.datasets:
+            with files_of(backends.storage, report.datasets) as files:
+                report.examination = apart.examine(
+                    spec.model_dump(mode="json"), files, folder=folder
+                )
+            report.errors += [error.to_typed() for error in report.examination.problems]
+            _tell_rows(spec, report)
+        _inspect(inspector, spec, report, present, model=model, folder=folder)
     return report
 
 
@@ -160,13 +165,14 @@ def _inspect(
     present: Sequence[Worker],
     *,
     model: Callable[[Path], Path],
+    folder: Path,
 ) -> None:
     """Add what only torch can tell: tokens, choices, memory, and whom the job fits."""
     why = _why_not(spec, report)
     if why is None:
         try:
-            with _run_directory(spec, report, present, model=model) as folder:
-                report.findings = inspector.inspect(folder)
+            _prepare(folder, spec, report, present, model=model)
+            report.findings = inspector.inspect(folder)
         except (NotHere, CannotInspect) as error:
             why = str(error)
     if why is not None:
@@ -194,7 +200,7 @@ def _tell_failure(error: TypedError | None, report: Report) -> None:
 def _why_not(spec: JobSpec, report: Report) -> str | None:
     if report.examination is None or report.examination.found is None:
         return "there are no rows to look at"
-    if not report.examination.sample.get("train"):
+    if "train" not in report.examination.sample:
         return "there are no rows to train on"
     if any(error.code == InvalidSpec.code for error in report.errors):
         return "the spec has to be mended first"
@@ -203,45 +209,36 @@ def _why_not(spec: JobSpec, report: Report) -> str | None:
     return None
 
 
-@contextmanager
-def _run_directory(
+def _prepare(
+    folder: Path,
     spec: JobSpec,
     report: Report,
     present: Sequence[Worker],
     *,
     model: Callable[[Path], Path],
-) -> Iterator[Path]:
-    """Give a run directory with a sample of the rows, for a while.
+) -> None:
+    """Make a run directory of the folder with the sample of the rows.
 
     Args:
+        folder: where they are.
         spec: of the job.
-        report: has its rows.
+        report: has what was found of them.
         present: the workers that are there.
         model: returns the folder of the base model, or fills the one that it is given.
     """
     assert report.examination is not None, "the rows were examined"
     found, sample = report.examination.found, report.examination.sample
     assert found is not None, "the rows can be read"
-    folder = Path(tempfile.mkdtemp(prefix="luthier-inspection-"))
-    try:
-        files = {}
-        for split, rows in sample.items():
-            if rows:
-                files[split] = InputFile(folder / f"{split}.jsonl", f"{split}.jsonl")
-                lines = (json.dumps(sample_values(found.spec, row)) + "\n" for row in rows)
-                files[split].path.write_text("".join(lines), encoding="utf-8")
-        inputs = Inputs(
-            model=model(folder / "model"),
-            train=files["train"],
-            eval=files.get("eval"),
-            test=files.get("test"),
-            num_threads=1,
-        )
-        directory = RunDirectory(folder)
-        write_json(directory.spec, found.spec.model_dump(mode="json"))
-        write_json(directory.inputs, inputs.to_dict())
-        counts, targets = found.class_counts, targets_of(spec, present)
-        Request(found.num_rows, found.classes, counts, targets).write(folder)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    files = {split: InputFile(path, path.name) for split, path in sample.items()}
+    inputs = Inputs(
+        model=model(folder / "model"),
+        train=files["train"],
+        eval=files.get("eval"),
+        test=files.get("test"),
+        num_threads=1,
+    )
+    directory = RunDirectory(folder)
+    write_json(directory.spec, found.spec.model_dump(mode="json"))
+    write_json(directory.inputs, inputs.to_dict())
+    targets = targets_of(spec, present)
+    Request(found.num_rows, found.classes, found.class_counts, targets).write(folder)

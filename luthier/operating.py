@@ -38,7 +38,7 @@ def transaction(settings: Settings) -> Iterator[Transaction]:
         bring_up_to_date(url)
         engine = make_engine(url)
         stack.callback(engine.dispose)
-        database = Database(engine, publish=lambda _events: None, ring=lambda _job_id: None)
+        database = Database(engine, publish=lambda _events: None, ring=lambda _job_ids: None)
         yield stack.enter_context(database.transaction())
 
 

@@ -16,6 +16,8 @@ _METHODS = (b"GET ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ")
 class CuttingProxy:
     """Passes bytes on to a service, and closes each connection after so many of its answers'.
 
+    Or of its requests', with `cut_after_sent_bytes`.
+
     Of a share of all requests it loses one half on their way, and of the other half the answers.
     """
 
@@ -24,6 +26,7 @@ class CuttingProxy:
         url: str,
         *,
         cut_after_bytes: int | None = None,
+        cut_after_sent_bytes: int | None = None,
         lost_share: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -32,7 +35,9 @@ class CuttingProxy:
         self.cut_after_bytes = cut_after_bytes
         self.num_connections = 0
         self.num_cuts = 0
+        self.cut_after_sent_bytes = cut_after_sent_bytes
         self.num_bytes = 0  # of answers
+        self.num_sent_bytes = 0  # of requests
         self.cut_after_request: bytes | None = None  # once: passed on, and then nothing more
         self.num_passed_before_cut = 0  # of such requests
         self._flowing = threading.Event()
@@ -110,8 +115,14 @@ class CuttingProxy:
                 thread.start()
 
     def _pass_requests(self, near: socket.socket, far: socket.socket) -> None:
+        left = self.cut_after_sent_bytes
         for chunk in _chunks(near):
             self._flowing.wait()
+            with self._lock:
+                self.num_sent_bytes += len(chunk)
+            if left is not None and (left := left - len(chunk)) <= 0:
+                self.num_cuts += 1
+                break
             if near in self._swallowed:
                 continue
             if self._is_lost(chunk):

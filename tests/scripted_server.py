@@ -65,7 +65,7 @@ class ScriptedServer:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the library's names
+            do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - the library's names
 
             def log_message(self, *args: object) -> None:  # noqa: ARG002
                 return

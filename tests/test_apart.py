@@ -1,6 +1,7 @@
 """Rows are read in a process that may be lost; who asks it goes on, and stays small."""
 
 import gzip
+import json
 import os
 import resource
 
@@ -12,6 +13,7 @@ from trainer_core import memory
 from trainer_core.errors import DataError, EmptyFile, UnknownColumn, restored
 from trainer_core.rows import apart
 from trainer_core.rows.describing import describe
+from trainer_core.rows.examining import examine, sample_values
 from trainer_core.rows.files import InputFile
 from trainer_core.spec import parse_spec
 
@@ -73,6 +75,42 @@ def test_a_cell_that_needs_too_much_memory_is_refused_and_the_service_stays_smal
     with pytest.raises(DataError, match=r"bomb\.parquet"):
         apart.describe(path, name="bomb.parquet", pool=small_pool)
     assert held_mib() - before < 20
+
+
+def test_rows_are_examined_as_here(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": f"text {n % 15}", "label": "ab"[n % 15 % 2]} for n in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": 1}]))
+    files = {"train": InputFile(path, "rows.jsonl")}
+    spec = parse_spec(SPEC)
+    here = examine(spec, files)
+    folder = tmp_path / "sample"
+    folder.mkdir()
+    found = apart.examine(spec.model_dump(mode="json"), files, folder=folder)
+    assert here.found is not None
+    assert found.found is not None
+    for name in ("spec", "num_rows", "num_skipped", "classes", "class_counts"):
+        assert getattr(found.found, name) == getattr(here.found, name), name
+    assert [one.to_typed() for one in found.problems] == [one.to_typed() for one in here.problems]
+    assert found.repetition == here.repetition
+    for split, sample in here.sample.items():
+        lines = found.sample[split].read_text().splitlines()
+        assert [json.loads(line) for line in lines] == [
+            sample_values(here.found.spec, row) for row in sample
+        ]
+
+
+def test_rows_that_need_too_much_memory_are_a_problem_and_the_service_stays_small(
+    tmp_path, small_pool
+):
+    path = tmp_path / "bomb.parquet"
+    table(path, text=["x" * (100 * MIB)], label=["a"])
+    spec, files = parse_spec(SPEC).model_dump(mode="json"), {"train": InputFile(path, path.name)}
+    before = held_mib()
+    found = apart.examine(spec, files, folder=tmp_path, pool=small_pool)
+    assert held_mib() - before < 20
+    assert found.found is None
+    assert [problem.code for problem in found.problems] == ["invalid_data"]
 
 
 def test_a_process_that_dies_takes_its_file_alone(tmp_path, small_pool, monkeypatch):

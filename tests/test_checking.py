@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer_core.errors import DataError, InvalidRows, TooFewRows, UnknownColumn, UnseenLabel
+from trainer_core.rows import checking
 from trainer_core.rows.checking import all_rows, rows_of, survey
 from trainer_core.rows.classes import RowClasses
 from trainer_core.rows.files import InputFile
@@ -226,6 +227,13 @@ def test_three_rows_are_too_few(write):
 def test_one_class_is_nothing_to_learn(write):
     with pytest.raises(DataError, match="nothing to tell apart"):
         survey(spec_of(), {"train": write("train.csv", csv_of(["a"] * 20))})
+
+
+def test_texts_in_place_of_labels_are_told_as_that(write, monkeypatch):
+    monkeypatch.setattr(checking, "MAX_CLASSES", 20)
+    files = {"train": write("train.csv", csv_of(f"text {n}" for n in range(21)))}
+    with pytest.raises(DataError, match="21 different labels in 'label'"):
+        survey(spec_of(data={"eval": None}), files)
 
 
 def test_one_class_that_some_rows_do_not_have_is_something_to_learn(write):

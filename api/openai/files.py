@@ -1,6 +1,5 @@
 """`/v1/files`: data sets, figures of jobs, and files that nobody here reads."""
 
-import logging
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +12,7 @@ from api import openapi, uploads
 from api.access import Reader, Submitter
 from api.dependencies import Cursor, Parameters, Service
 from api.downloads import attachment, stream
+from api.joining import discard
 from api.keeping import committed, keep_dataset
 from api.openai import schemas
 from api.openai.bodies import ExpiresAfter, Purpose, parsed
@@ -23,7 +23,6 @@ from jobs.identifiers import new_id
 from jobs.records import Dataset, File
 from jobs.store import datasets, files, results
 from jobs.transaction import Transaction
-from trainer_core.errors import LuthierError
 from trainer_core.spec.base import SpecModel
 
 router = APIRouter()
@@ -42,8 +41,6 @@ _UPLOAD = {
         },
     }
 }
-
-_log = logging.getLogger(__name__)
 
 
 class NewFile(SpecModel):
@@ -169,15 +166,6 @@ def remove_file(service: Backends, file_id: str, *, project: str) -> None:
         key = files.remove(tx, file_id, project=project)
     if key is not None:
         discard(service, [key])
-
-
-def discard(service: Backends, keys: list[str]) -> None:
-    """Delete what no row names any more."""
-    for key in keys:
-        try:
-            service.storage.delete(key)
-        except LuthierError as error:  # gone for every user, and the file only takes room
-            _log.warning("%s is left over: %s", key, error, extra={"action": "file_left"})
 
 
 def shown(file: File) -> schemas.File:

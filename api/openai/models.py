@@ -7,8 +7,8 @@ from fastapi import Path as InPath
 
 from api.access import Caller, Reader, Submitter
 from api.dependencies import Service
+from api.joining import discard
 from api.openai import schemas
-from api.openai.files import discard
 from api.openai.naming import seconds, tuned_name
 from jobs.records import Job
 from jobs.records import Model as BaseModel

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Annotated
@@ -16,17 +16,18 @@ from api import uploads as forms
 from api.access import Submitter
 from api.bodies import JsonBody
 from api.dependencies import Service
+from api.joining import chunks_of, discard
 from api.keeping import committed
 from api.openai import schemas
 from api.openai.bodies import CompletionOfUpload, UploadBody, parsed
-from api.openai.files import discard, keep_file, remove_file
+from api.openai.files import keep_file, remove_file
 from api.openai.files import shown as shown_file
 from api.openai.naming import seconds
 from api.reading import RowReaders
 from jobs.backends import Backends
 from jobs.identifiers import new_id
 from jobs.records import File, Upload, UploadPart
-from jobs.store import uploads
+from jobs.store import quotas, uploads
 from jobs.transaction import Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec
 
@@ -65,7 +66,10 @@ def create_openai_upload(caller: Submitter, service: Service, body: JsonBody) ->
         "file_expires_seconds": new.expires_after.seconds if new.expires_after else None,
     }
     with service.database.transaction() as tx:
-        return _shown(uploads.create(tx, values))
+        upload = uploads.create(tx, values)
+        announced = uploads.bytes_announced(tx, caller.project)
+        quotas.check_storage(tx, caller.project, num_bytes=announced)
+        return _shown(upload)
 
 
 @router.post(
@@ -171,16 +175,11 @@ def _complete(
 def _joined(service: Backends, parts: Sequence[UploadPart], whole: IO[bytes]) -> str:
     """Write parts one behind the other, and return the MD5 of all."""
     digest = hashlib.md5(usedforsecurity=False)
-    for chunk in _chunks(service, parts):
+    for chunk in chunks_of(service, parts):
         digest.update(chunk)
         whole.write(chunk)
     whole.flush()
     return digest.hexdigest()
-
-
-def _chunks(service: Backends, parts: Sequence[UploadPart]) -> Iterator[bytes]:
-    for part in parts:
-        yield from service.storage.read(part.key, start=0, end=part.size_bytes)
 
 
 def _shown(upload: Upload, *, file: schemas.File | None = None) -> schemas.Upload:

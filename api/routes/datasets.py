@@ -1,6 +1,5 @@
 """Uploading, listing, previewing and deleting data sets."""
 
-import logging
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from api import openapi, problems, uploads
 from api.access import Caller, Reader, Submitter
 from api.dependencies import DatasetId, PageParameters, Parameters, Service
+from api.joining import discard
 from api.keeping import keep_dataset
 from api.reading import RowReaders
 from api.schemas import Column, Dataset, DatasetPage, Preview
@@ -18,7 +18,6 @@ from jobs.backends import Backends
 from jobs.records import Dataset as StoredDataset
 from jobs.store import audit, datasets, quotas
 from jobs.transaction import Transaction
-from trainer_core.errors import LuthierError
 
 router = APIRouter(tags=["datasets"])
 
@@ -29,8 +28,6 @@ _UPLOAD = {
         "properties": {uploads.FIELD: {"type": "string", "format": "binary"}},
     }
 }
-
-_log = logging.getLogger(__name__)
 
 
 class UploadParameters(Parameters):
@@ -112,10 +109,7 @@ def delete_dataset(caller: Submitter, service: Service, dataset_id: DatasetId) -
     with service.database.transaction() as tx:
         removed = datasets.remove(tx, dataset_id, project=caller.project)
         audit.note(tx, caller=caller, action="dataset.delete", target=dataset_id)
-    try:
-        service.storage.delete(removed.key)
-    except LuthierError as error:  # gone for every user, and the file only takes room
-        _log.warning("%s is left over: %s", removed.key, error, extra={"action": "file_left"})
+    discard(service, [removed.key])
 
 
 def _check_room(service: Backends, caller: Caller) -> None:

@@ -19,7 +19,7 @@ from api.reading import Readers, RowReaders
 from api.reports import Validation
 from api.routes.validation import validated
 from api.schemas import Job
-from api.showing import shown
+from api.showing import shown, shown_new
 from jobs import submission
 from jobs.backends import Backends
 from jobs.identifiers import new_id
@@ -27,7 +27,7 @@ from jobs.records import Job as StoredJob
 from jobs.sealing import cipher_of
 from jobs.states import State
 from jobs.store import audit, jobs
-from jobs.store.customs import customs_of
+from jobs.store.customs import customs_and_datasets
 from trainer_core.errors import FieldProblem, IllegalTransition, InvalidSpec
 from trainer_core.spec import JobSpec, parse_spec
 from trainer_core.spec.base import SpecModel
@@ -74,8 +74,7 @@ async def create_job(
     if parameters.validate_only:
         found = await validated(service, inspector, body, project=caller.project)
         return JSONResponse(found.model_dump(mode="json"))
-    spec = await run_in_threadpool(parse_spec, body)
-    return await _submit(service, readers, caller, spec, once)
+    return await _submit(service, readers, caller, body, once)
 
 
 @router.post(
@@ -110,8 +109,8 @@ async def clone_job(
     if not isinstance(body, dict):
         raise InvalidSpec([FieldProblem("", "a patch of a spec is a JSON object")])
     parent = await run_in_threadpool(_get, service, caller, job_id)
-    spec = await run_in_threadpool(parse_spec, merged(_spec_of(parent), body))
-    return await _submit(service, readers, caller, spec, once, parent_id=parent.id)
+    patched = merged(_spec_of(parent), body)
+    return await _submit(service, readers, caller, patched, once, parent_id=parent.id)
 
 
 @router.post(
@@ -135,8 +134,7 @@ async def retry_job(
             hint=f"POST /jobs/{job_id}/clone submits another like it.",
             detail={"state": parent.state},
         )
-    spec = await run_in_threadpool(parse_spec, _spec_of(parent))
-    return await _submit(service, readers, caller, spec, once, parent_id=parent.id)
+    return await _submit(service, readers, caller, _spec_of(parent), once, parent_id=parent.id)
 
 
 class Cancellation(SpecModel):
@@ -200,45 +198,42 @@ async def _submit(
     service: Backends,
     readers: Readers,
     caller: Caller,
-    spec: JobSpec,
+    values: object,
     once: Once,
     *,
     parent_id: str | None = None,
 ) -> Response:
-    create = partial(_create, service, caller, spec, once, parent_id=parent_id)
-    made = await run_in_threadpool(create, only_if_checked=True)
-    if made is None:
+    """Answer to the values of a spec."""
+    create = partial(_create, service, caller, once, parent_id=parent_id)
+    made = await run_in_threadpool(lambda: create(parse_spec(values), only_if_checked=True))
+    if not isinstance(made, Response):
+        spec = made
         await readers.run(partial(submission.check, service, spec, project=caller.project))
-        made = await run_in_threadpool(create)
-    assert made is not None
+        made = await run_in_threadpool(create, spec)
+    assert isinstance(made, Response)
     return made
 
 
 def _create(
     service: Backends,
     caller: Caller,
-    spec: JobSpec,
     once: Once,
+    spec: JobSpec,
     *,
     parent_id: str | None,
     only_if_checked: bool = False,
-) -> Response | None:
-    """Create a job whose rows are good, or return None for one whose rows are to be read first."""
+) -> Response | JobSpec:
+    """Create a job whose rows are good, or return the spec whose rows are to be read first."""
     project = caller.project
     job_id = new_id("job")
     with service.database.transaction() as tx:
-        customs = customs_of(tx, project)
+        needed = submission.dataset_ids_of(spec) if only_if_checked else []
+        customs, held = customs_and_datasets(tx, project, needed)
         if only_if_checked:
-            found = submission.look_up(
-                tx,
-                spec,
-                project=project,
-                cipher=cipher_of(service.settings),
-                customs=customs,
-                are_held=True,
-            )
+            cipher = cipher_of(service.settings) if customs.has_secrets else None
+            found = submission.look_up(tx, spec, project=project, cipher=cipher, held=held)
             if not submission.is_checked(spec, found):
-                return None
+                return spec
         if parent_id is not None:
             jobs.get(tx, parent_id, project=project, is_locked=True)  # may be deleted by now
         detail = {"parent_id": parent_id}
@@ -253,7 +248,7 @@ def _create(
             are_held=only_if_checked,
             beside=[audit.entry(caller, "job.create", job_id, detail=detail)],
         )
-        return once.answer(tx, shown(tx, job), location=f"/jobs/{job.id}")
+        return once.answer(tx, shown_new(tx, job), location=f"/jobs/{job.id}")
 
 
 def _get(service: Backends, caller: Caller, job_id: str) -> StoredJob:

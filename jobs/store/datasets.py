@@ -35,15 +35,10 @@ def create(tx: Transaction, values: dict[str, Any]) -> Dataset:
     return found
 
 
-def get(tx: Transaction, dataset_id: str, *, project: str, is_held: bool = False) -> Dataset:
-    """Return a data set, kept from being deleted until the commit if asked.
-
-    Raises:
-        DatasetNotFound: no such data set.
-    """
-    statement = select(datasets).where(datasets.c.id == dataset_id, datasets.c.project == project)
+def get(tx: Transaction, dataset_id: str, *, project: str) -> Dataset:
+    """Return a data set, or raise DatasetNotFound."""
     row = tx.connection.execute(
-        statement.with_for_update(read=True) if is_held else statement
+        select(datasets).where(datasets.c.id == dataset_id, datasets.c.project == project)
     ).one_or_none()
     if row is None:
         raise DatasetNotFound(

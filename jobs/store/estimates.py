@@ -1,7 +1,7 @@
 """When queued jobs may start, as far as anyone can tell."""
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -30,6 +30,7 @@ from jobs.tables import attempts, jobs
 from jobs.transaction import Transaction
 
 MAX_POSITION = 1000  # counting costs as much as there is ahead
+NEAR_POSITION = 100  # as far as a submission looks, which is to be quick however long the queue
 _NUM_RECENT = 50  # ended jobs by which the next ones are judged
 
 
@@ -62,51 +63,31 @@ class Slots:
         return known[0]
 
 
-def places(tx: Transaction, found: Sequence[Job]) -> dict[str, Place]:
-    """Return the place of each of these jobs."""
-    positions = queue_positions(tx, found)
-    estimates = start_estimates(tx, positions)
-    return {job.id: Place(positions.get(job.id), estimates.get(job.id)) for job in found}
-
-
-def queue_positions(tx: Transaction, found: Sequence[Job]) -> dict[str, int]:
-    """Return the place in the queue, from 1, of each of these jobs that is queued.
-
-    One that is not among the first MAX_POSITION has none.
-    """
-    queued = [job.id for job in found if job.state is State.QUEUED]
-    if not queued:
-        return {}
-    return turns.positions(tx, queued, most=MAX_POSITION)
-
-
-def start_estimates(tx: Transaction, positions: Mapping[str, int]) -> dict[str, float]:
-    """Return in how many seconds queued jobs start, of those of which it can be told.
+def places(tx: Transaction, found: Sequence[Job], *, most: int = MAX_POSITION) -> dict[str, Place]:
+    """Return the place of each of these jobs, asked in one statement.
 
     Args:
         tx: the transaction.
-        positions: place in the queue, from 1, by job id.
+        found: the jobs.
+        most: the last place that is told.
     """
-    if not positions:
-        return {}
-    slots, pauses = _outlook(tx, list(positions))
-    waits = {job_id: slots.wait(position) for job_id, position in positions.items()}
-    return {
-        job_id: max(wait, pauses.get(job_id, 0.0))
-        for job_id, wait in waits.items()
-        if wait is not None
-    }
-
-
-def _outlook(tx: Transaction, job_ids: list[str]) -> tuple[Slots, dict[str, float]]:
-    """Return what all slots are busy with, and how long jobs that are to be tried again wait."""
-    rows = tx.connection.execute(_OUTLOOK, {"job_ids": job_ids}).all()
+    known = {job.id: Place() for job in found}
+    queued = [job.id for job in found if job.state is State.QUEUED]
+    if not queued:
+        return known
+    rows = tx.connection.execute(_OUTLOOK, {"ids": queued, "most": most}).all()
     durations = [one for kind, _, one, _ in rows if kind == "ended" and one is not None]
     usual = median(durations) if durations else None
     slots = Slots(
         tuple(_left(eta, taken, usual) for kind, _, eta, taken in rows if kind == "running"), usual
     )
-    return slots, {job_id: one for kind, job_id, one, _ in rows if kind == "pausing"}
+    pauses = {job_id: one for kind, job_id, one, _ in rows if kind == "pausing"}
+    for kind, job_id, one, _ in rows:
+        if kind == "place":
+            wait = slots.wait(int(one))
+            starts = None if wait is None else max(wait, pauses.get(job_id, 0.0))
+            known[job_id] = Place(int(one), starts)
+    return known
 
 
 def _left(eta: float | None, taken: float, usual: float | None) -> float | None:
@@ -121,7 +102,7 @@ def _seconds(interval: Any) -> Any:
 
 
 def _make_outlook() -> CompoundSelect[Any]:
-    """Return what `_outlook` asks, in one statement: rows of a kind, an id and two figures."""
+    """Return what `places` asks, in one statement: rows of a kind, an id and two figures."""
     now = func.now()
     eta = cast(jobs.c.progress["eta_seconds"].astext, Float)
     left = func.greatest(eta - _seconds(now - jobs.c.updated_at), 0.0)
@@ -148,9 +129,11 @@ def _make_outlook() -> CompoundSelect[Any]:
         .subquery()
     )
     pausing = select(literal("pausing"), jobs.c.id, _seconds(jobs.c.queued_at - now), none).where(
-        jobs.c.id == func.any(bindparam("job_ids", type_=ARRAY(Text))), jobs.c.queued_at > now
+        jobs.c.id == func.any(bindparam("ids", type_=ARRAY(Text))), jobs.c.queued_at > now
     )
-    return union_all(running, select(ended), pausing)
+    placed = turns.POSITIONS.subquery()
+    place = select(literal("place"), placed.c.id, placed.c.place, none)
+    return union_all(running, select(ended), pausing, place)
 
 
 _OUTLOOK = _make_outlook()

@@ -5,10 +5,10 @@ whole queue. The recursion finds the projects that wait: older versions of Postg
 way to skip from one to the next.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import text
+from sqlalchemy import Float, Text, column, text
 
 from jobs.states import LEASED
 from jobs.transaction import Transaction
@@ -57,7 +57,7 @@ FOR UPDATE OF jobs SKIP LOCKED
 """)  # noqa: S608 - of constants
 
 # A job's level is how many jobs of its project run when its turn comes, if none ends until then.
-_POSITIONS = text(f"""
+POSITIONS = text(f"""
 {_WAITING_AND_BUSY}
 SELECT id, place FROM (
     SELECT id, row_number() OVER (ORDER BY priority DESC, level, queued_at, id)::int AS place
@@ -74,7 +74,12 @@ SELECT id, place FROM (
     ORDER BY place LIMIT :most
 ) AS placed
 WHERE id = ANY(:ids)
-""")  # noqa: S608 - of constants
+""").columns(column("id", Text), column("place", Float))  # noqa: S608 - of constants
+"""The places, from 1, of those of the jobs `ids` that are among the first `most`.
+
+It is that of claims one after the other with no job ending meanwhile. Projects that have to wait
+for their quotas are counted as if they had none.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +106,6 @@ def take(tx: Transaction) -> str | None:
         if _num_running(tx, turn.project) < turn.max_running_jobs:
             return turn.job_id
         full.append(turn.project)
-
-
-def positions(tx: Transaction, job_ids: Sequence[str], *, most: int) -> dict[str, int]:
-    """Return the place in the queue, from 1, of those of these jobs that are among the first.
-
-    It is that of claims one after the other with no job ending meanwhile. Projects that have to
-    wait for their quotas are counted as if they had none.
-    """
-    if not job_ids:
-        return {}
-    rows = tx.connection.execute(_POSITIONS, {"ids": list(job_ids), "most": most})
-    return {row[0]: row[1] for row in rows}
 
 
 def _next(tx: Transaction, *, full: Collection[str]) -> Turn | None:

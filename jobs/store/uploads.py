@@ -1,9 +1,9 @@
-"""Files that come in parts."""
+"""Files that come in parts, as OpenAI has it: the order of parts is told at the end."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import Row, delete, func, insert, or_, select, update
 
 from jobs.identifiers import new_id
 from jobs.records import Upload, UploadPart
@@ -35,17 +35,21 @@ def get_pending(tx: Transaction, upload_id: str, *, project: str) -> Upload:
     """
     row = tx.connection.execute(
         select(uploads, (uploads.c.expires_at < func.now()).label("is_over"))
-        .where(uploads.c.id == upload_id, uploads.c.project == project)
+        .where(uploads.c.id == upload_id, uploads.c.project == project, uploads.c.sha256.is_(None))
         .with_for_update()
     ).one_or_none()
     if row is None:
-        raise UploadNotFound(f"there is no upload '{upload_id[:80]}'.", param="upload_id")
-    *values, is_over = row
-    found = Upload(**dict(zip(uploads.c.keys(), values, strict=True)))
-    if found.state != "pending" or is_over:
+        raise not_found(upload_id)
+    return checked_open(row)
+
+
+def checked_open(row: Row[Any]) -> Upload:
+    """Return an upload from its row and whether its time is over, or raise IllegalTransition."""
+    found = Upload(**{name: row._mapping[name] for name in Upload.__dataclass_fields__})
+    if found.state != "pending" or row.is_over:
         state = "expired" if found.state == "pending" else found.state
         raise IllegalTransition(
-            f"upload {upload_id} is {state}.", hint="Begin a new one.", detail={"state": state}
+            f"upload {found.id} is {state}.", hint="Begin a new one.", detail={"state": state}
         )
     return found
 
@@ -58,6 +62,16 @@ def add_part(tx: Transaction, upload_id: str, *, key: str, size_bytes: int) -> U
         .returning(upload_parts)
     ).one()
     return UploadPart(**row._mapping)
+
+
+def bytes_announced(tx: Transaction, project: str) -> int:
+    """Return how many bytes the open uploads of a project may come to hold."""
+    total = select(func.coalesce(func.sum(uploads.c.size_bytes), 0)).where(
+        uploads.c.project == project,
+        uploads.c.state == "pending",
+        uploads.c.expires_at > func.now(),
+    )
+    return int(tx.connection.execute(total).scalar_one())
 
 
 def size_of_parts(tx: Transaction, upload_id: str) -> int:
@@ -117,3 +131,8 @@ def take_stale_parts(tx: Transaction) -> list[str]:
     long_over = uploads.c.expires_at < expires_at(-_KEPT_SECONDS)
     tx.connection.execute(delete(uploads).where(long_over))
     return keys
+
+
+def not_found(upload_id: str) -> UploadNotFound:
+    """Return the error of an upload that is not there."""
+    return UploadNotFound(f"there is no upload '{upload_id[:80]}'.", param="upload_id")

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -51,8 +52,11 @@ uploads = Table(
     Column("file_expires_seconds", Integer),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     now("created_at"),
+    Column("sha256", Text),  # of the whole; null for OpenAI's, which do not tell it
+    Column("has_header", Boolean),
     CheckConstraint("state IN ('pending', 'completed', 'cancelled')", name="state_is_known"),
     Index("ix_uploads_expires_at", "expires_at"),
+    Index("ix_uploads_pending", "project", "sha256", postgresql_where=text("state = 'pending'")),
 )
 
 upload_parts = Table(
@@ -65,6 +69,9 @@ upload_parts = Table(
     Column("key", Text, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     now("created_at"),
+    Column("number", Integer),  # from 1, and null for OpenAI's, whose order is told at the end
+    Column("sha256", Text),
+    UniqueConstraint("upload_id", "number"),
 )
 
 fine_tunes = Table(

@@ -7,7 +7,7 @@ import click
 
 from luthier.cli.command import Command, Group, confirm, json_option, open_client, yes_option
 from luthier.cli.operating import home_option
-from luthier.cli.output import print_json, say, suggest
+from luthier.cli.output import count, print_json, say, suggest
 
 
 @click.group(
@@ -72,17 +72,19 @@ def new_key() -> None:
 @secrets.command(cls=Command, examples=["LUTHIER_SECRET_KEY=new,old luthier secrets reseal"])
 @home_option
 def reseal(*, home: Path | None) -> None:
-    """Seal all secrets by the first key of LUTHIER_SECRET_KEY (operator).
+    """Seal all secrets, webhooks' too, by the first key of LUTHIER_SECRET_KEY (operator).
 
     To replace a key, put the new one before the old one, restart every part with both, reseal, and
     take the old one away.
     """
     from jobs.sealing import cipher_of
     from jobs.settings import load_settings
+    from jobs.store import audit
     from jobs.store import secrets as store
-    from luthier.operating import transaction
+    from luthier.operating import Operator, transaction
 
     settings = load_settings(**({} if home is None else {"home": home}))
     with transaction(settings) as tx:
-        count = store.seal_again(tx, cipher=cipher_of(settings))
-    say(f"{count} secrets are sealed by the first key.")
+        num_sealed = store.seal_again(tx, cipher=cipher_of(settings))
+        audit.note(tx, caller=Operator(), action="secret.reseal", target="all")
+    say(f"Sealed by the first key: {count(num_sealed, 'secret')}.")

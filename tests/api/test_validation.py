@@ -1,6 +1,8 @@
 """Validation over HTTP: what a job would do, and what is wrong with it."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import httpx
@@ -9,6 +11,7 @@ import pytest
 from jobs.records import WorkerDevice
 from jobs.store import workers
 from tests.api.conftest import spec_of, upload
+from trainer_core.rows import apart
 
 GB = 1 << 30
 SMALL = WorkerDevice("cpu", "cpu", "x86_64", GB, has_fast_bf16=False, num_threads=1)
@@ -82,6 +85,26 @@ def test_what_is_there_twice_is_a_warning(shared):
     assert [one["code"] for one in found["warnings"]] == ["rows_repeated"]
     assert found["rows"]["num_duplicates"] == {"train": 5}
     assert found["rows"]["twins"][0]["line"] == 17
+
+
+def test_rows_over_which_their_reader_dies_are_an_error_and_the_service_lives(shared, monkeypatch):
+    spec = spec_of(upload(shared.client))
+    monkeypatch.setattr(apart._Process, "ask", asked_of_the_dead)
+    found = validated(shared.client, spec)
+    monkeypatch.undo()
+    assert [error["code"] for error in found["errors"]] == ["invalid_data"]
+    assert "train.csv" in found["errors"][0]["message"]
+    assert found["missing"][0]["why"] == "there are no rows to look at"
+    assert validated(shared.client, spec)["is_valid"]
+
+
+ask = apart._Process.ask
+
+
+def asked_of_the_dead(process: apart._Process, request: dict) -> dict:
+    """Ask a process that a signal ends, as a fault of a library in C does."""
+    os.kill(process._child.pid, signal.SIGSEGV)
+    return ask(process, request)
 
 
 def test_a_data_set_is_checked_for_a_task_without_a_job(shared):

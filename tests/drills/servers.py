@@ -111,7 +111,7 @@ class _Trials:
     def b4(self, site: Site, _: random.Random) -> None:
         job_id = self._work.submit(site)
         for _again in range(10):  # as a broker does that delivers again
-            site.backends.database.ring(job_id)
+            site.backends.database.ring([job_id])
         self._work.assert_whole(site, job_id)
         with _redis(site) as client:
             until(lambda: not client.llen(QUEUE), seconds=20, what="messages wait")

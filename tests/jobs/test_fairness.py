@@ -41,7 +41,8 @@ def end(database, job):  # noqa: F811
 
 def positions(database, found):  # noqa: F811
     with database.transaction() as tx:
-        return estimates.queue_positions(tx, found)
+        places = estimates.places(tx, found)
+        return {job_id: place.position for job_id, place in places.items() if place.position}
 
 
 def test_project_that_runs_the_fewest_jobs_is_next_and_then_the_older_job(database):  # noqa: F811

@@ -90,7 +90,8 @@ def test_a_resumed_job_comes_last_of_its_priority_and_rings(database):
         resumed = jobs.resume(tx, first.id, project="default")
         assert tx.bells == [first.id]
     with database.transaction() as tx:
-        assert estimates.queue_positions(tx, [resumed, second]) == {second.id: 1, first.id: 2}
+        places = estimates.places(tx, [resumed, second])
+    assert (places[second.id].position, places[first.id].position) == (1, 2)
     assert [claim(database).id for _ in range(2)] == [second.id, first.id]
 
 

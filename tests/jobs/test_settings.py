@@ -25,6 +25,8 @@ README = Path(__file__).parents[2] / "README.md"
         ("LUTHIER_LEASE_SECONDS", "0", "LUTHIER_LEASE_SECONDS"),
         ("LUTHIER_WEBHOOK_NETWORKS", "10.0.0.0/8,10.0.0.1/8", "LUTHIER_WEBHOOK_NETWORKS"),
         ("LUTHIER_SECRET_KEY", "secret", "LUTHIER_SECRET_KEY"),
+        ("LUTHIER_SECRET_KEY", ",a-key-that-is-long", "each key"),
+        ("LUTHIER_SECRET_KEY", "a-key-that-is-long,", "each key"),
     ],
 )
 def test_bad_value_is_one_line_naming_the_variable(monkeypatch, variable, value, words):

@@ -78,8 +78,12 @@ def test_priority_then_order_of_submission_decides_the_turn(database):
     first, second = submit(database), submit(database)
     urgent = submit(database, resources={"priority": 5})
     with database.transaction() as tx:
-        positions = estimates.queue_positions(tx, [first, second, urgent])
-    assert positions == {urgent.id: 1, first.id: 2, second.id: 3}
+        places = estimates.places(tx, [first, second, urgent])
+    assert {job_id: place.position for job_id, place in places.items()} == {
+        urgent.id: 1,
+        first.id: 2,
+        second.id: 3,
+    }
     assert [claim(database).id for _ in range(3)] == [urgent.id, first.id, second.id]
     assert claim(database) is None
 

@@ -24,6 +24,7 @@ from typing import Any
 from trainer_core.errors import DataError, LuthierError, TypedError, restored
 from trainer_core.rows.describing import Description
 from trainer_core.rows.describing import describe as describe_here
+from trainer_core.rows.examined import Examined
 from trainer_core.rows.files import InputFile
 
 MEMORY_BYTES = 2 << 30  # beyond what the process has when it has imported everything
@@ -135,6 +136,7 @@ def too_demanding(name: str) -> DataError:
 
 
 _POOL = Pool(NUM_PROCESSES)
+_EXAMINERS = Pool(NUM_PROCESSES)
 
 
 def warm() -> None:
@@ -150,12 +152,33 @@ def describe(path: Path, *, name: str, has_header: bool = True, pool: Pool = _PO
 
 def check(spec: Json, files: Mapping[str, InputFile]) -> None:
     """Raise whatever `checking.survey` raises of the rows of a spec, given as JSON."""
-    asked = {
+    request = {"call": "check", "spec": spec, "files": _told(files)}
+    _asked(request, name=files["train"].name, pool=_POOL)
+
+
+def examine(
+    spec: Json, files: Mapping[str, InputFile], *, folder: Path, pool: Pool = _EXAMINERS
+) -> Examined:
+    """Return what `examining.examine` does of the rows of a spec, given as JSON.
+
+    Args:
+        spec: what the job says of its rows.
+        files: the file of each split that has one of its own; `train` always.
+        folder: gets a file with a sample of each split.
+        pool: the processes to ask, other than those that submissions wait for.
+    """
+    request = {"call": "examine", "spec": spec, "files": _told(files), "folder": str(folder)}
+    try:
+        return Examined.from_dict(_asked(request, name=files["train"].name, pool=pool))
+    except DataError as error:  # the process was lost
+        return Examined(None, (error,))
+
+
+def _told(files: Mapping[str, InputFile]) -> Json:
+    return {
         split: {"path": str(file.path), "name": file.name, "has_header": file.has_header}
         for split, file in files.items()
     }
-    request = {"call": "check", "spec": spec, "files": asked}
-    _asked(request, name=files["train"].name, pool=_POOL)
 
 
 def _asked(request: Json, *, name: str, pool: Pool) -> Json:
@@ -177,12 +200,24 @@ def _check(request: Json) -> Json:
     from trainer_core.rows.checking import survey
     from trainer_core.spec import parse_spec
 
-    files = {
+    survey(parse_spec(request["spec"]), _files(request))
+    return {}
+
+
+def _examine(request: Json) -> Json:
+    from trainer_core.rows.examined import told
+    from trainer_core.rows.examining import examine as examine_here
+    from trainer_core.spec import parse_spec
+
+    examination = examine_here(parse_spec(request["spec"]), _files(request))
+    return told(examination, folder=Path(request["folder"]))
+
+
+def _files(request: Json) -> dict[str, InputFile]:
+    return {
         split: InputFile(Path(file["path"]), file["name"], file["has_header"])
         for split, file in request["files"].items()
     }
-    survey(parse_spec(request["spec"]), files)
-    return {}
 
 
 def _nothing(request: Json) -> Json:  # noqa: ARG001
@@ -192,6 +227,7 @@ def _nothing(request: Json) -> Json:  # noqa: ARG001
 _CALLS: Mapping[str, Callable[[Json], Json]] = {
     "describe": _describe,
     "check": _check,
+    "examine": _examine,
     "nothing": _nothing,
 }
 
@@ -225,6 +261,7 @@ def main() -> None:
     import pyarrow.parquet
 
     import trainer_core.rows.checking
+    import trainer_core.rows.examining
     import trainer_core.spec  # noqa: F401
 
     assert pyarrow.parquet

@@ -29,6 +29,7 @@ from trainer_core.spec import JobSpec, Row
 
 MIN_TRAIN_ROWS = 10
 MAX_PROBLEMS = 100  # bad rows told one by one; the rest are counted
+MAX_CLASSES = 50_000  # more are texts in the wrong column
 SPLITS = {"train": TRAIN, "eval": EVAL, "test": TEST}
 _NAMES = {number: name for name, number in SPLITS.items()}
 
@@ -104,6 +105,8 @@ def look_through(
     if unread:
         return None, [*unread.values(), *refusal]
     found = _found(spec, read, num_bad=num_bad)
+    if len(found.classes) > MAX_CLASSES:
+        return None, [_too_many_classes(found, files), *refusal]
     return found, [*refusal, *_label_problems(found, files, read), *_shortages(found, files)]
 
 
@@ -277,6 +280,16 @@ def _label_problems(
                 param=found.spec.label_column,
                 detail={"file": file.name, "line": line, "label": label, "split": split},
             )
+
+
+def _too_many_classes(found: Survey, files: Mapping[str, InputFile]) -> DataError:
+    return DataError(
+        f"the rows of {files['train'].name} have {len(found.classes):,} different labels in "
+        f"'{found.spec.label_column}'; at most {MAX_CLASSES:,} can be told apart.",
+        hint="Set data.columns.label to the column that holds the labels.",
+        param=found.spec.label_column,
+        detail={"num_labels": len(found.classes), "max_labels": MAX_CLASSES},
+    )
 
 
 def _is_one_class_everywhere(found: Survey) -> bool:

@@ -1,8 +1,9 @@
 """Uploads: streamed, checked against what the service has stored, and never made twice.
 
-A file is one request, which carries no idempotency key: its body is not kept anywhere to be sent
-again. So where an answer is lost, the client first looks whether the data set has come to be, by
-SHA-256 and name among those that are newer than the upload, and sends the file again if not.
+A file of one part is one request, which carries no idempotency key: its body is not kept anywhere
+to be sent again. So where an answer is lost, the client first looks whether the data set has come
+to be, by SHA-256 and name among those that are newer than the upload, and sends the file again if
+not.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from luthier.client.aio.downloading import Progress
 from luthier.client.aio.paging import pages
+from luthier.client.aio.parting import sha256_of
 from luthier.client.aio.transport import AsyncTransport
 from luthier.client.aio.waiting import off_loop, sleep
 from luthier.client.calls import SLOW_SECONDS, Call, delay_seconds, is_temporary, path_of
@@ -43,7 +45,7 @@ async def send(
                 await _check(transport, dataset, file)
                 return dataset
         await sleep(delay_seconds(num_tries))
-        sha256 = await off_loop(_sha256, path)
+        sha256 = await off_loop(sha256_of, path)
         async for arrived in pages(transport, "/datasets", Dataset):
             if arrived.id == newest:
                 break
@@ -81,11 +83,6 @@ async def _check(transport: AsyncTransport, dataset: Dataset, file: "_Counted") 
         code="wrong_hash",
         hint="Was the file changed meanwhile? Upload it again.",
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Counted(io.FileIO):

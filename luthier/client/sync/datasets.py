@@ -8,8 +8,10 @@ from luthier.client.calls import SLOW_SECONDS, Call, path_of
 from luthier.client.inputs import Dataset, Preview, Validation
 from luthier.client.sync.downloading import Progress
 from luthier.client.sync.paging import pages
+from luthier.client.sync.parting import PART_BYTES, send_in_parts, size_of
 from luthier.client.sync.sending import send
 from luthier.client.sync.transport import Transport
+from luthier.client.sync.waiting import off_loop
 from luthier.client.values import from_json
 
 
@@ -20,21 +22,38 @@ class Datasets:
         self._transport = transport
 
     def upload(
-        self, path: str | Path, *, has_header: bool = True, progress: Progress | None = None
+        self,
+        path: str | Path,
+        *,
+        has_header: bool = True,
+        progress: Progress | None = None,
+        part_bytes: int = PART_BYTES,
     ) -> Dataset:
-        """Send a file of rows, streamed, and return what the service found in it.
+        """Send a file of rows, and return what the service found in it.
 
-        An upload that breaks is sent again, unless it turns out to have arrived.
+        A file that is larger than a part is sent in parts: what broke goes on at the part that
+        broke, for five minutes of outage, and in a later run of the same call within a day. A
+        smaller one is sent again, unless it turns out to have arrived.
 
         Args:
             path: JSONL, JSON, CSV, TSV, CoNLL, Parquet or text; .gz and .zst as well.
             has_header: whether the first line of a CSV or TSV file names its columns.
             progress: called with the bytes sent and the bytes in all.
+            part_bytes: size of a part, at most 64 MiB.
 
         Raises:
             BadUpload: what arrived has another SHA-256 than what was sent.
         """
-        return send(self._transport, Path(path), has_header=has_header, progress=progress)
+        file = Path(path)
+        if off_loop(size_of, file) > part_bytes:
+            return send_in_parts(
+                self._transport,
+                file,
+                has_header=has_header,
+                progress=progress,
+                part_bytes=part_bytes,
+            )
+        return send(self._transport, file, has_header=has_header, progress=progress)
 
     def list(self, *, limit: int | None = None) -> Iterator[Dataset]:
         """Yield data sets, newest first; at most `limit`."""

@@ -1,9 +1,10 @@
 # Made of luthier/client/aio/sending.py by `python -m tests.client.twins`: change that one.
 """Uploads: streamed, checked against what the service has stored, and never made twice.
 
-A file is one request, which carries no idempotency key: its body is not kept anywhere to be sent
-again. So where an answer is lost, the client first looks whether the data set has come to be, by
-SHA-256 and name among those that are newer than the upload, and sends the file again if not.
+A file of one part is one request, which carries no idempotency key: its body is not kept anywhere
+to be sent again. So where an answer is lost, the client first looks whether the data set has come
+to be, by SHA-256 and name among those that are newer than the upload, and sends the file again if
+not.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from luthier.client.errors import BadUpload, LuthierAPIError
 from luthier.client.inputs import Dataset
 from luthier.client.sync.downloading import Progress
 from luthier.client.sync.paging import pages
+from luthier.client.sync.parting import sha256_of
 from luthier.client.sync.transport import Transport
 from luthier.client.sync.waiting import off_loop, sleep
 from luthier.client.values import from_json
@@ -44,7 +46,7 @@ def send(
                 _check(transport, dataset, file)
                 return dataset
         sleep(delay_seconds(num_tries))
-        sha256 = off_loop(_sha256, path)
+        sha256 = off_loop(sha256_of, path)
         for arrived in pages(transport, "/datasets", Dataset):
             if arrived.id == newest:
                 break
@@ -80,11 +82,6 @@ def _check(transport: Transport, dataset: Dataset, file: "_Counted") -> None:
         code="wrong_hash",
         hint="Was the file changed meanwhile? Upload it again.",
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Counted(io.FileIO):
