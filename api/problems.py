@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from psycopg.errors import DiskFull as NoRoom
-from psycopg.errors import ReadOnlySqlTransaction
+from psycopg.errors import LockNotAvailable, ReadOnlySqlTransaction
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import InternalError as DatabaseInternalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -193,8 +193,11 @@ async def _on_lost_database(request: Request, error: Exception) -> Response:
         return answer(full, scope=request.scope)
     if isinstance(error, DatabaseInternalError) and not isinstance(cause, ReadOnlySqlTransaction):
         return internal(request.scope)
+    is_held = isinstance(cause, LockNotAvailable)
     unavailable = ServiceUnavailable(
-        "the database can't be reached.", hint="Try again soon.", detail={RETRY: 2}
+        "somebody else holds what this changes." if is_held else "the database can't be reached.",
+        hint="Try again soon.",
+        detail={RETRY: 2},
     )
     return answer(unavailable, scope=request.scope)
 

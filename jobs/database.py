@@ -14,12 +14,12 @@ from sqlalchemy.exc import InvalidatePoolError
 from trainer_core.errors import InvalidSetting
 
 _IDLE_MILLISECONDS = 10_000
+_LOCK_MILLISECONDS = 5_000
 _LOCK = 4_817_023_551  # an arbitrary number that only Luthier's migrations lock
 _CONNECT = {
     "connect_timeout": 5,
     "tcp_user_timeout": 10_000,  # milliseconds: a peer that vanished is an error, soon
     "application_name": "luthier",
-    "options": f"-c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}",
 }
 
 
@@ -30,15 +30,23 @@ def make_engine(url: str) -> Engine:
     trip of its own; nothing has been asked by then, so that another connection can take its place.
 
     A process that is frozen in the midst of a transaction loses it, and with it the locks on its
-    job: nobody could take the job over else, however long ago its lease ran out.
+    job: nobody could take the job over else, however long ago its lease ran out. Until then
+    whoever waits for them is told so, soon.
     """
+    limits = (
+        f"-c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS} "
+        f"-c lock_timeout={_LOCK_MILLISECONDS}"
+    )
     engine = create_engine(
         url,
         pool_size=10,
         max_overflow=20,
         hide_parameters=True,  # errors are logged, and values are the users'
-        connect_args=_CONNECT,
+        connect_args={**_CONNECT, "options": limits},
     )
+    # Many rows are one statement. The driver's own way is a pipeline, whose last message, a flush,
+    # has PostgreSQL stop the clock of an idle transaction: one frozen then is never ended.
+    engine.dialect.use_insertmanyvalues_wo_returning = True
     event.listen(engine, "checkout", _begin)
     return engine
 
@@ -67,7 +75,8 @@ def migrate(url: str) -> None:
     Raises:
         InvalidSetting: a newer version of the service has changed the tables.
     """
-    # Without a transaction, which would be idle for as long as the migrations take.
+    # Without a transaction, which would be idle for as long as the migrations take, and without a
+    # limit: those of another process are waited for.
     engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args=_CONNECT)
     try:
         with engine.connect() as connection:

@@ -21,7 +21,7 @@ from jobs.settings import PREFIX, Settings, load_settings
 from luthier.embedded import EmbeddedPostgres, EmbeddedValkey
 
 _TEMPLATE = "luthier_template"
-_FORK_SERVER_SECONDS = 120  # importing torch takes most of it, on a slow machine
+_FORK_SERVER_SECONDS = 300  # importing torch takes most of it, on a slow machine
 
 
 @pytest.fixture(scope="session", autouse=True)

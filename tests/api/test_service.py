@@ -9,6 +9,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
+import jobs.database
 from api.guard import Hosts, check
 from jobs.backends import Backends
 from jobs.database import make_engine
@@ -141,6 +142,22 @@ def test_database_that_takes_no_writes_is_told_and_needs_no_restart(
     with backends.engine.begin() as connection:
         connection.execute(text("DROP TRIGGER refuse ON jobs"))
     assert client.post("/jobs", json=spec).status_code == 201
+
+
+def test_request_for_a_job_that_a_frozen_process_holds_is_soon_told_to_come_again(
+    service_settings: Settings, backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B13."""
+    monkeypatch.setattr(jobs.database, "_LOCK_MILLISECONDS", 200)
+    with serve(service_settings) as url, httpx.Client(base_url=url, timeout=30) as client:
+        job_id = submit(client)
+        with backends.engine.begin() as connection:
+            connection.execute(text("SELECT FROM jobs WHERE id = :id FOR UPDATE"), {"id": job_id})
+            refused = client.post(f"/jobs/{job_id}/cancel")
+
+        assert (refused.status_code, refused.json()["code"]) == (503, "service_unavailable")
+        assert refused.headers["Retry-After"] == "2"
+        assert client.post(f"/jobs/{job_id}/cancel").status_code == 200
 
 
 def test_every_response_has_an_id_of_its_own_and_the_security_headers(

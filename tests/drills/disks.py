@@ -25,7 +25,7 @@ def drills(work: Work) -> list[Drill]:
     return [
         Drill(
             "C5", "disk full at each write of one save", "disk_full, the old one whole", trials.c5,
-            ALL, quick=0, unit="writes", obstacle=obstacle,
+            ALL, unit="writes", obstacle=obstacle,
         ),
         Drill(
             "C6", "sync fails", "save failed, the old one whole", trials.c6, 20, obstacle=obstacle

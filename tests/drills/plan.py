@@ -122,6 +122,7 @@ def carry_out(
     """
     report = Report.of(drill, seed=seed)
     started = time.monotonic()
+    site.kill_workers()  # those of the row before may have been told to fail
     while not _is_enough(report, num_trials):
         if max_seconds is not None and time.monotonic() - started > max_seconds:
             break

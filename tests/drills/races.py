@@ -151,7 +151,7 @@ class Race(RuleBasedStateMachine):
                 some.integers(0, _NUM_JOBS - 1),
                 some.integers(0, 3),
             ),
-            min_size=2,
+            min_size=_NUM_CONNECTIONS // 2,
             max_size=_NUM_CONNECTIONS,
         )
     )  # fmt: skip

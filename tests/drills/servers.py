@@ -30,7 +30,7 @@ def drills(work: Work) -> list[Drill]:
         Drill("B3", "Valkey frozen for 6 s", "training goes on, API answers", trials.b3, 20),
         Drill("B4", "the same message ten times over", "one attempt", trials.b4, 200),
         Drill("B5", "the message vanishes", "runs all the same", trials.b5, 100),
-        Drill("B7", "PostgreSQL killed and started again", "no takeover", trials.b7, 30, quick=0),
+        Drill("B7", "PostgreSQL killed and started again", "no takeover", trials.b7, 30),
     ]  # fmt: skip
 
 
