@@ -24,7 +24,9 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 ADRS = sorted((ROOT / "docs" / "adr").glob("*.md"))
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*/README.md"))]
-IGNORED = re.compile(r"\..*|.*\.egg-info|__pycache__|build|dist|demo-output|README\.md")
+IGNORED = re.compile(
+    r"\..*|.*\.egg-info|__pycache__|build|dist|demo-output|drills\.jsonl|README\.md"
+)
 
 pages = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 
