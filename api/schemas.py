@@ -10,6 +10,7 @@ from jobs.records import Artifact as StoredArtifact
 from jobs.records import Attempt as StoredAttempt
 from jobs.records import Dataset as StoredDataset
 from jobs.records import Job as StoredJob
+from jobs.records import Push as StoredPush
 from jobs.records import StoredEvent
 from jobs.records import Upload as StoredUpload
 from jobs.records import UploadPart as StoredPart
@@ -187,11 +188,37 @@ class Artifact(Schema):
     sha256: str
 
 
+class Push(Schema):
+    """A push of the finished model to the Hub."""
+
+    number: int
+    """From 1, within the job."""
+    repo: str
+    private: bool
+    """Whether it goes to a private repository only."""
+    branch: str | None
+    """Null: the main one."""
+    tag: str | None
+    state: Literal["pending", "pushed", "failed"]
+    num_tries: int
+    """How often it was tried, the try in hand included."""
+    url: str | None
+    """Page that shows what was pushed."""
+    commit: str | None
+    """Commit of the repository that was made."""
+    error: JobError | None
+    """Why it has failed, or the latest try of one that is pending."""
+    created_at: Timestamp
+    finished_at: Timestamp | None
+
+
 class JobDetail(Job):
-    """A fine-tuning job with its attempts and files."""
+    """A fine-tuning job with its attempts, files and pushes."""
 
     attempts: list[Attempt]
     artifacts: list[Artifact]
+    pushes: list[Push]
+    """To the Hub, first to last."""
 
     @classmethod
     def whole(
@@ -201,6 +228,7 @@ class JobDetail(Job):
         place: Place,
         attempts: list[StoredAttempt],
         artifacts: list[StoredArtifact],
+        pushes: list[StoredPush],
     ) -> "JobDetail":
         """Return a stored job with all that belongs to it."""
         told = [Attempt.model_validate(one) for one in attempts]
@@ -208,8 +236,8 @@ class JobDetail(Job):
             one.model_copy(update={"steps_lost": _steps_lost(one, told[number:])})
             for number, one in enumerate(told, start=1)
         ]
-        values = _visible(job, place) | {"attempts": told, "artifacts": artifacts}
-        return cls.model_validate(values)
+        parts = {"attempts": told, "artifacts": artifacts, "pushes": pushes}
+        return cls.model_validate(_visible(job, place) | parts)
 
 
 def _steps_lost(one: Attempt, later: list[Attempt]) -> int | None:

@@ -2,7 +2,7 @@
 
 from api.schemas import Job, JobDetail
 from jobs.records import Job as StoredJob
-from jobs.store import artifacts, attempts, estimates
+from jobs.store import artifacts, attempts, estimates, pushes
 from jobs.transaction import Transaction
 
 
@@ -17,10 +17,11 @@ def shown_new(tx: Transaction, job: StoredJob) -> Job:
 
 
 def shown_whole(tx: Transaction, job: StoredJob) -> JobDetail:
-    """Return a job with its place in the queue, its attempts and its files."""
+    """Return a job with its place in the queue, its attempts, its files and its pushes."""
     return JobDetail.whole(
         job,
         place=estimates.places(tx, [job])[job.id],
         attempts=attempts.of_job(tx, job.id),
         artifacts=artifacts.of_job(tx, job.id),
+        pushes=pushes.of_job(tx, job.id),
     )

@@ -87,6 +87,28 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
+class Push:
+    """A push of a job's model to the Hub: asked for, done, or given up."""
+
+    job_id: str
+    number: int  # from 1, within the job
+    repo: str  # owner/name
+    private: bool
+    branch: str | None  # None for the main one
+    tag: str | None
+    secret: str  # name of the stored token
+    state: str  # pending, pushed, failed
+    num_tries: int
+    max_tries: int
+    next_try_at: datetime | None  # while pending: when it is due, or its worker's lease ends
+    url: str | None  # of a page that shows what was pushed
+    commit: str | None
+    error: Json | None  # TypedError of the latest try that failed
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A checkpoint of a job in the storage, or on its way into it or out of it."""
 

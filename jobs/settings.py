@@ -121,6 +121,8 @@ class Settings(BaseSettings):
     """How long the checkpoints of a job that has ended stay in the storage, days."""
     stall_seconds: Annotated[float, Field(ge=1, le=10_000_000)] = 1800
     """A training process that gets no further for so long is ended, and its job tried again."""
+    push_seconds: Annotated[float, Field(ge=1, le=604_800)] = 21_600
+    """How long one try to push a model to the Hub may take."""
     sweep_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10
     """How often lost bells and lost leases are looked for."""
     heartbeat_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 15

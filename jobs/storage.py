@@ -91,6 +91,11 @@ class Storage:
             size += len(chunk)
         return Stored(size, digest.hexdigest())
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether the files lie on a file system of this machine."""
+        return self._root is not None
+
     def is_on_disk_of(self, folder: Path) -> bool:
         """Return whether what is stored takes room from a folder of this machine."""
         return self._root is not None and self._root.stat().st_dev == folder.stat().st_dev

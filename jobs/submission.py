@@ -190,6 +190,7 @@ def referred(
             secrets.check(tx, name, project=project)
         except NotFound as error:
             problems.append(FieldProblem(f"/secrets/{use}", error.message, error.hint))
+    problems += _push_problems(tx, spec, project=project)
     found: dict[str, Dataset] = {}
     for split, source in spec.data.references().items():
         reference = parse_data_reference(source)
@@ -201,6 +202,30 @@ def referred(
         except NotFound as error:
             problems.append(FieldProblem(f"/data/{split}", error.message, error.hint))
     return found, problems
+
+
+def _push_problems(tx: Transaction, spec: JobSpec, *, project: str) -> Iterator[FieldProblem]:
+    push = spec.push
+    if push is None:
+        return
+    if push.secret is None:
+        yield no_push_secret("/secrets/hf")
+    elif push.secret != spec.secrets.hf:  # which is looked up with the others
+        try:
+            secrets.check(tx, push.secret, project=project)
+        except NotFound as error:
+            yield FieldProblem("/output/push/secret", error.message, error.hint)
+
+
+def no_push_secret(pointer: str) -> FieldProblem:
+    """Return the problem of a push for which no token is named."""
+    return FieldProblem(
+        pointer,
+        "a push to the Hub needs a token that may write, and none is named: workers have none of "
+        "their own for it, which would be everybody's",
+        "Store one with `luthier secrets set NAME`, and name it in secrets.hf, or in the push's "
+        "own `secret`.",
+    )
 
 
 def num_weights_of(tx: Transaction, spec: JobSpec, *, project: str) -> int | None:

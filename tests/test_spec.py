@@ -116,7 +116,6 @@ def test_unknown_task_names_the_known_ones(task, words):
 @pytest.mark.parametrize(
     ("change", "pointer"),
     [
-        ({"output": {"push": {"repo": "me/m"}}}, "/output/push"),
         (
             {"resources": {"gpus": 2, "parallel": {"strategy": "fsdp"}}, "adapter": {}},
             "/resources/parallel/strategy",

@@ -16,7 +16,7 @@
     |   |-- ProjectNotFound, KeyNotFound, SecretNotFound
     |-- Conflict                the thing exists, and its state forbids the request
     |   |-- IllegalTransition, NameTaken, DatasetInUse, ModelNotReady, HomeInUse
-    |   |-- JobInUse, ModelInUse, RequestInFlight, TooManyWebhooks
+    |   |-- JobInUse, ModelInUse, PushPending, RequestInFlight, TooManyWebhooks
     |-- DataError               the user's rows or files can't be trained on
     |   |-- EmptyFile, UnknownFormat, UnknownColumn, InvalidRows, TooFewRows, UnseenLabel
     |   |-- DataChanged, InvalidTrainingFile
@@ -30,7 +30,7 @@
     |-- InvalidSetting          an environment variable or flag of the service is wrong
     |-- ServiceFault            our fault, or our infrastructure's
         |-- WorkerLost, ProcessDied, NoUsableCheckpoint, Stalled, ServerFailed
-        |-- ServiceUnavailable, InternalError, PredictionFailed, SecretUnreadable
+        |-- ServiceUnavailable, InternalError, PredictionFailed, PushFailed, SecretUnreadable
 
 A message says what happened, with the values; what was expected; what to do.
 """
@@ -357,6 +357,12 @@ class JobInUse(Conflict):
     code = "job_in_use"
 
 
+class PushPending(Conflict):
+    """The model of a job is being pushed already."""
+
+    code = "push_pending"
+
+
 class RequestInFlight(Conflict):
     """The first request with the same `Idempotency-Key` is still being worked on."""
 
@@ -536,6 +542,12 @@ class PredictionFailed(ServiceFault):
     """A finished model did not answer."""
 
     code = "prediction_failed"
+
+
+class PushFailed(ServiceFault):
+    """A finished model could not be pushed to the Hub; the model is there all the same."""
+
+    code = "push_failed"
 
 
 class SecretUnreadable(ServiceFault):

@@ -28,6 +28,8 @@ NAMES = frozenset(
         "worker.trained",  # the process has ended, the job has not been moved
         "worker.stored",  # the model's files are stored, no row names them
         "worker.ended",  # the job has been moved, nothing has been tidied
+        "worker.pushing",  # a push was claimed, nothing has been sent
+        "worker.pushed",  # the Hub has answered, no row says so
         "step.ended",
         "directory.written",  # a checkpoint or the model: all files, no manifest
         "directory.sealed",  # not yet under its name

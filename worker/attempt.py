@@ -12,14 +12,16 @@ from sqlalchemy.exc import DBAPIError
 from jobs.backends import Backends
 from jobs.records import Checkpoint, Job
 from jobs.states import FINAL, State
-from jobs.store import artifacts, attempts, checkpoints, events, jobs
+from jobs.store import artifacts, attempts, checkpoints, events, jobs, pushes
 from jobs.store.attempts import Held, Steps
 from jobs.store.events import LeaseLost, NewEvent
+from jobs.transaction import Transaction
 from trainer_core.errors import DiskFull, InternalError, LuthierError
 from trainer_core.events import EventType, Phase
 from trainer_core.failpoints import failpoint
 from trainer_core.redaction import REDACTOR
 from trainer_core.run_directory import RunDirectory, checkpoints_in, read_json
+from trainer_core.spec import parse_spec
 from worker.endings import (
     BY_STOP,
     Ending,
@@ -265,6 +267,13 @@ class Attempt:
             )
             if rows:
                 artifacts.add(tx, self.job.id, rows)
+            if rows and ending.state is State.SUCCEEDED:
+                self._ask_for_push(tx)
+
+    def _ask_for_push(self, tx: Transaction) -> None:
+        asked = parse_spec(self.job.spec).push
+        if asked is not None:
+            pushes.ask(tx, self.job.id, asked, max_tries=self.backends.settings.max_attempts)
 
     def _told_receipt(self, ending: Ending, run: RunDirectory) -> dict[str, Any] | None:
         """Return what to tell of the process's end, where that was asked for."""

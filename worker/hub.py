@@ -54,7 +54,7 @@ def fetch(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=_environment(),
+        env=hub_environment(),
     ) as child:
         assert child.stdin is not None
         try:
@@ -80,14 +80,14 @@ def fetch(
     raise _ERRORS[values["code"]](values["message"], hint=values["hint"], param="model")
 
 
-def _environment() -> dict[str, str]:
-    """Return this process's environment without its secrets."""
+def hub_environment() -> dict[str, str]:
+    """Return this process's environment without its secrets, for one that talks to the Hub."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(PREFIX) and not is_secret(name)
     }
-    return kept | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return kept | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def _download(repository: str, revision: str | None, cache: str, *, token: str) -> str:

@@ -35,6 +35,7 @@ from worker.listening import ALIVE_FILE, Listening
 from worker.outputs import tidy_finished
 from worker.predictor import beside
 from worker.presence import Presence
+from worker.pusher import Pusher
 from worker.spare import Spare
 
 _CONSUMER_SECONDS = 10
@@ -55,6 +56,7 @@ class Slot:
         self._spare = Spare(settings)
         self._name = _name()  # of the worker: the children of its pool have other numbers
         self._presence: Presence | None = None
+        self._pusher: Pusher | None = None
 
     def is_draining(self) -> bool:
         """Return whether the worker was asked to end."""
@@ -72,12 +74,16 @@ class Slot:
                 devices=devices_of(self._settings),
             )
             self._presence.open()
+            self._pusher = Pusher(self._backends)
+            self._pusher.open()
         self._spare.refill()
         self._tidy(self._backends)
 
     def close(self) -> None:
         """End the spare, and say that the worker is gone."""
         self._spare.close()
+        if self._pusher is not None:
+            self._pusher.close()
         if self._presence is not None:
             self._presence.close()
 

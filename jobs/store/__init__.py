@@ -7,6 +7,7 @@ attempts    claim, renew, finish, requeue: what a worker or the sweeper does to 
 events      number, keep and read events
 estimates   when queued jobs may start
 artifacts   the files that a job made
+pushes      models on their way to the Hub
 checkpoints what of a job is stored to go on from, or to start another from
 datasets    uploads
 models      registered base models

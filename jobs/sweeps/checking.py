@@ -42,7 +42,12 @@ def parse_plan(values: object) -> Plan:
         base = parse_spec(plan.spec)
     except InvalidSpec as error:
         raise InvalidSpec([*_below(_BASE, error), *_of_grid(plan)]) from error
-    problems = [*_of_space(plan, base), *_of_grid(plan), *_of_objective(plan, base)]
+    problems = [
+        *_of_push(base),
+        *_of_space(plan, base),
+        *_of_grid(plan),
+        *_of_objective(plan, base),
+    ]
     if problems:
         raise InvalidSpec(problems)
     return _decided(plan, base)
@@ -110,6 +115,16 @@ def _of_spec(values: Mapping[str, Any]) -> Iterator[FieldProblem]:
 def _below(pointer: str, error: InvalidSpec) -> Iterator[FieldProblem]:
     for problem in error.problems:
         yield FieldProblem(pointer + problem.pointer, problem.message, problem.hint)
+
+
+def _of_push(base: JobSpec) -> Iterator[FieldProblem]:
+    """Yield that trials would push over each other, where they would push."""
+    if base.output.push is not None:
+        yield FieldProblem(
+            f"{_BASE}/output/push",
+            "every trial would push to the same repository",
+            "Leave it out, and push the best one's model: POST /jobs/{id}/push.",
+        )
 
 
 def _of_space(plan: Plan, base: JobSpec) -> Iterator[FieldProblem]:

@@ -3,7 +3,7 @@
 from jobs.tables.access import api_keys, audit, projects, rates, secrets, usage
 from jobs.tables.base import metadata
 from jobs.tables.inputs import datasets, models
-from jobs.tables.jobs import artifacts, attempts, checkpoints, events, job_labels, jobs
+from jobs.tables.jobs import artifacts, attempts, checkpoints, events, job_labels, jobs, pushes
 from jobs.tables.openai import checkpoint_permissions, files, fine_tunes, upload_parts, uploads
 from jobs.tables.replies import replies
 from jobs.tables.sweeps import sweeps, trials
@@ -28,6 +28,7 @@ __all__ = [
     "metadata",
     "models",
     "projects",
+    "pushes",
     "rates",
     "replies",
     "secrets",

@@ -156,6 +156,31 @@ artifacts = Table(
     now("created_at"),
 )
 
+pushes = Table(
+    "pushes",
+    metadata,
+    _job_id(),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("repo", Text, nullable=False),
+    Column("private", Boolean, nullable=False),
+    Column("branch", Text),
+    Column("tag", Text),
+    Column("secret", Text, nullable=False),  # its name
+    Column("state", Text, nullable=False, server_default="pending"),
+    Column("num_tries", Integer, nullable=False, server_default="0"),
+    Column("max_tries", Integer, nullable=False),
+    Column("next_try_at", DateTime(timezone=True)),
+    Column("url", Text),
+    Column("commit", Text),
+    Column("error", JSONB(none_as_null=True)),
+    now("created_at"),
+    Column("finished_at", DateTime(timezone=True)),
+    CheckConstraint("state IN ('pending', 'pushed', 'failed')", name="state_is_known"),
+    CheckConstraint("(state = 'pending') = (next_try_at IS NOT NULL)", name="pending_has_a_time"),
+    # One push of a job at a time.
+    Index("ix_pushes_pending", "job_id", unique=True, postgresql_where=text("state = 'pending'")),
+)
+
 checkpoints = Table(
     "checkpoints",
     metadata,

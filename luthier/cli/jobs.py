@@ -31,6 +31,7 @@ from luthier.cli.output import (
     size,
     suggest,
 )
+from luthier.cli.pushing import push_line
 from luthier.cli.transfer import transfer
 from luthier.cli.watch import wait_for
 
@@ -277,5 +278,7 @@ def _fields(job: "Job") -> Iterator[tuple[str, object]]:
     for attempt in job.attempts:
         steps = f"steps {attempt.first_step} to {attempt.last_step}, " if attempt.last_step else ""
         yield f"attempt {attempt.number}", f"{steps}{attempt.reason or 'running'}"
+    for push in job.pushes:
+        yield f"push {push.number}", push_line(push)
     for artifact in job.artifacts:
         yield "file", f"{artifact.path} ({size(artifact.size_bytes)})"

@@ -49,6 +49,7 @@ from luthier.client.values import (
     Event,
     Measurement,
     Measurements,
+    Push,
 )
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "Model",
     "NotFound",
     "Project",
+    "Push",
     "RateLimited",
     "RequestRefused",
     "Secret",

@@ -90,6 +90,29 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
+class Push:
+    """A push of a job's model to the Hub."""
+
+    number: int  # from 1, within the job
+    repo: str
+    state: str  # pending, pushed or failed
+    created_at: datetime
+    private: bool = True
+    branch: str | None = None  # None for the main one
+    tag: str | None = None
+    num_tries: int = 0
+    url: str | None = None
+    commit: str | None = None
+    error: JobError | None = None  # of a push that has failed, or of its latest try
+    finished_at: datetime | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is over."""
+        return self.state != "pending"
+
+
+@dataclass(frozen=True, slots=True)
 class JobFields:
     """A fine-tuning job, as the service tells of it."""
 
@@ -124,6 +147,7 @@ class JobFields:
     updated_at: datetime | None = None
     attempts: tuple[JobAttempt, ...] = ()  # of `jobs.get` and `jobs.wait` only
     artifacts: tuple[Artifact, ...] = ()  # of `jobs.get` and `jobs.wait` only
+    pushes: tuple[Push, ...] = ()  # of `jobs.get` and `jobs.wait` only
     # For `jobs.edit`, of `jobs.get` and `jobs.edit` only.
     etag: str | None = dataclasses.field(default=None, compare=False, metadata={JSON_NAME: None})
 

@@ -77,7 +77,7 @@ def test_operations_are_named_after_their_functions(document: dict[str, Any]) ->
         "create_project", "list_projects", "get_project", "change_project",
         "create_key", "list_keys", "get_key", "rotate_key", "revoke_key", "list_audit",
         "set_secret", "list_secrets", "delete_secret",
-        "get_liveness", "get_readiness", "predict",
+        "get_liveness", "get_readiness", "predict", "push_model",
     } | OF_OPENAI  # fmt: skip
 
 

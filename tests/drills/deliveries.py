@@ -6,17 +6,23 @@ import random
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from jobs.store import artifacts
+from tests.cutting_proxy import CuttingProxy
 from tests.drills.fake_hub import FakeHub
-from tests.drills.plan import Counted, Drill, not_run
-from tests.drills.site import Site
+from tests.drills.plan import Counted, Drill
+from tests.drills.site import Site, save_model, until
 from tests.drills.work import Work, spec_of
+from tests.pushable_hub import HANG, PushableHub
+from tests.s3_server import RCLONE, s3_environment, s3_server
 
 _BIG_BYTES = 24 << 20  # three reads of the storage
 _RACES = 10  # of C14, a trial
+_NEVER = 1_000_000  # parts
+_PARTS = ".rclone_temp_"  # how the server's own files of unfinished uploads begin
 
 
 def drills(work: Work) -> list[Drill]:
@@ -24,8 +30,11 @@ def drills(work: Work) -> list[Drill]:
     trials = _Trials(work)
     return [
         Drill("C10", "Hub's main branch moves meanwhile", "the first commit", trials.c10, 10),
-        not_run("C12", "upload to S3 dies half-way", "no S3 server is installed (rclone serve s3)"),
-        not_run("C13", "Hub push fails", "this version does not push to the Hub"),
+        Drill(
+            "C12", "worker dies at a part of an upload to S3", "no visible part", trials.c12, 50,
+            obstacle=None if RCLONE.exists() else "no S3 server is installed (rclone serve s3)",
+        ),
+        Drill("C13", "Hub refuses or does not answer", "succeeded, pushed later", trials.c13, 30),
         Drill(
             "C14", "model deleted while it is downloaded", "whole, or an error", trials.c14, 100,
             unit="downloads", per_trial=_RACES,
@@ -36,6 +45,8 @@ def drills(work: Work) -> list[Drill]:
 class _Trials:
     def __init__(self, work: Work) -> None:
         self._work = work
+        self._num_parts = 0  # of the model of C12, once it is known
+        self._part = -1  # the latest at which an upload died
 
     def c10(self, site: Site, chance: random.Random) -> None:
         folder = site.settings.model_roots[0] / "encoder"
@@ -52,6 +63,81 @@ class _Trials:
             site.only_worker(HF_ENDPOINT=url)
             self._work.assert_whole(site, job_id)
             assert hub.num_requests, "nobody asked the Hub"
+
+    def c12(self, site: Site, _: random.Random) -> None:
+        with s3_server(site.settings.home) as url, CuttingProxy(url) as proxy:
+            worker = {"storage_url": "s3://storage", "store_checkpoints": False}
+            worker |= s3_environment(proxy.url)
+            spec = self._spec_of_wide(site)
+            if not self._num_parts:
+                _cut_at(proxy, _NEVER)
+                site.only_worker(**worker)
+                ended = site.wait_for_end(site.submit(spec))
+                assert ended["state"] == "succeeded", ended["error"]
+                self._num_parts = _NEVER - proxy.num_passed_before_cut
+            self._part = (self._part + 1) % self._num_parts
+            _cut_at(proxy, self._part)
+            site.only_worker(**worker)
+            job_id = site.submit(spec)
+            until(lambda: proxy.num_cuts, seconds=60, what="the part was not sent")
+            proxy.hold()
+            site.kill_workers()
+            proxy.reset_all()
+            proxy.release()
+            made = _files_below(site.settings.home / "runs" / job_id / "attempt-1" / "model")
+            assert site.job(job_id)["artifacts"] == [], "a model is shown before it is whole"
+            assert site.client.get(f"/jobs/{job_id}/model").status_code == 409
+            for path, sha256 in _model_in_storage(site, job_id).items():
+                assert made[path] == sha256, f"{path} is stored by half"
+            site.only_worker(**worker)
+            job = site.wait_for_end(job_id)
+            assert job["state"] == "succeeded", (job["state"], job["error"])
+            assert {file["path"]: file["sha256"] for file in job["artifacts"]} == made
+            assert _model_in_storage(site, job_id) == made
+            assert len(job["attempts"]) == 2
+            site.kill_workers()  # before its storage goes away
+        # Parts that nobody completes are no objects; buckets expire them.
+        for part in (site.settings.home / "storage").rglob(f"{_PARTS}*"):
+            part.unlink()
+
+    def _spec_of_wide(self, site: Site) -> dict[str, Any]:
+        """Return the spec of a job whose weights are uploaded in several parts."""
+        folder = site.settings.model_roots[0] / "wide"
+        if not folder.exists():
+            save_model("wide_encoder", folder)
+            answer = site.client.post("/models", json={"name": "wide", "path": str(folder)})
+            assert answer.status_code == 201, answer.text
+        training = {"max_steps": 2}
+        return spec_of(self._work.dataset, training=training) | {"model": "model:wide"}
+
+    def c13(self, site: Site, chance: random.Random) -> None:
+        hub = PushableHub()
+        site.client.put("/secrets/hub", json={"value": hub.token}).raise_for_status()
+        step = chance.choice(("create", "yaml", "preupload", "batch", "put", "commit"))
+        hub.fail(step, chance.choice((500, 502, 503, 504, 429, HANG)), headers={"Retry-After": "1"})
+        output = {"push": {"repo": "owner/colours", "secret": "hub"}}
+        with hub.serve() as url:
+            site.only_worker(HF_ENDPOINT=url, push_seconds=8, max_attempts=1)
+            job_id = site.submit(spec_of(self._work.dataset, output=output))
+            before = self._work.assert_whole(site, job_id)
+            until(lambda: _push_of(site, job_id)["state"] != "pending", seconds=90, what=step)
+            failed = _push_of(site, job_id)
+            assert (failed["state"], failed["error"]["code"]) == ("failed", "push_failed"), failed
+            assert failed["error"]["retryable"], failed
+            told = [event["data"] for event in site.events(job_id) if event["type"] == "warning"]
+            assert "push_failed" in [warning["code"] for warning in told]
+            assert not hub.repositories or not hub.files("owner/colours")
+            hub.faults.clear()
+            assert site.client.post(f"/jobs/{job_id}/push").status_code == 202
+            until(lambda: _push_of(site, job_id)["state"] == "pushed", seconds=60, what="again")
+            after = self._work.assert_whole(site, job_id)
+            assert after["attempts"] == before["attempts"], "it was trained again"
+            pushed = hub.files("owner/colours")
+            stored = {file["path"]: file["sha256"] for file in after["artifacts"]}
+            assert "model.safetensors" in pushed
+            for path, content in pushed.items():
+                assert hashlib.sha256(content).hexdigest() == stored[path], path
+            site.kill_workers()  # before the Hub goes away
 
     def c14(self, site: Site, chance: random.Random) -> Counted:
         job = self._work.assert_whole(site, self._work.submit(site))
@@ -72,6 +158,30 @@ class _Trials:
             assert answered in (None, sha256), "a download that looked whole is not"
         stored.write_bytes(content)
         return Counted(_RACES)
+
+
+def _cut_at(proxy: CuttingProxy, part: int) -> None:
+    """Break the connection in the midst of a part of an upload, once, after so many others."""
+    proxy.num_passed_before_cut = part
+    proxy.cut_after_request = b"PUT /"
+
+
+def _files_below(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(_PARTS)
+    }
+
+
+def _model_in_storage(site: Site, job_id: str) -> dict[str, str]:
+    """Return the hashes of the files of a job's model, by all attempts, as the storage has them."""
+    folders = (site.settings.home / "storage" / "jobs" / job_id).glob("attempt-*/model")
+    return {path: sha256 for one in folders for path, sha256 in _files_below(one).items()}
+
+
+def _push_of(site: Site, job_id: str) -> dict[str, Any]:
+    return dict(site.job(job_id)["pushes"][-1])
 
 
 def _download(site: Site, path: str) -> str | None:

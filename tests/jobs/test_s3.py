@@ -4,20 +4,16 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
-from pathlib import Path
 
-import httpx
 import pytest
 
 from jobs.storage import Storage
 from luthier.embedded.ports import free_port
+from tests.s3_server import s3_environment, s3_server
 from trainer_core.errors import ServiceUnavailable
 
 pytestmark = pytest.mark.slow
 
-_RCLONE = Path(sys.executable).with_name("rclone")
-_KEY, _SECRET = "the-key", "the-secret-of-tests"
 _MIB = 1 << 20
 _SIZE = 20 * _MIB + 7  # three parts
 
@@ -39,39 +35,13 @@ Storage("s3://bucket/prefix").keep("jobs/x/model.safetensors", source, check=che
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("s3")
     (folder / "bucket").mkdir()
-    port = free_port()
-    process = subprocess.Popen(
-        [
-            str(_RCLONE), "serve", "s3", "--addr", f"127.0.0.1:{port}",
-            "--auth-key", f"{_KEY},{_SECRET}", str(folder),
-        ],
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            httpx.get(url)
-            break
-        except httpx.TransportError:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    yield url
-    process.terminate()
-    process.wait(10)
+    with s3_server(folder) as url:
+        yield url
 
 
 @pytest.fixture
 def storage(server, monkeypatch):
-    given = {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": _KEY,
-        "AWS_SECRET_ACCESS_KEY": _SECRET,
-    }
-    for name, value in given.items():
+    for name, value in s3_environment(server).items():
         monkeypatch.setenv(name, value)
     found = Storage("s3://bucket/prefix")
     yield found

@@ -108,6 +108,16 @@ def save_encoder(folder: Path, *, max_positions: int = 64, dropout: float = 0.1)
     return folder
 
 
+def save_wide_encoder(folder: Path) -> Path:
+    """Save the encoder with 20 MiB of embeddings for tokens that there are not."""
+    save_encoder(folder)
+    set_seed(0)
+    config = BertConfig.from_pretrained(folder)
+    config.vocab_size = (20 << 20) // (4 * config.hidden_size)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
 def save_masker(folder: Path, *, has_head: bool = True, dropout: float = 0.1) -> Path:
     """Save a BERT of two layers whose tokens are whole words, with a token for masking."""
     tokenizer = AutoTokenizer.from_pretrained(save_encoder(folder))

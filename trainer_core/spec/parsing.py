@@ -67,7 +67,6 @@ def check_built(spec: JobSpec) -> None:
 
 def _unbuilt(spec: JobSpec) -> Iterator[tuple[str, str, bool]]:
     is_shared_out = spec.resources.parallel.strategy != "ddp"
-    yield "/output/push", "pushing to the Hub", spec.output.push is not None
     yield (
         "/resources/parallel/strategy",
         "an adapter on a model that is shared out",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.client.aio.downloading import Progress
 from luthier.client.aio.patience import OUTAGE_SECONDS
-from luthier.client.values import UNSET, Checkpoint, Event, JobFields, Measurements, Unset
+from luthier.client.values import UNSET, Checkpoint, Event, JobFields, Measurements, Push, Unset
 
 if TYPE_CHECKING:
     from luthier.client.aio.jobs import AsyncJobs
@@ -86,6 +86,20 @@ class AsyncJob(JobFields):
     async def retry(self) -> "AsyncJob":
         """Submit the job again after it has failed, and return the new one: see `jobs.retry`."""
         return await self._jobs.retry(self.id)
+
+    async def push(
+        self,
+        *,
+        repo: str | None = None,
+        private: bool | None = None,
+        branch: str | None = None,
+        tag: str | None = None,
+        secret: str | None = None,
+    ) -> Push:
+        """Have the finished model pushed to the Hub, and return the push: see `jobs.push`."""
+        return await self._jobs.push(
+            self.id, repo=repo, private=private, branch=branch, tag=tag, secret=secret
+        )
 
     async def edit(
         self,

@@ -21,6 +21,7 @@ from luthier.client.values import (
     Event,
     Measurement,
     Measurements,
+    Push,
     Unset,
     from_json,
 )
@@ -167,6 +168,81 @@ class AsyncJobs:
             Conflict: the job has not failed, and was not cancelled.
         """
         return await self._made(path_of("jobs", job_id, "retry"), json=None, key=idempotency_key)
+
+    async def push(
+        self,
+        job_id: str,
+        *,
+        repo: str | None = None,
+        private: bool | None = None,
+        branch: str | None = None,
+        tag: str | None = None,
+        secret: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Push:
+        """Have a finished model pushed to the Hub, and return the push, which is pending.
+
+        What is not given is as the job's spec has it. `wait_for_push` waits for its end.
+
+        Args:
+            job_id: the job.
+            repo: `owner/name`.
+            private: push to a private repository only; False for a public one.
+            branch: made if it is not there.
+            tag: for what is pushed.
+            secret: name of the stored secret with the token.
+            idempotency_key: as for `create`.
+
+        Raises:
+            Conflict: the job has no model, or an earlier push of it is pending.
+            InvalidRequest: no repository or no token is named, or one is not right.
+        """
+        given = {
+            "repo": repo, "private": private, "branch": branch, "tag": tag, "secret": secret,
+        }  # fmt: skip
+        call = Call(
+            "POST",
+            path_of("jobs", job_id, "push"),
+            json={name: value for name, value in given.items() if value is not None},
+            headers=once(key=idempotency_key),
+        )
+        return from_json(Push, await self._transport.json(call))
+
+    async def wait_for_push(
+        self,
+        job_id: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it raises an error of ours
+        outage_seconds: float = OUTAGE_SECONDS,
+    ) -> Push:
+        """Return the latest push of a job once it is over, whether it went well or not.
+
+        Args:
+            job_id: the job.
+            timeout: seconds after which to raise; None for never.
+            outage_seconds: how long the service may be out of reach, once it has answered.
+
+        Raises:
+            Conflict: nothing was to be pushed.
+            WaitTimedOut: it is not over within `timeout`; it goes on.
+        """
+        return await ended(
+            self._latest_push,
+            job_id,
+            kind="the push of job",
+            timeout=timeout,
+            outage_seconds=outage_seconds,
+        )
+
+    async def _latest_push(self, job_id: str) -> Push:
+        job = await self.get(job_id)
+        if not job.pushes:
+            raise Conflict(
+                f"job {job_id} is {job.state}, and nothing of it was to be pushed.",
+                code="no_push",
+                hint="Ask for it with `push`.",
+            )
+        return job.pushes[-1]
 
     async def edit(
         self,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.client.sync.downloading import Progress
 from luthier.client.sync.patience import OUTAGE_SECONDS
-from luthier.client.values import UNSET, Checkpoint, Event, JobFields, Measurements, Unset
+from luthier.client.values import UNSET, Checkpoint, Event, JobFields, Measurements, Push, Unset
 
 if TYPE_CHECKING:
     from luthier.client.sync.jobs import Jobs
@@ -81,6 +81,20 @@ class Job(JobFields):
     def retry(self) -> "Job":
         """Submit the job again after it has failed, and return the new one: see `jobs.retry`."""
         return self._jobs.retry(self.id)
+
+    def push(
+        self,
+        *,
+        repo: str | None = None,
+        private: bool | None = None,
+        branch: str | None = None,
+        tag: str | None = None,
+        secret: str | None = None,
+    ) -> Push:
+        """Have the finished model pushed to the Hub, and return the push: see `jobs.push`."""
+        return self._jobs.push(
+            self.id, repo=repo, private=private, branch=branch, tag=tag, secret=secret
+        )
 
     def edit(
         self,

@@ -22,6 +22,7 @@ from trainer_core.spec.parts import (
     EvaluationSpec,
     Labels,
     OutputSpec,
+    PushSpec,
     ScratchSpec,
     SecretsSpec,
     Tracker,
@@ -121,6 +122,12 @@ class TaskSpec(SpecModel):
     """Further places for the model."""
     labels: Annotated[Labels, Field(max_length=16, default_factory=dict)]
     """Up to 16 key-value pairs of your own, for filtering."""
+
+    @property
+    def push(self) -> PushSpec | None:
+        """Where the finished model is pushed, with the name of the secret that is used for it."""
+        asked = self.output.push
+        return asked and asked.with_secret(self.secrets)
 
     @property
     def columns(self) -> Columns:

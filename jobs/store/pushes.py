@@ -1,0 +1,143 @@
+"""Pushes: models on their way to the Hub.
+
+A push is a row, made in the transaction that ends the job or that answers a request. A worker
+claims it for the length of a lease; if the worker dies, another tries again, which does no harm: a
+commit of files that are there already is none. Each later write matches the number of the try.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, insert, literal, select, update
+
+from jobs.records import Push
+from jobs.store import artifacts, events
+from jobs.store.events import LeaseLost, NewEvent, storable
+from jobs.tables import pushes
+from jobs.transaction import Transaction
+from trainer_core.errors import ModelNotReady, PushFailed, PushPending
+from trainer_core.events import EventType
+from trainer_core.spec.parts import PushSpec
+
+
+def ask(tx: Transaction, job_id: str, spec: PushSpec, *, max_tries: int) -> Push:
+    """Keep that the model of a job is to be pushed; the caller holds the job's row.
+
+    Args:
+        tx: the transaction.
+        job_id: whose model; it has files by the commit.
+        spec: where to, with the name of the secret.
+        max_tries: after so many tries the push has failed.
+
+    Raises:
+        ModelNotReady: the job has no model.
+        PushPending: an earlier push of the job is not over.
+    """
+    if not artifacts.of_job(tx, job_id):
+        raise ModelNotReady(
+            f"job {job_id} has no model to push.",
+            hint="Wait until it has succeeded; a model that was deleted is gone.",
+        )
+    before = of_job(tx, job_id)
+    if before and before[-1].state == "pending":
+        raise PushPending(
+            f"the model of {job_id} is being pushed to {before[-1].repo}, in push "
+            f"{before[-1].number} of the job.",
+            hint=f"Wait until GET /jobs/{job_id} shows its end under `pushes`, then ask again.",
+        )
+    assert spec.secret is not None, "whoever asks names a secret"
+    row = tx.connection.execute(
+        insert(pushes)
+        .values(
+            job_id=job_id,
+            number=len(before) + 1,
+            max_tries=max_tries,
+            next_try_at=func.now(),
+            **spec.model_dump(),
+        )
+        .returning(pushes)
+    ).one()
+    return Push(**row._mapping)
+
+
+def of_job(tx: Transaction, job_id: str) -> list[Push]:
+    """Return the pushes of a job, first to last."""
+    rows = tx.connection.execute(
+        select(pushes).where(pushes.c.job_id == job_id).order_by(pushes.c.number)
+    )
+    return [Push(**row._mapping) for row in rows]
+
+
+def claim(tx: Transaction, *, lease_seconds: float) -> Push | None:
+    """Return a push whose time has come, held for the length of a lease, or None."""
+    due = (
+        select(pushes.c.job_id, pushes.c.number)
+        .where(pushes.c.state == "pending", pushes.c.next_try_at <= func.clock_timestamp())
+        .order_by(pushes.c.next_try_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    row = tx.connection.execute(
+        update(pushes)
+        .where(pushes.c.job_id == due.c.job_id, pushes.c.number == due.c.number)
+        .values(num_tries=pushes.c.num_tries + 1, next_try_at=_in(lease_seconds))
+        .returning(pushes)
+    ).one_or_none()
+    return None if row is None else Push(**row._mapping)
+
+
+def renew(tx: Transaction, push: Push, *, lease_seconds: float) -> None:
+    """Prolong the lease of a try, or raise LeaseLost if it is no longer held."""
+    _change(tx, push, next_try_at=_in(lease_seconds))
+
+
+def hand_back(tx: Transaction, push: Push) -> None:
+    """Let others try at once: this worker leaves, and its try does not count."""
+    _change(tx, push, next_try_at=func.now(), max_tries=push.max_tries + 1)
+
+
+def put_off(
+    tx: Transaction, push: Push, *, error: Mapping[str, Any], again_in_seconds: float
+) -> None:
+    """Keep why a try failed, and when the next one is due."""
+    _change(tx, push, error=storable(dict(error)), next_try_at=_in(again_in_seconds))
+
+
+def succeed(tx: Transaction, push: Push, *, commit: str, url: str) -> None:
+    """Keep that a model was pushed, and tell of it."""
+    values = {"commit": commit, "url": url}
+    _change(tx, push, state="pushed", error=None, **_END, **values)
+    data = {"kind": "push", "repo": push.repo, "branch": push.branch, "tag": push.tag, **values}
+    events.append(tx, push.job_id, [NewEvent(EventType.ARTIFACT, data)])
+
+
+def fail(tx: Transaction, push: Push, *, error: Mapping[str, Any]) -> None:
+    """Keep that a push was given up, and warn of it; the job has succeeded all the same."""
+    _change(tx, push, state="failed", error=storable(dict(error)), **_END)
+    data = {"code": PushFailed.code, "message": error["message"], "hint": error["hint"]}
+    events.append(tx, push.job_id, [NewEvent(EventType.WARNING, data)])
+
+
+_END = {"next_try_at": None, "finished_at": func.now()}
+
+
+def _change(tx: Transaction, push: Push, **values: Any) -> None:
+    changed = tx.connection.execute(
+        update(pushes)
+        .where(
+            pushes.c.job_id == push.job_id,
+            pushes.c.number == push.number,
+            pushes.c.num_tries == push.num_tries,
+            pushes.c.state == "pending",
+        )
+        .values(**values)
+        .returning(pushes.c.job_id)
+    ).one_or_none()
+    if changed is None:
+        raise LeaseLost(f"try {push.num_tries} of push {push.number} lost {push.job_id}")
+
+
+def _in(seconds: float) -> Any:
+    return func.clock_timestamp() + literal(timedelta(seconds=seconds))
