@@ -51,19 +51,32 @@ class Storage:
             self._store = from_url(url)
 
     def put(self, key: str, source: Path | Iterable[bytes]) -> Stored:
-        """Write a file, streamed; it is visible only once it is whole."""
+        """Write a file, streamed; it is visible only once it is whole.
+
+        What the source raises ends the writing, and is raised.
+        """
         digest = hashlib.sha256()
         size = 0
+        ended: Exception | None = None
 
         def counted() -> Iterator[bytes]:
-            nonlocal size
-            for chunk in _chunks(source):
-                digest.update(chunk)
-                size += len(chunk)
-                yield chunk
+            nonlocal size, ended
+            try:
+                for chunk in _chunks(source):
+                    digest.update(chunk)
+                    size += len(chunk)
+                    yield chunk
+            except Exception as error:
+                ended = error
+                raise
 
         with _translated(key):
-            obstore.put(self._store, key, counted(), chunk_size=_CHUNK_BYTES, max_concurrency=2)
+            try:
+                obstore.put(self._store, key, counted(), chunk_size=_CHUNK_BYTES, max_concurrency=2)
+            except Exception:
+                if ended is not None:  # a part on its way fails too, as the upload is given up
+                    raise ended from None
+                raise
             if self._root is not None:
                 _make_durable(self._root / key, root=self._root)
         return Stored(size, digest.hexdigest())
