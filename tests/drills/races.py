@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import make_url, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 from api.sweeping import sweep
 from jobs.backends import Backends, connect
@@ -244,11 +244,13 @@ def _own_database(site: Site) -> Backends:
 
 def _create_database(site: Site, name: str) -> bool:
     """Create a database unless it is there; return whether it was not."""
-    with site.backends.engine.connect() as connection:
-        free = connection.execution_options(isolation_level="AUTOCOMMIT")
+    engine = create_engine(
+        str(site.settings.database_url), isolation_level="AUTOCOMMIT", poolclass=NullPool
+    )
+    with engine.connect() as connection:
         query = text("SELECT 1 FROM pg_database WHERE datname = :name")
-        if free.execute(query, {"name": name}).one_or_none() is not None:
+        if connection.execute(query, {"name": name}).one_or_none() is not None:
             return False
-        free.execute(text(f"CREATE DATABASE {name}"))
-        free.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
+        connection.execute(text(f"CREATE DATABASE {name}"))
+        connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
         return True

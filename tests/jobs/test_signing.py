@@ -63,7 +63,7 @@ def test_what_is_signed_is_verified() -> None:
     verify('{"name":"Zoë ✓"}', headers('{"name":"Zoë ✓"}'))
 
 
-@pytest.mark.parametrize("age_seconds", [301, 86_400, -301])
+@pytest.mark.parametrize("age_seconds", [301, 86_400, -330])
 def test_old_or_future_timestamp_is_refused(age_seconds: int) -> None:
     refused(BODY, headers(age_seconds=age_seconds))
 

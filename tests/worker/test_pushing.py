@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -265,10 +264,11 @@ def test_one_push_of_a_job_at_a_time(backends, job):
 def test_two_workers_do_not_push_the_same(backends, hub, job):
     ask(backends, job)
     hub.fail("commit", HANG)
-    first = threading.Thread(target=Pusher(backends).push_next, daemon=True)
-    first.start()
+    first = Pusher(backends)
+    first.open()
     hub.wait_for("commit")
     assert not Pusher(backends).push_next()
+    first.close()
 
 
 def test_push_of_a_worker_that_died_is_another_ones_and_the_dead_one_says_no_more(
