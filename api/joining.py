@@ -1,7 +1,8 @@
 """Parts of a file: read one behind the other, and deleted once no row names them."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from typing import IO, Protocol
 
 from jobs.backends import Backends
 from jobs.records import UploadPart
@@ -10,10 +11,21 @@ from trainer_core.errors import LuthierError
 _log = logging.getLogger(__name__)
 
 
-def chunks_of(service: Backends, parts: Sequence[UploadPart]) -> Iterator[bytes]:
-    """Yield the bytes of parts in order."""
+class Digest(Protocol):
+    """A hash that is being made."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+
+def join(
+    service: Backends, parts: Sequence[UploadPart], whole: IO[bytes], *, digest: Digest
+) -> None:
+    """Write parts one behind the other, and hash them all."""
     for part in parts:
-        yield from service.storage.read(part.key, start=0, end=part.size_bytes)
+        for chunk in service.storage.read(part.key, start=0, end=part.size_bytes):
+            digest.update(chunk)
+            whole.write(chunk)
+    whole.flush()
 
 
 def discard(service: Backends, keys: Iterable[str]) -> None:

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from api.schemas import BadRow, Column, JobError, Json, Schema
+from api.dataset_schemas import BadRow, Column
+from api.schemas import JobError, Json, Schema
 from jobs.validation import Report
 from trainer_core.inspection import Estimate as FoundEstimate
 

@@ -1,17 +1,17 @@
 """The engine and the migrations."""
 
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 from psycopg import Connection
 from psycopg.pq import ExecStatus
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import InvalidatePoolError
 
 from trainer_core.errors import InvalidSetting
+
+if TYPE_CHECKING:  # it takes a while to import, and a worker needs none of it
+    from alembic.config import Config
 
 _IDLE_MILLISECONDS = 10_000
 _LOCK_MILLISECONDS = 5_000
@@ -61,8 +61,10 @@ def _begin(connection: Connection[Any], *_: object) -> None:
         raise InvalidatePoolError
 
 
-def migration_config(url: str) -> Config:
+def migration_config(url: str) -> "Config":
     """Return Alembic's configuration for a database."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(files("migrations")))
     config.attributes["url"] = url
@@ -75,6 +77,9 @@ def migrate(url: str) -> None:
     Raises:
         InvalidSetting: a newer version of the service has changed the tables.
     """
+    from alembic import command
+    from alembic.util import CommandError
+
     # Without a transaction, which would be idle for as long as the migrations take, and without a
     # limit: those of another process are waited for.
     engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args=_CONNECT)

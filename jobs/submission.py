@@ -123,12 +123,6 @@ def files_of(storage: Storage, found: Mapping[str, Dataset]) -> Iterator[dict[st
         }
 
 
-def dataset_ids_of(spec: JobSpec) -> list[str]:
-    """Return the ids of the data sets that a spec names, in order."""
-    references = [parse_data_reference(source) for source in spec.data.references().values()]
-    return sorted({one.name for one in references if one.scheme is Scheme.DATASET})
-
-
 def datasets_of(tx: Transaction, spec: JobSpec, *, project: str) -> dict[str, Dataset]:
     """Return the data set of each split that has one of its own, or raise DatasetNotFound."""
     return {

@@ -2,10 +2,9 @@
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from fastapi import Path as InPath
@@ -16,7 +15,7 @@ from api import uploads as forms
 from api.access import Submitter
 from api.bodies import JsonBody
 from api.dependencies import Service
-from api.joining import chunks_of, discard
+from api.joining import discard, join
 from api.keeping import committed
 from api.openai import schemas
 from api.openai.bodies import CompletionOfUpload, UploadBody, parsed
@@ -149,9 +148,10 @@ def _complete(
         parts = uploads.parts_of(tx, upload, asked.part_ids)
     folder = service.settings.home / forms.FOLDER
     with tempfile.NamedTemporaryFile(dir=folder) as whole:
-        digest = _joined(service, parts, whole)
-        if asked.md5 is not None and asked.md5.lower() != digest:
-            raise InvalidSpec([FieldProblem("/md5", f"is not that of the parts, {digest}")])
+        digest = hashlib.md5(usedforsecurity=False)
+        join(service, parts, whole, digest=digest)
+        if asked.md5 is not None and asked.md5.lower() != (md5 := digest.hexdigest()):
+            raise InvalidSpec([FieldProblem("/md5", f"is not that of the parts, {md5}")])
         file = keep_file(
             service,
             Path(whole.name),
@@ -170,16 +170,6 @@ def _complete(
         raise
     discard(service, keys)
     return ended, file
-
-
-def _joined(service: Backends, parts: Sequence[UploadPart], whole: IO[bytes]) -> str:
-    """Write parts one behind the other, and return the MD5 of all."""
-    digest = hashlib.md5(usedforsecurity=False)
-    for chunk in chunks_of(service, parts):
-        digest.update(chunk)
-        whole.write(chunk)
-    whole.flush()
-    return digest.hexdigest()
 
 
 def _shown(upload: Upload, *, file: schemas.File | None = None) -> schemas.Upload:

@@ -9,11 +9,11 @@ from fastapi.concurrency import run_in_threadpool
 
 from api import openapi, problems, uploads
 from api.access import Caller, Reader, Submitter
+from api.dataset_schemas import Column, Dataset, DatasetPage, Preview
 from api.dependencies import DatasetId, PageParameters, Parameters, Service
 from api.joining import discard
 from api.keeping import keep_dataset
 from api.reading import RowReaders
-from api.schemas import Column, Dataset, DatasetPage, Preview
 from jobs.backends import Backends
 from jobs.records import Dataset as StoredDataset
 from jobs.store import audit, datasets, quotas

@@ -227,7 +227,7 @@ def _create(
     project = caller.project
     job_id = new_id("job")
     with service.database.transaction() as tx:
-        needed = submission.dataset_ids_of(spec) if only_if_checked else []
+        needed = spec.data.dataset_ids() if only_if_checked else []
         customs, held = customs_and_datasets(tx, project, needed)
         if only_if_checked:
             cipher = cipher_of(service.settings) if customs.has_secrets else None

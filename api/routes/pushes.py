@@ -19,7 +19,7 @@ from jobs.transaction import Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec, SecretNotFound
 from trainer_core.spec import parse_spec
 from trainer_core.spec.parsing import field_problems
-from trainer_core.spec.parts import PushSpec
+from trainer_core.spec.publishing import PushSpec
 
 router = APIRouter(tags=["models of jobs"])
 

@@ -4,7 +4,7 @@ import hashlib
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 from fastapi import Path as InPath
@@ -15,11 +15,11 @@ from api import openapi, problems
 from api import uploads as forms
 from api.access import Caller, Reader, Submitter
 from api.bodies import JsonBody, parsed, too_large
+from api.dataset_schemas import Dataset, Upload, UploadedPart
 from api.dependencies import Service
-from api.joining import chunks_of, discard
+from api.joining import discard, join
 from api.keeping import committed, keep_dataset
 from api.reading import RowReaders
-from api.schemas import Dataset, Upload, UploadedPart
 from jobs.backends import Backends
 from jobs.identifiers import new_id
 from jobs.records import Dataset as StoredDataset
@@ -186,8 +186,9 @@ def _complete(service: Backends, caller: Caller, upload_id: str) -> Dataset:
     resumable.check_whole(upload, parts)
     folder = service.settings.home / forms.FOLDER
     with forms.disk_full(), tempfile.NamedTemporaryFile(dir=folder) as whole:
-        sha256 = _joined(service, parts, whole)
-        if sha256 != upload.sha256:
+        digest = hashlib.sha256()
+        join(service, parts, whole, digest=digest)
+        if (sha256 := digest.hexdigest()) != upload.sha256:
             _drop(service, upload_id, project=caller.project)
             raise DataChanged(
                 f"the parts of {upload.name} have the SHA-256 {sha256} together; "
@@ -238,13 +239,3 @@ def _drop(service: Backends, upload_id: str, *, project: str) -> None:
         keys = uploads.take_parts(tx, upload_id)
         uploads.end(tx, upload_id, state="cancelled")
     discard(service, keys)
-
-
-def _joined(service: Backends, parts: list[UploadPart], whole: IO[bytes]) -> str:
-    """Write parts one behind the other, and return the SHA-256 of all."""
-    digest = hashlib.sha256()
-    for chunk in chunks_of(service, parts):
-        digest.update(chunk)
-        whole.write(chunk)
-    whole.flush()
-    return digest.hexdigest()

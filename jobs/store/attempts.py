@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, insert, literal, select, update
+from sqlalchemy import func, insert, select, update
 
 from jobs.records import Attempt, Job
 from jobs.states import FINAL, LEASED, State, sources_of
 from jobs.store import quotas, results, turns
+from jobs.store.clock import in_seconds
 from jobs.store.events import LeaseLost, storable
 from jobs.store.jobs import job_of, say_state
 from jobs.tables import attempts, jobs
@@ -51,7 +52,7 @@ def claim(tx: Transaction, *, worker: str, lease_seconds: float) -> Job | None:
             state=State.RUNNING,
             attempt=jobs.c.attempt + 1,
             worker=worker,
-            lease_until=_in(lease_seconds),
+            lease_until=in_seconds(lease_seconds),
             started_at=func.coalesce(jobs.c.started_at, func.now()),
             updated_at=func.now(),
         )
@@ -72,7 +73,7 @@ def renew(tx: Transaction, job_id: str, *, attempt: int, lease_seconds: float) -
     row = tx.connection.execute(
         update(jobs)
         .where(*_held(job_id, attempt))
-        .values(lease_until=_in(lease_seconds))
+        .values(lease_until=in_seconds(lease_seconds))
         .returning(jobs.c.state, jobs.c.keep)
     ).one_or_none()
     if row is None:
@@ -140,7 +141,7 @@ def end(
             worker=None,
             lease_until=None,
             finished_at=func.now() if target in FINAL else None,
-            queued_at=_in(again_in_seconds) if again_in_seconds else jobs.c.queued_at,
+            queued_at=in_seconds(again_in_seconds) if again_in_seconds else jobs.c.queued_at,
             updated_at=func.now(),
             **{name: storable(value) for name, value in (values or {}).items()},
         )
@@ -216,7 +217,3 @@ def unanswered(tx: Transaction, *, older_than_seconds: float) -> list[str]:
 
 def _held(job_id: str, attempt: int) -> tuple[Any, ...]:
     return jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.state.in_(LEASED)
-
-
-def _in(seconds: float) -> Any:
-    return func.clock_timestamp() + literal(timedelta(seconds=seconds))

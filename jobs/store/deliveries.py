@@ -14,6 +14,7 @@ from sqlalchemy import RowMapping, delete, func, insert, literal, select, true, 
 
 from jobs.records import Delivery, Job, Try, Webhook
 from jobs.store import notices
+from jobs.store.clock import in_seconds
 from jobs.store.notices import Notice
 from jobs.tables import deliveries, delivery_tries, webhooks
 from jobs.transaction import Transaction
@@ -67,7 +68,7 @@ def add_claimed(
             event_id=notice.event_id,
             event_type=notice.event_type,
             body=notice.body,
-            next_try_at=_in(lease_seconds),
+            next_try_at=in_seconds(lease_seconds),
         )
     )
     return Claimed(webhook, notice.event_id, notice.body)
@@ -111,7 +112,7 @@ def claim(
             deliveries.c.webhook_id == chosen.c.webhook_id,
             deliveries.c.event_id == chosen.c.event_id,
         )
-        .values(next_try_at=_in(lease_seconds))
+        .values(next_try_at=in_seconds(lease_seconds))
         .returning(deliveries.c.webhook_id, deliveries.c.event_id, deliveries.c.body)
     ).all()
     targets = tx.connection.execute(
@@ -146,7 +147,7 @@ def record(
     elif found.state == "pending":  # else a second sender, after a lease ran out, was luckier
         is_last = number >= len(delays_seconds)
         values["state"] = "failed" if is_last else "pending"
-        values["next_try_at"] = None if is_last else _in(delays_seconds[number])
+        values["next_try_at"] = None if is_last else in_seconds(delays_seconds[number])
     tx.connection.execute(update(deliveries).where(*key).values(**values))
     tx.connection.execute(
         insert(delivery_tries).values(
@@ -220,10 +221,6 @@ def _with_tries(tx: Transaction, found: Sequence[RowMapping]) -> list[Delivery]:
 
 def _key(webhook_id: str, event_id: str) -> tuple[Any, ...]:
     return deliveries.c.webhook_id == webhook_id, deliveries.c.event_id == event_id
-
-
-def _in(seconds: float) -> Any:
-    return func.clock_timestamp() + literal(timedelta(seconds=seconds))
 
 
 def _not_found(event_id: str) -> DeliveryNotFound:

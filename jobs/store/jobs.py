@@ -15,7 +15,7 @@ from jobs.tables import job_labels, jobs
 from jobs.transaction import Transaction
 from trainer_core.errors import IllegalTransition, JobNotFound
 from trainer_core.events import EventType
-from trainer_core.spec import JobSpec, Scheme, parse_data_reference, parse_model_reference
+from trainer_core.spec import JobSpec, Scheme, parse_model_reference
 
 _CREATED = (
     "id", "project", "sweep_id", "parent_id", "name", "notes", "task", "model", "spec",
@@ -98,13 +98,12 @@ def create(
 
 def _new_values(spec: JobSpec) -> dict[str, Any]:
     """Return the columns of a new job that its spec and its state decide."""
-    references = [parse_data_reference(source) for source in spec.data.references().values()]
     return {
         "name": spec.name,
         "task": spec.task,
         "model": spec.model,
         "spec": spec.model_dump(mode="json"),
-        "dataset_ids": sorted({r.name for r in references if r.scheme is Scheme.DATASET}),
+        "dataset_ids": spec.data.dataset_ids(),
         "labels": spec.labels,
         "priority": spec.resources.priority,
         "state": State.QUEUED,

@@ -6,19 +6,19 @@ commit of files that are there already is none. Each later write matches the num
 """
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, insert, literal, select, update
+from sqlalchemy import func, insert, select, update
 
 from jobs.records import Push
 from jobs.store import artifacts, events
+from jobs.store.clock import in_seconds
 from jobs.store.events import LeaseLost, NewEvent, storable
 from jobs.tables import pushes
 from jobs.transaction import Transaction
 from trainer_core.errors import ModelNotReady, PushFailed, PushPending
 from trainer_core.events import EventType
-from trainer_core.spec.parts import PushSpec
+from trainer_core.spec.publishing import PushSpec
 
 
 def ask(tx: Transaction, job_id: str, spec: PushSpec, *, max_tries: int) -> Push:
@@ -82,7 +82,7 @@ def claim(tx: Transaction, *, lease_seconds: float) -> Push | None:
     row = tx.connection.execute(
         update(pushes)
         .where(pushes.c.job_id == due.c.job_id, pushes.c.number == due.c.number)
-        .values(num_tries=pushes.c.num_tries + 1, next_try_at=_in(lease_seconds))
+        .values(num_tries=pushes.c.num_tries + 1, next_try_at=in_seconds(lease_seconds))
         .returning(pushes)
     ).one_or_none()
     return None if row is None else Push(**row._mapping)
@@ -90,7 +90,7 @@ def claim(tx: Transaction, *, lease_seconds: float) -> Push | None:
 
 def renew(tx: Transaction, push: Push, *, lease_seconds: float) -> None:
     """Prolong the lease of a try, or raise LeaseLost if it is no longer held."""
-    _change(tx, push, next_try_at=_in(lease_seconds))
+    _change(tx, push, next_try_at=in_seconds(lease_seconds))
 
 
 def hand_back(tx: Transaction, push: Push) -> None:
@@ -102,7 +102,7 @@ def put_off(
     tx: Transaction, push: Push, *, error: Mapping[str, Any], again_in_seconds: float
 ) -> None:
     """Keep why a try failed, and when the next one is due."""
-    _change(tx, push, error=storable(dict(error)), next_try_at=_in(again_in_seconds))
+    _change(tx, push, error=storable(dict(error)), next_try_at=in_seconds(again_in_seconds))
 
 
 def succeed(tx: Transaction, push: Push, *, commit: str, url: str) -> None:
@@ -137,7 +137,3 @@ def _change(tx: Transaction, push: Push, **values: Any) -> None:
     ).one_or_none()
     if changed is None:
         raise LeaseLost(f"try {push.num_tries} of push {push.number} lost {push.job_id}")
-
-
-def _in(seconds: float) -> Any:
-    return func.clock_timestamp() + literal(timedelta(seconds=seconds))

@@ -6,13 +6,13 @@ after a crash, goes on with what has come of it.
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects import postgresql
 
 from jobs.identifiers import new_id
 from jobs.records import Upload, UploadPart
 from jobs.store.files import TRAINING, expires_at
-from jobs.store.uploads import checked_open, not_found
+from jobs.store.uploads import get_pending, not_found, reached, size_of_parts
 from jobs.tables import upload_parts, uploads
 from jobs.transaction import Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec
@@ -55,7 +55,9 @@ def begin(
 
 def get(tx: Transaction, upload_id: str, *, project: str) -> Upload:
     """Return an upload, or raise UploadNotFound."""
-    row = tx.connection.execute(select(uploads).where(*_reached(upload_id, project))).one_or_none()
+    row = tx.connection.execute(
+        select(uploads).where(*reached(upload_id, project, is_resumable=True))
+    ).one_or_none()
     if row is None:
         raise not_found(upload_id)
     return Upload(**row._mapping)
@@ -68,14 +70,7 @@ def get_open(tx: Transaction, upload_id: str, *, project: str) -> Upload:
         UploadNotFound: no such upload.
         IllegalTransition: it is completed, cancelled or expired.
     """
-    row = tx.connection.execute(
-        select(uploads, (uploads.c.expires_at < func.now()).label("is_over"))
-        .where(*_reached(upload_id, project))
-        .with_for_update()
-    ).one_or_none()
-    if row is None:
-        raise not_found(upload_id)
-    return checked_open(row)
+    return get_pending(tx, upload_id, project=project, is_resumable=True)
 
 
 def parts_of(tx: Transaction, upload_id: str) -> list[UploadPart]:
@@ -95,15 +90,15 @@ def put_part(
     Raises:
         InvalidSpec: with it there are more bytes than were announced.
     """
-    others = [part for part in parts_of(tx, upload.id) if part.number != number]
-    total = sum(part.size_bytes for part in others) + size_bytes
+    replaced = tx.connection.execute(
+        select(upload_parts.c.key, upload_parts.c.size_bytes).where(
+            upload_parts.c.upload_id == upload.id, upload_parts.c.number == number
+        )
+    ).one_or_none()
+    total = size_of_parts(tx, upload.id) + size_bytes - (replaced.size_bytes if replaced else 0)
     if total > upload.size_bytes:
         message = f"makes {total:,} bytes, of {upload.size_bytes:,} announced"
         raise InvalidSpec([FieldProblem("/data", message)])
-    replaced = select(upload_parts.c.key).where(
-        upload_parts.c.upload_id == upload.id, upload_parts.c.number == number
-    )
-    old_key = tx.connection.execute(replaced).scalar_one_or_none()
     values = {"key": key, "size_bytes": size_bytes, "sha256": sha256}
     row = tx.connection.execute(
         postgresql.insert(upload_parts)
@@ -113,7 +108,7 @@ def put_part(
     ).one()
     later = update(uploads).where(uploads.c.id == upload.id)
     tx.connection.execute(later.values(expires_at=expires_at(OPEN_SECONDS)))
-    return UploadPart(**row._mapping), old_key
+    return UploadPart(**row._mapping), replaced.key if replaced else None
 
 
 def check_whole(upload: Upload, parts: Sequence[UploadPart]) -> None:
@@ -127,7 +122,3 @@ def check_whole(upload: Upload, parts: Sequence[UploadPart]) -> None:
     if missing:
         message += f"; parts that are missing: {', '.join(missing[:_SHOWN])}"
     raise InvalidSpec([FieldProblem("", message, "Send what is missing.")])
-
-
-def _reached(upload_id: str, project: str) -> tuple[ColumnElement[bool], ...]:
-    return uploads.c.id == upload_id, uploads.c.project == project, uploads.c.sha256.is_not(None)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 
 from jobs.identifiers import new_id
 from jobs.records import Upload, UploadPart
@@ -26,7 +26,9 @@ def create(tx: Transaction, values: dict[str, Any]) -> Upload:
     return Upload(**row._mapping)
 
 
-def get_pending(tx: Transaction, upload_id: str, *, project: str) -> Upload:
+def get_pending(
+    tx: Transaction, upload_id: str, *, project: str, is_resumable: bool = False
+) -> Upload:
     """Return an upload that can still go on, locked until the commit.
 
     Raises:
@@ -35,23 +37,26 @@ def get_pending(tx: Transaction, upload_id: str, *, project: str) -> Upload:
     """
     row = tx.connection.execute(
         select(uploads, (uploads.c.expires_at < func.now()).label("is_over"))
-        .where(uploads.c.id == upload_id, uploads.c.project == project, uploads.c.sha256.is_(None))
+        .where(*reached(upload_id, project, is_resumable=is_resumable))
         .with_for_update()
     ).one_or_none()
     if row is None:
         raise not_found(upload_id)
-    return checked_open(row)
-
-
-def checked_open(row: Row[Any]) -> Upload:
-    """Return an upload from its row and whether its time is over, or raise IllegalTransition."""
-    found = Upload(**{name: row._mapping[name] for name in Upload.__dataclass_fields__})
-    if found.state != "pending" or row.is_over:
+    *values, is_over = row
+    found = Upload(**dict(zip(uploads.c.keys(), values, strict=True)))
+    if found.state != "pending" or is_over:
         state = "expired" if found.state == "pending" else found.state
         raise IllegalTransition(
-            f"upload {found.id} is {state}.", hint="Begin a new one.", detail={"state": state}
+            f"upload {upload_id} is {state}.", hint="Begin a new one.", detail={"state": state}
         )
     return found
+
+
+def reached(upload_id: str, project: str, *, is_resumable: bool) -> tuple[ColumnElement[bool], ...]:
+    """Return by what an upload of a project is found: each kind by its own routes alone."""
+    is_hashed = uploads.c.sha256.is_not(None)
+    is_kind = is_hashed if is_resumable else ~is_hashed
+    return uploads.c.id == upload_id, uploads.c.project == project, is_kind
 
 
 def add_part(tx: Transaction, upload_id: str, *, key: str, size_bytes: int) -> UploadPart:

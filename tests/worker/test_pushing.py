@@ -18,7 +18,7 @@ from tests.pushable_hub import HANG, PushableHub, Repository
 from trainer_core.errors import InvalidSpec, ModelNotReady, PushPending
 from trainer_core.events import EventType
 from trainer_core.spec import parse_spec
-from trainer_core.spec.parts import PushSpec
+from trainer_core.spec.publishing import PushSpec
 from worker.pusher import Pusher
 
 pytestmark = pytest.mark.slow

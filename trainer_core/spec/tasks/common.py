@@ -21,13 +21,12 @@ from trainer_core.spec.parts import (
     DataSpec,
     EvaluationSpec,
     Labels,
-    OutputSpec,
-    PushSpec,
     ScratchSpec,
     SecretsSpec,
     Tracker,
     TrainingSpec,
 )
+from trainer_core.spec.publishing import OutputSpec, PushSpec
 from trainer_core.spec.references import ModelReference
 from trainer_core.spec.resources import ResourcesSpec
 
