@@ -7,13 +7,13 @@ from pydantic import Field, StrictBool, WithJsonSchema
 from api.schemas import Schema, Timestamp
 from jobs.delivery.addresses import MAX_URL
 from jobs.records import Webhook as StoredWebhook
-from jobs.store.notices import EventType
+from jobs.store.notices import NoticeType
 from trainer_core.spec.base import ShortText, SpecModel, Text
 
-ENDS = [EventType.SUCCEEDED, EventType.FAILED, EventType.CANCELLED]
+ENDS = [NoticeType.SUCCEEDED, NoticeType.FAILED, NoticeType.CANCELLED]
 
 _Url = Annotated[Text, Field(min_length=1, max_length=MAX_URL)]
-_EventType = Annotated[EventType, WithJsonSchema({"type": "string", "enum": list(EventType)})]
+_EventType = Annotated[NoticeType, WithJsonSchema({"type": "string", "enum": list(NoticeType)})]
 _EventTypes = Annotated[list[_EventType], Field(min_length=1, max_length=20)]
 
 
@@ -59,7 +59,7 @@ class Rotation(SpecModel):
 class SampleEvent(SpecModel):
     """What to send as a test."""
 
-    event_type: _EventType = EventType.SUCCEEDED
+    event_type: _EventType = NoticeType.SUCCEEDED
 
 
 class Webhook(Schema):
@@ -68,7 +68,7 @@ class Webhook(Schema):
     id: str
     name: str | None
     url: str
-    event_types: list[EventType]
+    event_types: list[NoticeType]
     enabled: bool
     disabled_reason: str | None
     """Why the service sends nothing more; null where you have turned it off."""
@@ -122,7 +122,7 @@ class Delivery(Schema):
 
     event_id: str
     """The header `webhook-id` of every try."""
-    event_type: EventType
+    event_type: NoticeType
     state: Literal["pending", "delivered", "failed"]
     num_tries: int
     next_try_at: Timestamp | None

@@ -174,7 +174,7 @@ def list_fine_tuning_checkpoints(
     service: Service,
     job_id: FineTuningJobId,
     parameters: Annotated[PageOf10, Query()],
-) -> schemas.List[schemas.Checkpoint]:
+) -> schemas.List[schemas.OpenAICheckpoint]:
     """List the stored checkpoints of a job, the latest first. Their names are those of models."""
     before = _number_in(parameters.after)
     with service.database.transaction() as tx:

@@ -27,7 +27,7 @@ _TUNED = ("ft:", "job:")
 
 
 @router.get("/models")
-def list_openai_models(caller: Reader, service: Service) -> schemas.List[schemas.Model]:
+def list_openai_models(caller: Reader, service: Service) -> schemas.List[schemas.OpenAIModel]:
     """List every model that a job can begin with: base models by name, then those of jobs."""
     with service.database.transaction() as tx:
         base = [_base_view(model) for model in _all_base(tx, caller)]
@@ -43,7 +43,7 @@ def list_openai_models(caller: Reader, service: Service) -> schemas.List[schemas
 
 
 @router.get("/models/{model:path}")
-def get_openai_model(caller: Reader, service: Service, model: ModelName) -> schemas.Model:
+def get_openai_model(caller: Reader, service: Service, model: ModelName) -> schemas.OpenAIModel:
     """Return a model."""
     with service.database.transaction() as tx:
         if model.startswith(_TUNED):
@@ -99,14 +99,14 @@ def _all_base(tx: Transaction, caller: Caller) -> list[BaseModel]:
             return found
 
 
-def _base_view(model: BaseModel) -> schemas.Model:
-    return schemas.Model(
+def _base_view(model: BaseModel) -> schemas.OpenAIModel:
+    return schemas.OpenAIModel(
         id=model.name, created=seconds(model.created_at), owned_by=f"org-{model.project}"
     )
 
 
-def _tuned_view(tx: Transaction, job: Job, *, suffix: str | None = None) -> schemas.Model:
-    return schemas.Model(
+def _tuned_view(tx: Transaction, job: Job, *, suffix: str | None = None) -> schemas.OpenAIModel:
+    return schemas.OpenAIModel(
         id=tuned_name(tx, job, suffix=suffix),
         created=seconds(job.finished_at or job.created_at),
         owned_by=f"org-{job.project}",

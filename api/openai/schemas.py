@@ -43,7 +43,7 @@ class File(Schema):
     """What is wrong with its rows."""
 
 
-class Upload(Schema):
+class OpenAIUpload(Schema):
     """A file that comes in parts."""
 
     id: str
@@ -125,7 +125,7 @@ class CheckpointMetrics(Schema):
     full_valid_mean_token_accuracy: float | None = None
 
 
-class Checkpoint(Schema):
+class OpenAICheckpoint(Schema):
     """What a model was at a step."""
 
     id: str
@@ -146,7 +146,7 @@ class Permission(Schema):
     project_id: str
 
 
-class Model(Schema):
+class OpenAIModel(Schema):
     """A model that can be named."""
 
     id: str

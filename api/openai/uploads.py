@@ -48,7 +48,9 @@ _PART_FORM = {
 
 
 @router.post("/uploads", openapi_extra=openapi.body({"schema": openapi.schema_of(UploadBody)}))
-def create_openai_upload(caller: Submitter, service: Service, body: JsonBody) -> schemas.Upload:
+def create_openai_upload(
+    caller: Submitter, service: Service, body: JsonBody
+) -> schemas.OpenAIUpload:
     """Announce a file that comes in parts. They have an hour."""
     new = parsed(UploadBody, body)
     most = min(MAX_UPLOAD_BYTES, service.settings.max_upload_bytes)
@@ -99,7 +101,7 @@ async def add_openai_upload_part(
 )
 async def complete_openai_upload(
     caller: Submitter, service: Service, readers: RowReaders, upload_id: UploadId, body: JsonBody
-) -> schemas.Upload:
+) -> schemas.OpenAIUpload:
     """Make the file of its parts, in the order given. Together they have the bytes announced."""
     asked = parsed(CompletionOfUpload, body)
     complete = partial(_complete, service, upload_id, asked, project=caller.project)
@@ -110,7 +112,7 @@ async def complete_openai_upload(
 @router.post("/uploads/{upload_id}/cancel")
 def cancel_openai_upload(
     caller: Submitter, service: Service, upload_id: UploadId
-) -> schemas.Upload:
+) -> schemas.OpenAIUpload:
     """Drop an upload and its parts."""
     with service.database.transaction() as tx:
         uploads.get_pending(tx, upload_id, project=caller.project)
@@ -172,8 +174,8 @@ def _complete(
     return ended, file
 
 
-def _shown(upload: Upload, *, file: schemas.File | None = None) -> schemas.Upload:
-    return schemas.Upload.model_validate(
+def _shown(upload: Upload, *, file: schemas.File | None = None) -> schemas.OpenAIUpload:
+    return schemas.OpenAIUpload.model_validate(
         {
             "id": upload.id,
             "bytes": upload.size_bytes,

@@ -55,7 +55,7 @@ def event_view(event: StoredEvent) -> schemas.JobEvent:
     )
 
 
-def checkpoint_view(saved: Checkpoint, *, model: str) -> schemas.Checkpoint:
+def checkpoint_view(saved: Checkpoint, *, model: str) -> schemas.OpenAICheckpoint:
     """Return a stored checkpoint as OpenAI's clients see it, under its name."""
     of_evaluation = {
         f"{when}_{theirs}": saved.metrics[ours]
@@ -63,7 +63,7 @@ def checkpoint_view(saved: Checkpoint, *, model: str) -> schemas.Checkpoint:
         for when in ("valid", "full_valid")
         if ours in saved.metrics
     }
-    return schemas.Checkpoint(
+    return schemas.OpenAICheckpoint(
         id=f"{sibling(saved.job_id, prefix='ftckpt_')}-{saved.step}",
         created_at=seconds(saved.created_at),
         fine_tuned_model_checkpoint=model,

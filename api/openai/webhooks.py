@@ -19,7 +19,7 @@ from jobs.records import Webhook
 from jobs.sealing import cipher_of
 from jobs.store import deliveries, notices, webhooks
 from jobs.store.deliveries import Claimed
-from jobs.store.notices import OPENAI_TYPES, EventType
+from jobs.store.notices import OPENAI_TYPES, NoticeType
 from trainer_core.errors import FieldProblem, ForbiddenTarget, InvalidSpec, WebhookTestFailed
 
 router = APIRouter()
@@ -144,7 +144,7 @@ async def test_webhook_endpoint(
     caller: Admin, service: Service, sender: WebhookSender, webhook_id: WebhookId, body: JsonBody
 ) -> schemas.WebhookEndpointTest:
     """Send an event of a job that does not exist, now and once. One that is not taken is 400."""
-    event_type = EventType(parsed(EndpointTest, body).event_type)
+    event_type = NoticeType(parsed(EndpointTest, body).event_type)
 
     def add() -> Claimed:
         with service.database.transaction() as tx:

@@ -22,7 +22,7 @@ MAX_BYTES = 20_000  # Standard Webhooks asks for less than 20 kB
 _MAX_TEXT = 2000  # characters of an error's message, in a body that would be too large
 
 
-class EventType(StrEnum):
+class NoticeType(StrEnum):
     """What a webhook can be told of."""
 
     QUEUED = "job.queued"
@@ -36,15 +36,15 @@ class EventType(StrEnum):
     OPENAI_CANCELLED = "fine_tuning.job.cancelled"
 
 
-OPENAI_TYPES = frozenset(kind for kind in EventType if kind.startswith("fine_tuning."))
+OPENAI_TYPES = frozenset(kind for kind in NoticeType if kind.startswith("fine_tuning."))
 
-_TYPES: dict[State, tuple[EventType, ...]] = {
-    State.QUEUED: (EventType.QUEUED,),
-    State.RUNNING: (EventType.STARTED,),
-    State.PAUSED: (EventType.PAUSED,),
-    State.SUCCEEDED: (EventType.SUCCEEDED, EventType.OPENAI_SUCCEEDED),
-    State.FAILED: (EventType.FAILED, EventType.OPENAI_FAILED),
-    State.CANCELLED: (EventType.CANCELLED, EventType.OPENAI_CANCELLED),
+_TYPES: dict[State, tuple[NoticeType, ...]] = {
+    State.QUEUED: (NoticeType.QUEUED,),
+    State.RUNNING: (NoticeType.STARTED,),
+    State.PAUSED: (NoticeType.PAUSED,),
+    State.SUCCEEDED: (NoticeType.SUCCEEDED, NoticeType.OPENAI_SUCCEEDED),
+    State.FAILED: (NoticeType.FAILED, NoticeType.OPENAI_FAILED),
+    State.CANCELLED: (NoticeType.CANCELLED, NoticeType.OPENAI_CANCELLED),
 }
 
 
@@ -53,7 +53,7 @@ class Notice:
     """An event with the body that tells it."""
 
     event_id: str
-    event_type: EventType
+    event_type: NoticeType
     body: str
 
 
@@ -62,7 +62,7 @@ def of_job(job: Job) -> list[Notice]:
     return [_notice(kind, job) for kind in _TYPES.get(job.state, ())]
 
 
-def sample(event_type: EventType, *, at: datetime) -> Notice:
+def sample(event_type: NoticeType, *, at: datetime) -> Notice:
     """Return an event of a type as a test sends it, of a job that does not exist."""
     event_id = new_id("evt")
     job_id = f"job_{event_id.removeprefix('evt_')}"
@@ -78,7 +78,7 @@ def openai_job_id(job_id: str) -> str:
     return f"ftjob-{job_id.removeprefix('job_')}"
 
 
-def _notice(event_type: EventType, job: Job) -> Notice:
+def _notice(event_type: NoticeType, job: Job) -> Notice:
     event_id = new_id("evt")
     if event_type in OPENAI_TYPES:
         body = _openai(event_id, event_type, job_id=job.id, at=job.updated_at)

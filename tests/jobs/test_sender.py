@@ -23,7 +23,7 @@ from jobs.records import Delivery, Webhook
 from jobs.sealing import cipher_of
 from jobs.settings import Settings
 from jobs.store import deliveries, jobs, webhooks
-from jobs.store.notices import EventType
+from jobs.store.notices import NoticeType
 from tests.receiver import Received, Receiver
 from tests.stored import new_job
 from trainer_core.failpoints import VARIABLE
@@ -41,10 +41,10 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"webhook_networks": LOOPBACK, "webhook_seconds": 0.05})
 
 
-def add_webhook(backends: Backends, url: str, *types: EventType) -> Webhook:
+def add_webhook(backends: Backends, url: str, *types: NoticeType) -> Webhook:
     values = {
         "url": url,
-        "event_types": list(types or (EventType.QUEUED,)),
+        "event_types": list(types or (NoticeType.QUEUED,)),
         "secret": cipher_of(backends.settings).seal(SECRET),
         "secret_hint": signing.hint_of(SECRET),
     }
@@ -87,7 +87,7 @@ def is_pending(backends: Backends) -> bool:
 
 def test_every_state_of_a_job_is_told_to_those_who_want_it(backends: Backends) -> None:
     with Receiver() as receiver:
-        add_webhook(backends, receiver.url, EventType.QUEUED, EventType.CANCELLED)
+        add_webhook(backends, receiver.url, NoticeType.QUEUED, NoticeType.CANCELLED)
         with backends.database.transaction() as tx:
             job = new_job(tx)
         with backends.database.transaction() as tx:
@@ -133,7 +133,7 @@ def test_reference_library_verifies_what_is_sent(backends: Backends) -> None:
 
 def test_openai_client_unwraps_its_events(backends: Backends) -> None:
     with Receiver() as receiver:
-        add_webhook(backends, receiver.url, EventType.OPENAI_CANCELLED)
+        add_webhook(backends, receiver.url, NoticeType.OPENAI_CANCELLED)
         with backends.database.transaction() as tx:
             job = new_job(tx)
             jobs.cancel(tx, job.id, project="default")
