@@ -21,6 +21,7 @@ _BENCHES = {
     "list_1m": 3,
     "stream": 1,
     "upload": 3,
+    "attacks": 3,
 }
 _RESULTS = Path(__file__).with_name("results.json")
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,14 @@ async def _load(
 def percentile(values: Sequence[float], share: float) -> float:
     """Return the value that a share of the values does not exceed."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def peak_mib(process_id: int) -> float:
+    """Return the most memory that a process has had, in MiB."""
+    status = Path(f"/proc/{process_id}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) / 1024
 
 
 @contextlib.contextmanager

@@ -6,15 +6,13 @@ the rows and storing the file come after it, and have no counterpart.
 
 import argparse
 import json
-import re
 import socket
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.http_load import service
+from benchmarks.http_load import peak_mib, service
 
 NUM_MIB = 1024
 _PIECE = b'{"text": "a row of a data set that is uploaded", "label": "b"}\n' * 16_384
@@ -45,11 +43,11 @@ def _measure(side: str) -> dict[str, Any]:
         command = ("uvicorn", "benchmarks.bare_upload:app", "--port", "PORT", "--no-access-log")
         with service({"BENCH_FOLDER": folder}, *command) as (port, process_id):
             _send(side, port=port, num_mib=8)
-            before = _peak_mib(process_id)
+            before = peak_mib(process_id)
             start = time.perf_counter()
             size = _send(side, port=port, num_mib=NUM_MIB)
             seconds = time.perf_counter() - start
-            grown = _peak_mib(process_id) - before
+            grown = peak_mib(process_id) - before
     return {
         "mib_per_second": NUM_MIB / seconds,
         "received_mib": round(size / _MIB, 2),
@@ -79,13 +77,6 @@ def _send(side: str, *, port: int, num_mib: int) -> int:
         answer = b"".join(iter(lambda: connection.recv(65_536), b""))
     assert answer.startswith(b"HTTP/1.1 200"), answer
     return int(json.loads(answer.partition(b"\r\n\r\n")[2])["size_bytes"])
-
-
-def _peak_mib(process_id: int) -> float:
-    status = Path(f"/proc/{process_id}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -262,5 +262,7 @@ def test_quickstart_works_as_written(clone, service):
     assert (clone / "head.bin").read_bytes() == head
     with tarfile.open(clone / "my-model.tar") as archive:
         assert "model/model.safetensors" in archive.getnames()
+    made = run_in(clone, block(README, "<!-- run: upload -->"), url=service)
+    assert '"id":"ds_' in made.splitlines()[-1]
     (clone / "try.py").write_text(block(README, "<!-- run: model -->"))
     assert "'label'" in run_in(clone, ".venv/bin/python try.py")

@@ -1,4 +1,4 @@
-"""Every route and method, asked without a key and with another project's (FAULTS.md, N2)."""
+"""Every route and method, asked without a key and with another project's."""
 
 import json
 import re

@@ -2,7 +2,7 @@
 
 import json
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +12,11 @@ from huggingface_hub.utils import validate_repo_id
 from sqlalchemy import text
 
 from jobs.sealing import cipher_of
+from jobs.storage import Storage
 from jobs.store import events, jobs, pushes, secrets
 from tests.api.conftest import claim, succeed
 from tests.pushable_hub import HANG, PushableHub, Repository
+from tests.s3_server import s3_environment, s3_server
 from trainer_core.errors import InvalidSpec, ModelNotReady, PushPending
 from trainer_core.events import EventType
 from trainer_core.spec import parse_spec
@@ -54,13 +56,8 @@ def hub(monkeypatch):
 @pytest.fixture
 def job(backends, submit, hub):
     """A job that has succeeded, of a project that has the token."""
-    with backends.database.transaction() as tx:
-        cipher = cipher_of(backends.settings)
-        secrets.put(tx, "hf", hub.token, project="default", cipher=cipher)
     submit()
-    job = claim(backends)
-    succeed(backends, job, MODEL | NOT_PUSHED)
-    return job
+    return succeeded(backends, token=hub.token)
 
 
 @pytest.fixture
@@ -74,6 +71,15 @@ def push(backends, job):
     return push
 
 
+def succeeded(backends, *, token):
+    with backends.database.transaction() as tx:
+        cipher = cipher_of(backends.settings)
+        secrets.put(tx, "hf", token, project="default", cipher=cipher)
+    job = claim(backends)
+    succeed(backends, job, MODEL | NOT_PUSHED)
+    return job
+
+
 def ask(backends, job, *, max_tries=2, **asked):
     spec = PushSpec.model_validate({"repo": REPO, "secret": "hf", **asked})
     with backends.database.transaction() as tx:
@@ -85,6 +91,15 @@ def tried(backends, job):
     while (push := latest(backends, job)).state == "pending":
         pusher.push_next()
     return push
+
+
+@contextmanager
+def bucket(folder, monkeypatch):
+    (folder / "buckets" / "models").mkdir(parents=True)
+    with s3_server(folder / "buckets") as url:
+        for name, value in s3_environment(url).items():
+            monkeypatch.setenv(name, value)
+        yield Storage("s3://models/here")
 
 
 def hurried(backends):
@@ -113,6 +128,31 @@ def test_what_is_pushed_is_the_stored_model_to_the_byte_and_in_a_private_reposit
     assert (done.num_tries, done.error) == (1, None)
     (told,) = said(backends, job, EventType.ARTIFACT)
     assert (told["kind"], told["repo"], told["commit"]) == ("push", REPO, commit)
+
+
+def test_model_in_a_bucket_is_pushed_and_nothing_of_it_stays_here(
+    backends, submit, hub, tmp_path, monkeypatch
+):
+    with bucket(tmp_path, monkeypatch) as storage:
+        backends = replace(backends, storage=storage)
+        submit()
+        job = succeeded(backends, token=hub.token)
+        ask(backends, job)
+        done = tried(backends, job)
+    assert (done.state, done.error) == ("pushed", None)
+    assert hub.files(REPO) == MODEL
+    assert not list((backends.settings.home / "push").iterdir())
+
+
+def test_bucket_that_does_not_answer_is_asked_again(backends, submit, hub, tmp_path, monkeypatch):
+    with bucket(tmp_path, monkeypatch) as storage:
+        backends = replace(backends, storage=storage)
+        submit()
+        job = succeeded(backends, token=hub.token)
+    ask(backends, job, max_tries=1)
+    given_up = tried(backends, job)
+    assert (given_up.state, given_up.error["whose"]) == ("failed", "system")
+    assert not hub.requests
 
 
 def test_public_only_if_asked_for(hub, push):

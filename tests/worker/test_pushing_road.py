@@ -1,5 +1,6 @@
 """Jobs that push their models: trained by a real worker, pushed to a Hub on loopback."""
 
+import json
 import os
 import signal
 import time
@@ -32,9 +33,9 @@ def hub(road, monkeypatch):
         road.stop_workers(signal.SIGKILL)
 
 
-def submit(road, base, **push):
-    spec = spec_of(base, epochs=2, output={"push": {"repo": REPO, "secret": "hf", **push}})
-    return road.submit(spec)
+def submit(road, base, *, adapter=None, **push):
+    output = {"push": {"repo": REPO, "secret": "hf", **push}}
+    return road.submit(spec_of(base, epochs=2, adapter=adapter, output=output))
 
 
 def pushed(road, job_id, *, state="pushed"):
@@ -66,6 +67,18 @@ def test_model_is_pushed_after_its_job_has_succeeded(road, base, hub):
     assert str(road.settings.home) not in card
     assert hub.token not in "".join(map(str, road.events(job_id)))
     assert hub.token not in (road.settings.home / "logs" / "worker-0.log").read_text()
+
+
+def test_adapter_is_pushed_alone_and_names_the_model_it_belongs_to(road, base, hub):
+    road.start_worker()
+    job_id = submit(road, base, adapter={"type": "lora", "output": "adapter"})
+    assert road.wait_for_end(job_id)["state"] == "succeeded"
+    job = pushed(road, job_id)
+    files = hub.files(REPO)
+    assert files == stored(road, job)
+    assert "model.safetensors" not in files
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "model:encoder"
+    assert "library_name: peft" in files["README.md"].decode()
 
 
 def test_push_that_fails_leaves_the_job_as_it_is_and_is_done_again_without_training(

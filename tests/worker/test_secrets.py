@@ -1,4 +1,4 @@
-"""Secrets in every place where they can be, and in none where they must not be (FAULTS.md, N4)."""
+"""Secrets in every place where they can be, and in none where they must not be."""
 
 import http.server
 import json
