@@ -25,7 +25,9 @@ from tests.drills.parts import Part, outputs, preload, start_part
 FINAL = ("succeeded", "failed", "cancelled")
 PATIENT_LEASE_SECONDS = 30
 """A service's own, for drills of outages that are shorter; the site's is far shorter."""
-FOLDERS = frozenset({"home", "models", "working", "temporary", "kept", "alone", "clock.so"})
+FOLDERS = frozenset(
+    {"home", "models", "working", "temporary", "kept", "alone", "strace.txt", "clock.so"}
+)
 """All that is in a site's folder, of the service and of drills."""
 _READY_SECONDS = 120
 
