@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.records import Checkpoint, Job
 from jobs.store import attempts, checkpoints, events
+from jobs.store.attempts import Steps
 from jobs.store.events import NewEvent
 from jobs.transaction import Database
 from trainer_core.events import EventType, decode_line
@@ -61,7 +62,13 @@ class Pump:
             with self.database.transaction() as tx:
                 events.append(tx, self.job.id, new, attempt=self.job.attempt)
                 if values:
-                    attempts.note(tx, self.job.id, attempt=self.job.attempt, values=values)
+                    attempts.note(
+                        tx,
+                        self.job.id,
+                        attempt=self.job.attempt,
+                        values=values,
+                        steps=self._steps if "progress" in values else None,
+                    )
         except BaseException:
             # Nothing was kept: read it again.
             self._events.offset, self._log.offset, self._num_log_lines = marks
@@ -99,6 +106,12 @@ class Pump:
     def last_log_lines(self, count: int) -> list[str]:
         """Return the end of the log, for an error that has no other words."""
         return self._log.last_lines(count)
+
+    @property
+    def _steps(self) -> Steps | None:
+        if self.first_step is None or self.last_step is None:
+            return None
+        return Steps(self.first_step, self.last_step)
 
     def _new_events(self, *, is_last: bool) -> list[NewEvent]:
         kept = self._new_log_events(is_last=is_last)

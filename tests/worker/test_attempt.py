@@ -306,6 +306,26 @@ def test_worker_whose_disk_fails_hands_the_job_on_and_stops_claiming(backends, c
     assert [e.data["code"] for e in found if e.type == "error"] == ["service_unavailable"]
 
 
+def test_pause_before_the_next_try_does_not_grow_by_attempts_that_do_not_count(backends, claim):
+    job = claim()
+    runs_of(backends).parent.mkdir(parents=True, exist_ok=True)
+    runs_of(backends).write_text("a file where the runs should be")
+    num_drained = 40
+    with backends.database.transaction() as tx:
+        tx.connection.execute(
+            table.update().values(
+                attempt=job.attempt + num_drained, max_attempts=job.max_attempts + num_drained
+            )
+        )
+        tx.connection.execute(text("UPDATE attempts SET number = number + :n"), {"n": num_drained})
+        drained = jobs.get_any(tx, job.id)
+    attempt_of(backends, drained).carry_out()
+    waiting = job_of(backends, job)
+    assert waiting.state is State.QUEUED
+    pause = (waiting.queued_at - waiting.updated_at).total_seconds()
+    assert pause == pytest.approx(backends.settings.retry_seconds, abs=2)
+
+
 def test_spare_that_cannot_start_does_no_harm(backends, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise OSError(errno.EAGAIN, "no more processes")
@@ -328,7 +348,6 @@ def test_lease_that_ended_well_raises_no_alarm(backends, claim, caplog):
                 State.SUCCEEDED,
                 attempt=job.attempt,
                 reason="",
-                steps=attempts.Steps(),
             )
         lease.let_go()
         time.sleep(1.5)
