@@ -61,6 +61,7 @@ class Attempt:
     reason: str | None  # why it ended
     first_step: int | None
     last_step: int | None
+    num_batches: int  # of events that it has told
 
 
 @dataclass(frozen=True, slots=True)

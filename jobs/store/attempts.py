@@ -88,17 +88,8 @@ def hold(tx: Transaction, job_id: str, *, attempt: int) -> None:
         raise LeaseLost(f"attempt {attempt} no longer holds {job_id}")
 
 
-def note(
-    tx: Transaction,
-    job_id: str,
-    *,
-    attempt: int,
-    values: Mapping[str, Any],
-    steps: Steps | None = None,
-) -> None:
+def note(tx: Transaction, job_id: str, *, attempt: int, values: Mapping[str, Any]) -> None:
     """Keep what an attempt has to say of its job: phase, progress, metrics, resolved.
-
-    Its steps are kept as they come, so that they are known of a worker that dies.
 
     Raises:
         LeaseLost: the attempt no longer holds the job.
@@ -111,10 +102,29 @@ def note(
     ).one_or_none()
     if changed is None:
         raise LeaseLost(f"attempt {attempt} no longer holds {job_id}")
-    if steps is not None:
+
+
+def count_batch(
+    tx: Transaction, job_id: str, *, attempt: int, number: int, steps: Steps | None
+) -> None:
+    """Note that an attempt has told a batch of events, and how far it was then.
+
+    So its steps are known of a worker that dies, and a worker that is not told whether a batch was
+    kept can ask (`num_batches`).
+    """
+    worked = {"first_step": steps.first, "last_step": steps.last} if steps else {}
+    tx.connection.execute(_update(job_id, attempt).values(num_batches=number, **worked))
+
+
+def num_batches(tx: Transaction, job_id: str, *, attempt: int) -> int:
+    """Return how many batches an attempt has told."""
+    return int(
         tx.connection.execute(
-            _update(job_id, attempt).values(first_step=steps.first, last_step=steps.last)
-        )
+            select(attempts.c.num_batches).where(
+                attempts.c.job_id == job_id, attempts.c.number == attempt
+            )
+        ).scalar_one()
+    )
 
 
 def end(

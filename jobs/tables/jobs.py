@@ -133,6 +133,7 @@ attempts = Table(
     Column("reason", Text),
     Column("first_step", Integer),
     Column("last_step", Integer),
+    Column("num_batches", Integer, nullable=False, server_default="0"),
 )
 
 events = Table(

@@ -153,7 +153,7 @@ def succeed(backends: Backends, job: Job, files: Mapping[str, bytes]) -> None:
     with backends.database.transaction() as tx:
         artifacts.add(tx, job.id, rows)
         worked = Steps(1, 10)
-        attempts.note(tx, job.id, attempt=job.attempt, values={"phase": "saving"}, steps=worked)
+        attempts.count_batch(tx, job.id, attempt=job.attempt, number=1, steps=worked)
         attempts.end(
             tx,
             job.id,

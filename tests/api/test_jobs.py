@@ -39,7 +39,7 @@ def test_attempts_tell_how_many_of_their_steps_were_taken_again(
     for worked in (Steps(1, 17), None, Steps(11, 30)):
         attempt = claim(backends).attempt
         with backends.database.transaction() as tx:
-            attempts.note(tx, job_id, attempt=attempt, values={"phase": "training"}, steps=worked)
+            attempts.count_batch(tx, job_id, attempt=attempt, number=1, steps=worked)
             attempts.end(
                 tx,
                 job_id,
@@ -56,7 +56,7 @@ def test_steps_of_workers_that_died_are_told(client: httpx.Client, backends: Bac
     for worked in (Steps(1, 12), Steps(11, 20), None, Steps(19, 30)):
         attempt = claim(backends).attempt
         with backends.database.transaction() as tx:
-            attempts.note(tx, job_id, attempt=attempt, values={"phase": "training"}, steps=worked)
+            attempts.count_batch(tx, job_id, attempt=attempt, number=1, steps=worked)
             tx.connection.execute(
                 text("UPDATE jobs SET lease_until = now() - interval '1 s', max_attempts = 9")
             )

@@ -7,6 +7,7 @@ from an earlier attempt: nothing of an attempt's own code is replaced.
 import errno
 import threading
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -385,6 +386,41 @@ def test_log_lines_survive_an_outage_of_the_database(backends, claim, tmp_path, 
             pump.turn()
     monkeypatch.setattr(events, "append", original)
     assert pump.turn() == 200
+
+
+class Losing:
+    """A database whose answer to a COMMIT is lost, or the COMMIT itself."""
+
+    def __init__(self, database, *, is_kept):
+        self.database = database
+        self.is_kept = is_kept
+        self.num_left = 1
+
+    @contextmanager
+    def transaction(self):
+        with self.database.transaction() as tx:
+            yield tx
+            if self.num_left and not self.is_kept:
+                self.num_left -= 1
+                raise ConnectionError
+        if self.num_left:
+            self.num_left -= 1
+            raise ConnectionError
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_events_are_kept_once_if_the_answer_to_a_commit_is_lost(backends, claim, tmp_path, is_kept):
+    job = claim()
+    pump = Pump(Losing(backends.database, is_kept=is_kept), job, RunDirectory(tmp_path))
+    pump.run.log.write_text("one\ntwo\n")
+    with pytest.raises(ConnectionError):
+        pump.turn()
+    with pump.run.log.open("a") as log:
+        log.write("three\n")
+    assert pump.turn() == (1 if is_kept else 3)
+    with backends.database.transaction() as tx:
+        found = [e.data["message"] for e in events.read(tx, job.id, after=2, limit=9)]
+    assert found == ["one", "two", "three"]
 
 
 def test_log_is_capped_and_says_so(backends, claim, tmp_path):
