@@ -16,6 +16,8 @@ from tests.drills.work import Work, spec_of
 _NUM_WORKERS = 2
 _MOST_DELAYED = 1.1  # times what a job beside a well one takes,
 _NOISE_SECONDS = 3  # and this for a machine whose cores are shared
+_ENDLESS = {"training": {"max_steps": 100_000}, "checkpoints": {"strategy": "no"}}
+"""Lasts for as long as is wanted, and none of its attempts gets on."""
 
 
 def drills(work: Work) -> list[Drill]:
@@ -35,10 +37,12 @@ class _Trials:
             site.start_worker()
         for _ in range(_NUM_WORKERS):  # both have begun to work
             self._work.assert_whole(site, self._work.submit(site))
-        spec = spec_of(self._work.dataset, checkpoints={"strategy": "no"})  # so it never gets on
+        spec = spec_of(self._work.dataset, **_ENDLESS)
         well = site.submit(spec)
         usual = self._seconds_beside(site, well)
-        assert site.wait_for_end(well)["state"] == "succeeded"
+        assert len(site.job(well)["attempts"]) == 1, "it was not well"
+        site.client.post(f"/jobs/{well}/cancel")
+        site.wait_for_end(well)
         poison = site.submit(spec)
         with _killed(site, poison, chance, within_seconds=self._work.seconds / 2):
             seconds = self._seconds_beside(site, poison)
