@@ -35,8 +35,8 @@ class _Trials:
         site.kill_workers()
         for _ in range(_NUM_WORKERS):
             site.start_worker()
-        for _ in range(_NUM_WORKERS):  # both have begun to work
-            self._work.assert_whole(site, self._work.submit(site))
+        for job_id in [self._work.submit(site) for _ in range(_NUM_WORKERS)]:
+            self._work.assert_whole(site, job_id)  # now both have begun to work
         spec = spec_of(self._work.dataset, **_ENDLESS)
         well = site.submit(spec)
         usual = self._seconds_beside(site, well)
