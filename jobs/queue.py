@@ -10,6 +10,7 @@ import base64
 import json
 import logging
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,8 @@ def make_celery(redis_url: str, *, socket_timeout_seconds: float) -> Celery:
             "socket_keepalive": True,
         },
     )
+    if redis_url.startswith("rediss://"):  # else kombu takes any certificate
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     return app
 
 
