@@ -60,6 +60,7 @@ def run(num_runs: int) -> list[dict[str, Any]]:
             f"{FLOOD_PER_SECOND:,} times a second; the peer is the same at rest",
             is_more_better=False,
             quality=lambda measured: measured["answers"],
+            same=["num_answered"],
         ),
         _of_limit("stalls", stalls, figure="worst_ms", limit=LIMIT_STALL_MS, unit="ms, the worst "
                   "answer of /livez while requests that only cost are sent"),
@@ -141,6 +142,7 @@ def _ask(key: str, *, port: int) -> dict[str, Any]:
     return {
         "p99_ms": 1000 * percentile(seconds, 0.99),
         "p50_ms": 1000 * percentile(seconds, 0.5),
+        "num_answered": answers[200],
         "answers": {str(status): number for status, number in answers.items()},
     }
 
