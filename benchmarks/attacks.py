@@ -1,9 +1,10 @@
 """Requests that mean harm: what others notice of them, and what they cost the service.
 
-`flood`: one key asks 1,000 times a second where it may ask 10 times, another project's key 20 times:
-its p99 at rest over the same in the flood. `stalls`: how long the service is deaf while requests that only cost are sent:
-the limit over the worst answer of `/livez`. `bombs`: the limit over what the peak of the service's
-memory grows by, while files are sent that explode. The last two have no peer but their limits.
+`flood`: one key asks 1,000 times a second where it may ask 10 times, another project's key 20
+times: its p99 at rest over the same in the flood. `stalls`: how long the service is deaf while
+requests that only cost are sent: the limit over the worst answer of `/livez`. `bombs`: the limit
+over what the peak of the service's memory grows by, while files are sent that explode. The last
+two have no peer but their limits.
 """
 
 import argparse
