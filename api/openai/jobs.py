@@ -22,8 +22,9 @@ from api.openai.views import TOLD_EVENTS, checkpoint_view, event_view, job_view,
 from api.reading import RowReaders
 from jobs import submission
 from jobs.backends import Backends
+from jobs.identifiers import new_id
 from jobs.records import Dataset
-from jobs.store import checkpoints, datasets, events, files, fine_tunes, jobs, models
+from jobs.store import audit, checkpoints, datasets, events, files, fine_tunes, jobs, models
 from jobs.transaction import Transaction
 from trainer_core.errors import (
     DataError,
@@ -91,7 +92,7 @@ async def create_fine_tuning_job(
     said, ours = await run_in_threadpool(split_job, body)
     spec = await run_in_threadpool(_spec, service, said, ours, caller)
     await readers.run(partial(_check, service, spec, caller))
-    return await run_in_threadpool(_create, service, spec, said, once)
+    return await run_in_threadpool(_create, service, caller, spec, said, once)
 
 
 @router.get("/fine_tuning/jobs")
@@ -130,7 +131,9 @@ def cancel_fine_tuning_job(
 ) -> schemas.FineTuningJob:
     """Cancel a job. A running one is `running` until its worker has stopped it."""
     with service.database.transaction() as tx:
-        return job_view(tx, jobs.cancel(tx, job_id_of(job_id), project=caller.project))
+        job = jobs.cancel(tx, job_id_of(job_id), project=caller.project)
+        audit.note(tx, caller=caller, action="job.cancel", target=job.id)
+        return job_view(tx, job)
 
 
 @router.post("/fine_tuning/jobs/{job_id}/pause")
@@ -139,7 +142,9 @@ def pause_fine_tuning_job(
 ) -> schemas.FineTuningJob:
     """Pause a job. A running one is `pausing` until its worker has saved it."""
     with service.database.transaction() as tx:
-        return job_view(tx, jobs.pause(tx, job_id_of(job_id), project=caller.project))
+        job = jobs.pause(tx, job_id_of(job_id), project=caller.project)
+        audit.note(tx, caller=caller, action="job.pause", target=job.id)
+        return job_view(tx, job)
 
 
 @router.post("/fine_tuning/jobs/{job_id}/resume")
@@ -148,7 +153,9 @@ def resume_fine_tuning_job(
 ) -> schemas.FineTuningJob:
     """Queue a paused job again."""
     with service.database.transaction() as tx:
-        return job_view(tx, jobs.resume(tx, job_id_of(job_id), project=caller.project))
+        job = jobs.resume(tx, job_id_of(job_id), project=caller.project)
+        audit.note(tx, caller=caller, action="job.resume", target=job.id)
+        return job_view(tx, job)
 
 
 @router.get("/fine_tuning/jobs/{job_id}/events")
@@ -253,11 +260,20 @@ def _file_at_fault(error: DataError, found: dict[str, Dataset]) -> str:
     return "validation_file" if is_validation else "training_file"
 
 
-def _create(service: Backends, spec: JobSpec, said: JobBody, once: Once) -> Response:
+def _create(
+    service: Backends, caller: Caller, spec: JobSpec, said: JobBody, once: Once
+) -> Response:
     integrations = [one.model_dump(mode="json") for one in said.integrations or ()]
     with service.database.transaction() as tx:
-        max_attempts = service.settings.max_attempts
-        job = jobs.create(tx, spec, project=once.project, max_attempts=max_attempts)
+        job_id = new_id("job")
+        job = jobs.create(
+            tx,
+            spec,
+            job_id=job_id,
+            project=caller.project,
+            max_attempts=service.settings.max_attempts,
+            beside=[audit.entry(caller, "job.create", job_id, detail={})],
+        )
         values = {
             "suffix": said.suffix,
             "metadata": said.metadata,

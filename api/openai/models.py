@@ -12,7 +12,7 @@ from api.openai import schemas
 from api.openai.naming import seconds, tuned_name
 from jobs.records import Job
 from jobs.records import Model as BaseModel
-from jobs.store import artifacts, fine_tunes, jobs, models, permissions
+from jobs.store import artifacts, audit, fine_tunes, jobs, models, permissions
 from jobs.transaction import Transaction
 from trainer_core.errors import InvalidRequest, JobNotFound, ModelNotFound
 from trainer_core.spec import Scheme, parse_model_reference
@@ -67,6 +67,7 @@ def delete_openai_model(caller: Submitter, service: Service, model: ModelName) -
         job = tuned_job(tx, model, project=caller.project)
         jobs.get(tx, job.id, project=caller.project)  # one that others lent is theirs
         keys = artifacts.remove(tx, job.id)
+        audit.note(tx, caller=caller, action="model.delete", target=f"job:{job.id}")
     discard(service, keys)
     return schemas.Deleted(id=model, object="model")
 

@@ -13,7 +13,7 @@ from api.openai import schemas
 from api.openai.bodies import PermissionBody, parsed
 from api.openai.naming import checkpoint_reference, seconds
 from jobs.records import Permission
-from jobs.store import jobs, permissions
+from jobs.store import audit, jobs, permissions
 from jobs.transaction import Transaction
 from trainer_core.spec import Reference
 
@@ -43,6 +43,7 @@ def create_checkpoint_permissions(
     with service.database.transaction() as tx:
         of = _own(tx, checkpoint, caller)
         granted = permissions.grant(tx, of.name, step=of.checkpoint, grantees=grantees)
+        _note(tx, caller, "permission.create", of, grantees=[one.grantee for one in granted])
     return schemas.page_of([_shown(one) for one in granted], limit=len(granted))
 
 
@@ -75,7 +76,8 @@ def delete_checkpoint_permission(
     """Take a permission back. Jobs that have begun go on."""
     with service.database.transaction() as tx:
         of = _own(tx, checkpoint, caller)
-        permissions.revoke(tx, permission_id, job_id=of.name, step=of.checkpoint)
+        taken = permissions.revoke(tx, permission_id, job_id=of.name, step=of.checkpoint)
+        _note(tx, caller, "permission.delete", of, grantees=[taken.grantee])
     return schemas.Deleted(id=permission_id, object="checkpoint.permission")
 
 
@@ -83,6 +85,14 @@ def _own(tx: Transaction, checkpoint: str, caller: Caller) -> Reference:
     of = checkpoint_reference(checkpoint)
     jobs.get(tx, of.name, project=caller.project)
     return of
+
+
+def _note(
+    tx: Transaction, caller: Caller, action: str, of: Reference, *, grantees: list[str]
+) -> None:
+    audit.note(
+        tx, caller=caller, action=action, target=of.name, step=of.checkpoint, grantees=grantees
+    )
 
 
 def _shown(permission: Permission) -> schemas.Permission:

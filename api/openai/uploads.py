@@ -12,21 +12,21 @@ from fastapi.concurrency import run_in_threadpool
 
 from api import openapi
 from api import uploads as forms
-from api.access import Submitter
+from api.access import Caller, Submitter
 from api.bodies import JsonBody
 from api.dependencies import Service
 from api.joining import discard, join
 from api.keeping import committed
 from api.openai import schemas
 from api.openai.bodies import CompletionOfUpload, UploadBody, parsed
-from api.openai.files import keep_file, remove_file
+from api.openai.files import keep_file
 from api.openai.files import shown as shown_file
 from api.openai.naming import seconds
 from api.reading import RowReaders
 from jobs.backends import Backends
 from jobs.identifiers import new_id
 from jobs.records import File, Upload, UploadPart
-from jobs.store import quotas, uploads
+from jobs.store import audit, quotas, uploads
 from jobs.transaction import Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec
 
@@ -70,6 +70,7 @@ def create_openai_upload(
         upload = uploads.create(tx, values)
         announced = uploads.bytes_announced(tx, caller.project)
         quotas.check_storage(tx, caller.project, num_bytes=announced)
+        audit.note(tx, caller=caller, action="upload.create", target=upload.id, name=upload.name)
         return _shown(upload)
 
 
@@ -104,7 +105,7 @@ async def complete_openai_upload(
 ) -> schemas.OpenAIUpload:
     """Make the file of its parts, in the order given. Together they have the bytes announced."""
     asked = parsed(CompletionOfUpload, body)
-    complete = partial(_complete, service, upload_id, asked, project=caller.project)
+    complete = partial(_complete, service, caller, upload_id, asked)
     upload, file = await readers.run(complete)
     return _shown(upload, file=shown_file(file))
 
@@ -118,6 +119,7 @@ def cancel_openai_upload(
         uploads.get_pending(tx, upload_id, project=caller.project)
         keys = uploads.take_parts(tx, upload_id)
         upload = uploads.end(tx, upload_id, state="cancelled")
+        audit.note(tx, caller=caller, action="upload.cancel", target=upload_id)
     discard(service, keys)
     return _shown(upload)
 
@@ -143,35 +145,35 @@ def _keep_part(service: Backends, path: Path, upload_id: str, *, project: str) -
 
 
 def _complete(
-    service: Backends, upload_id: str, asked: CompletionOfUpload, *, project: str
+    service: Backends, caller: Caller, upload_id: str, asked: CompletionOfUpload
 ) -> tuple[Upload, File]:
     with service.database.transaction() as tx:
-        upload = uploads.get_pending(tx, upload_id, project=project)
+        upload = uploads.get_pending(tx, upload_id, project=caller.project)
         parts = uploads.parts_of(tx, upload, asked.part_ids)
+    keys: list[str] = []
+
+    def end(tx: Transaction, file: File) -> tuple[Upload, File]:
+        uploads.get_pending(tx, upload_id, project=caller.project)  # nobody has ended it meanwhile
+        keys.extend(uploads.take_parts(tx, upload_id))
+        return uploads.end(tx, upload_id, state="completed", file_id=file.id), file
+
     folder = service.settings.home / forms.FOLDER
     with tempfile.NamedTemporaryFile(dir=folder) as whole:
         digest = hashlib.md5(usedforsecurity=False)
         join(service, parts, whole, digest=digest)
         if asked.md5 is not None and asked.md5.lower() != (md5 := digest.hexdigest()):
             raise InvalidSpec([FieldProblem("/md5", f"is not that of the parts, {md5}")])
-        file = keep_file(
+        made = keep_file(
             service,
             Path(whole.name),
-            project=project,
+            caller=caller,
             name=upload.name,
             purpose=upload.purpose,
             expires_seconds=upload.file_expires_seconds,
+            and_then=end,
         )
-    try:
-        with service.database.transaction() as tx:
-            uploads.get_pending(tx, upload_id, project=project)
-            keys = uploads.take_parts(tx, upload_id)
-            ended = uploads.end(tx, upload_id, state="completed", file_id=file.id)
-    except Exception:  # completed or cancelled by someone else meanwhile
-        remove_file(service, file.id, project=project)
-        raise
     discard(service, keys)
-    return ended, file
+    return made
 
 
 def _shown(upload: Upload, *, file: schemas.File | None = None) -> schemas.OpenAIUpload:

@@ -17,7 +17,7 @@ from jobs.delivery import signing
 from jobs.delivery.sender import Sender
 from jobs.records import Webhook
 from jobs.sealing import cipher_of
-from jobs.store import deliveries, notices, webhooks
+from jobs.store import audit, deliveries, notices, webhooks
 from jobs.store.deliveries import Claimed
 from jobs.store.notices import OPENAI_TYPES, NoticeType
 from trainer_core.errors import FieldProblem, ForbiddenTarget, InvalidSpec, WebhookTestFailed
@@ -54,7 +54,9 @@ async def create_webhook_endpoint(
 
     def create() -> Webhook:
         with service.database.transaction() as tx:
-            return webhooks.create(tx, project=caller.project, values=values)
+            created = webhooks.create(tx, project=caller.project, values=values)
+            audit.note(tx, caller=caller, action="webhook.create", target=created.id)
+            return created
 
     return _with_secret(await run_in_threadpool(create), secret)
 
@@ -99,7 +101,9 @@ async def change_webhook_endpoint(
 
     def change() -> Webhook:
         with service.database.transaction() as tx:
-            return webhooks.change(tx, webhook_id, project=caller.project, values=values)
+            changed = webhooks.change(tx, webhook_id, project=caller.project, values=values)
+            audit.note(tx, caller=caller, action="webhook.change", target=webhook_id)
+            return changed
 
     return _shown(await run_in_threadpool(change))
 
@@ -111,6 +115,7 @@ def delete_webhook_endpoint(
     """Forget a webhook, and all that was still to be sent to it."""
     with service.database.transaction() as tx:
         webhooks.remove(tx, webhook_id, project=caller.project)
+        audit.note(tx, caller=caller, action="webhook.delete", target=webhook_id)
     return schemas.Deleted(id=webhook_id, object="webhook_endpoint.deleted")
 
 
@@ -133,6 +138,7 @@ def rotate_webhook_endpoint_secret(
             secret_hint=signing.hint_of(secret),
             overlap=_OVERLAP if rotation.keep_old_secret_active_for_24_hours else timedelta(),
         )
+        audit.note(tx, caller=caller, action="webhook.rotate_secret", target=webhook_id)
     return _with_secret(rotated, secret)
 
 
@@ -150,6 +156,7 @@ async def test_webhook_endpoint(
         with service.database.transaction() as tx:
             webhook = webhooks.get(tx, webhook_id, project=caller.project)
             notice = notices.sample(event_type, at=datetime.now(UTC))
+            audit.note(tx, caller=caller, action="webhook.test", target=webhook_id)
             return deliveries.add_claimed(tx, webhook, notice, lease_seconds=sender.lease_seconds)
 
     outcome = await sender.send(await run_in_threadpool(add), is_only_try=True)

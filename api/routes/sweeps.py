@@ -16,7 +16,7 @@ from api.sweep_schemas import Sweep, SweepDetail, SweepPage, Trial, TrialPage
 from jobs import submission
 from jobs.backends import Backends
 from jobs.sealing import cipher_of
-from jobs.store import sweeps
+from jobs.store import audit, sweeps
 from jobs.sweeps import engine
 from jobs.sweeps.checking import parse_plan, variants
 from jobs.sweeps.plan import Plan
@@ -120,6 +120,7 @@ def cancel_sweep(caller: Submitter, service: Service, sweep_id: SweepId) -> Swee
     """
     with service.database.transaction() as tx:
         sweep = engine.cancel(tx, sweep_id, project=caller.project)
+        audit.note(tx, caller=caller, action="sweep.cancel", target=sweep_id)
         return SweepDetail.whole(sweep, trials=sweeps.trials_of(tx, sweep.id))
 
 
@@ -143,6 +144,7 @@ def _create(service: Backends, plan: Plan, caller: Caller, once: Once) -> Respon
     with service.database.transaction() as tx:
         values = plan.model_dump(mode="json")
         sweep = sweeps.create(tx, project=caller.project, name=plan.name, plan=values)
+        audit.note(tx, caller=caller, action="sweep.create", target=sweep.id)
         engine.advance(tx, sweep, max_attempts=service.settings.max_attempts)
         shown = Sweep.of(sweep, trials=sweeps.trials_of(tx, sweep.id))
         return once.answer(tx, shown, location=f"/sweeps/{sweep.id}")

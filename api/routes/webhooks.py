@@ -196,6 +196,7 @@ async def send_test_event(
         with service.database.transaction() as tx:
             webhook = webhooks.get(tx, webhook_id, project=caller.project)
             notice = notices.sample(event_type, at=datetime.now(UTC))
+            audit.note(tx, caller=caller, action="webhook.test", target=webhook_id)
             return deliveries.add_claimed(tx, webhook, notice, lease_seconds=sender.lease_seconds)
 
     claimed = await run_in_threadpool(add)
@@ -236,7 +237,11 @@ def redeliver(
     """Send an event again, with the same id and body; its tries go on where they stood."""
     with service.database.transaction() as tx:
         webhook = webhooks.get(tx, webhook_id, project=caller.project)
-        return Delivery.model_validate(deliveries.again(tx, webhook.id, event_id))
+        delivery = deliveries.again(tx, webhook.id, event_id)
+        audit.note(
+            tx, caller=caller, action="webhook.redeliver", target=webhook_id, event_id=event_id
+        )
+        return Delivery.model_validate(delivery)
 
 
 def _create(service: Backends, caller: Caller, values: dict[str, Any]) -> WebhookWithSecret:
