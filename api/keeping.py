@@ -7,12 +7,18 @@ from typing import TypeVar
 from jobs.backends import Backends
 from jobs.identifiers import new_id
 from jobs.records import Dataset
-from jobs.store import datasets
+from jobs.store import datasets, quotas
 from jobs.store.events import storable
 from jobs.transaction import Transaction
 from trainer_core.rows import apart
 
 T = TypeVar("T")
+
+
+def check_room(service: Backends, *, project: str) -> None:
+    """Raise QuotaExceeded if a project may store nothing more, before a file is received."""
+    with service.database.transaction() as tx:
+        quotas.check_storage(tx, project, num_bytes=0)
 
 
 def keep_dataset(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as InPath
+from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 
 from api import openapi, uploads
@@ -14,7 +15,7 @@ from api.access import Caller, Reader, Submitter
 from api.dependencies import Cursor, Parameters, Service
 from api.downloads import attachment, stream
 from api.joining import discard
-from api.keeping import committed, keep_dataset
+from api.keeping import check_room, committed, keep_dataset
 from api.openai import schemas
 from api.openai.bodies import ExpiresAfter, Purpose, parsed
 from api.openai.naming import seconds
@@ -70,6 +71,7 @@ async def create_openai_file(
     Rows that can't be read make its status `error`, and `status_details` says which.
     """
     readers.check()
+    await run_in_threadpool(check_room, service, project=caller.project)
     settings = service.settings
     async with uploads.received(
         request,
