@@ -15,7 +15,7 @@ from api.access import Caller, Reader, Submitter
 from api.dependencies import Cursor, Parameters, Service
 from api.downloads import attachment, stream
 from api.joining import discard
-from api.keeping import check_room, committed, keep_dataset
+from api.keeping import check_name, check_room, committed, keep_dataset
 from api.openai import schemas
 from api.openai.bodies import ExpiresAfter, Purpose, parsed
 from api.openai.naming import seconds
@@ -170,6 +170,7 @@ def keep_file(
     """
     project = caller.project
     if purpose != files.TRAINING:
+        check_name(service, name, project=project)
         key = f"files/{new_id('file')}"
         size = service.storage.put(key, path).size_bytes
         values = {

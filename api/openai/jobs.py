@@ -40,6 +40,8 @@ router = APIRouter()
 FineTuningJobId = Annotated[
     str, InPath(description="Id of the job, such as `ftjob-01k9…`.", max_length=100)
 ]
+_SAID = {"suffix", "metadata", "integrations"}
+"""What is kept of a request besides the spec."""
 _METADATA = re.compile(r"metadata\[(.{1,64})\]")
 _EXAMPLE = {
     "model": "smollm2",
@@ -197,7 +199,9 @@ def list_fine_tuning_checkpoints(
 
 
 def _spec(service: Backends, said: JobBody, ours: dict[str, object], caller: Caller) -> JobSpec:
+    kept = said.model_dump(mode="json", include=_SAID)
     with service.database.transaction() as tx:
+        submission.check_said(tx, kept, project=caller.project, settings=service.settings)
         _check_named(tx, said.model, caller)
         found = Files(
             _dataset(tx, said.training_file, caller, param="training_file"),

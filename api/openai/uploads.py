@@ -27,6 +27,7 @@ from jobs.backends import Backends
 from jobs.identifiers import new_id
 from jobs.records import File, Upload, UploadPart
 from jobs.store import audit, quotas, uploads
+from jobs.submission import check_said
 from jobs.transaction import Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec
 
@@ -67,6 +68,8 @@ def create_openai_upload(
         "file_expires_seconds": new.expires_after.seconds if new.expires_after else None,
     }
     with service.database.transaction() as tx:
+        said = {"filename": new.filename}
+        check_said(tx, said, project=caller.project, settings=service.settings)
         upload = uploads.create(tx, values)
         announced = uploads.bytes_announced(tx, caller.project)
         quotas.check_storage(tx, caller.project, num_bytes=announced)

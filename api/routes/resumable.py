@@ -26,6 +26,7 @@ from jobs.records import Dataset as StoredDataset
 from jobs.records import Upload as StoredUpload
 from jobs.records import UploadPart
 from jobs.store import audit, datasets, quotas, resumable, uploads
+from jobs.submission import check_said
 from jobs.transaction import Transaction
 from trainer_core.errors import DataChanged, IllegalTransition
 from trainer_core.spec.base import SpecModel, Text
@@ -87,6 +88,8 @@ def begin_upload(caller: Submitter, service: Service, body: JsonBody, response: 
         raise too_large(most)
     values = {**wanted.model_dump(), "name": forms.shown_name(wanted.name)}
     with service.database.transaction() as tx:
+        said = {"name": wanted.name}
+        check_said(tx, said, project=caller.project, settings=service.settings)
         upload, is_new = resumable.begin(tx, project=caller.project, **values)
         if is_new:
             announced = uploads.bytes_announced(tx, caller.project)

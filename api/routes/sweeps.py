@@ -127,6 +127,8 @@ def cancel_sweep(caller: Submitter, service: Service, sweep_id: SweepId) -> Swee
 def _check(service: Backends, plan: Plan, *, project: str) -> None:
     problems_found: list[FieldProblem] = []
     cipher = cipher_of(service.settings)
+    with service.database.transaction() as tx:  # the names of its jobs begin with it
+        submission.check_secrets(tx, {"name": plan.name}, project=project, cipher=cipher)
     for variant in variants(plan):
         try:
             if variant.has_other_rows:

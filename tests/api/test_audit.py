@@ -1,7 +1,7 @@
 """Every operation of the document that changes something, and its entry in the audit log."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_network
 from itertools import takewhile
@@ -62,6 +62,14 @@ ROWS = b"text,label\nx,a\ny,b\n"
 OPENAIS_UPLOAD = {
     "bytes": len(ROWS), "filename": "x.csv", "mime_type": "text/csv", "purpose": "fine-tune",
 }  # fmt: skip
+BODIES = {
+    "validate_job": {"task": "text-classification"},  # without a model nobody has to load one
+    "push_model": {"repo": "me/m", "secret": "canary-model"},
+    "begin_upload": {"name": "new.csv", "size_bytes": 3, "sha256": "1" * 64},
+    "create_openai_upload": OPENAIS_UPLOAD,
+    "register_model": {"name": "new-model", "hub": "org/x"},
+}
+"""What to send in place of an example that would change nothing here."""
 ENDED = ["fine_tuning.job.failed"]
 
 
@@ -89,7 +97,9 @@ class Owner:
         (asked, *_) = self.victim.requests(operation)
         self.victim.ids = kept
         path = asked.path.replace("/projects/canary-model", "/projects/third")
-        body = self._body(operation.name)
+        body = BODIES.get(operation.name)
+        if operation.name == "complete_openai_upload":
+            body = {"part_ids": [self.part_id]}
         return replace(asked, path=path, sent={"json": body} if body else asked.sent)
 
     def _fresh(self, operation: Operation) -> dict[str, str]:
@@ -136,24 +146,6 @@ class Owner:
         part = made(self.client, f"/v1/uploads/{upload_id}/parts", files={"data": ROWS})
         self.part_id = part["id"]
         return upload_id
-
-    def _body(self, name: str) -> Mapping[str, Any] | None:
-        """Return what to send in place of an example that would change nothing here."""
-        match name:
-            case "validate_job":
-                return {"task": "text-classification"}  # without a model nobody has to load one
-            case "push_model":
-                return {"repo": "me/m", "secret": "canary-model"}
-            case "begin_upload":
-                return {"name": "new.csv", "size_bytes": 3, "sha256": "1" * 64}
-            case "create_openai_upload":
-                return OPENAIS_UPLOAD
-            case "complete_openai_upload":
-                return {"part_ids": [self.part_id]}
-            case "register_model":
-                return {"name": "new-model", "hub": "org/x"}
-            case _:
-                return None
 
 
 def test_every_operation_that_changes_something_is_noted_once_with_who_did_it(

@@ -8,6 +8,8 @@ from tests.openai.conftest import CHATS, MODEL, PAIRS, start, upload
 
 pytestmark = pytest.mark.slow
 
+TOKEN = "hf_" + "a1B2" * 8
+
 
 def test_unknown_ids_are_not_found(client):
     for call, code in (
@@ -61,6 +63,13 @@ def test_unknown_ids_are_not_found(client):
             "method.type is 'dpo'",
         ),
         ({"model": "model:no/way"}, "model", "is not a reference"),
+        ({"suffix": TOKEN}, "suffix", "looks like a secret"),
+        ({"metadata": {"key": TOKEN}}, "metadata.key", "looks like a secret"),
+        (
+            {"integrations": [{"type": "wandb", "wandb": {"project": "p", "tags": [TOKEN]}}]},
+            "integrations.0.wandb.tags.0",
+            "looks like a secret",
+        ),
     ],
 )
 def test_a_wrong_field_is_told_by_its_place_in_the_request(one_client, given, param, words):
@@ -70,6 +79,27 @@ def test_a_wrong_field_is_told_by_its_place_in_the_request(one_client, given, pa
     assert told.value.param == param
     assert words in told.value.message
     assert told.value.code in ("invalid_value", "unknown_parameter")
+
+
+def test_a_secret_as_the_name_of_a_file_is_refused_and_nothing_is_kept(facade, one_client):
+    kept = [file.id for file in one_client.files.list()]
+    name = f"{TOKEN}.jsonl"
+    upload_of = {"bytes": 8, "filename": name, "mime_type": "text/plain", "purpose": "batch"}
+    for call, param in (
+        (lambda: upload(one_client, name=name), "file"),
+        (lambda: one_client.files.create(file=(name, b"8 bytes."), purpose="batch"), "file"),
+        (lambda: one_client.uploads.create(**upload_of), "filename"),
+    ):
+        with pytest.raises(openai.BadRequestError) as told:
+            call()
+        assert told.value.param == param
+        assert "looks like a secret" in told.value.message
+        assert TOKEN not in told.value.message
+
+    announced = {"name": name, "size_bytes": 8, "sha256": "0" * 64}
+    native = httpx.post(f"{facade.url}/uploads", json=announced)
+    assert (native.status_code, native.json()["errors"][0]["pointer"]) == (422, "/name")
+    assert [file.id for file in one_client.files.list()] == kept
 
 
 def test_a_missing_field_is_told(facade):

@@ -228,8 +228,11 @@ def submit_all(url: str, canaries: dict[str, str], models: Path, *, state: str) 
         for place in ({"name": canaries["hf"]}, {"labels": {"key": canaries["admin"]}}):
             refused = client.post("/jobs", json={**spec, **place})
             assert refused.status_code == 422
-            assert "holds what looks like a secret" in refused.text
-            assert not [one for one in canaries.values() if one in refused.text]
+            validated = client.post("/jobs/validate", json={**spec, **place})
+            for told in (refused.text, validated.text):
+                assert "holds what looks like a secret" in told
+                assert not [one for one in canaries.values() if one in told]
+        refuse_as_openais(client, canaries["hf"], rows=rows)
         unknown = client.post("/jobs", json={**spec, "secrets": {"hf": "nobodys"}})
         assert unknown.json()["errors"][0]["pointer"] == "/secrets/hf"
         job_id = client.post("/jobs", json=spec).raise_for_status().json()["id"]
@@ -237,6 +240,18 @@ def submit_all(url: str, canaries: dict[str, str], models: Path, *, state: str) 
         assert job["state"] == state, json.dumps(job["error"])
         log = client.get(f"/jobs/{job_id}/logs").text + json.dumps(job)
         assert not [name for name, one in canaries.items() if one in log]
+
+
+def refuse_as_openais(client: httpx.Client, canary: str, *, rows: str) -> None:
+    """Send a secret by OpenAI's routes, in each place that is kept."""
+    job = {"model": "tiny", "training_file": rows}
+    wandb = [{"type": "wandb", "wandb": {"project": canary}}]
+    for place in ({"suffix": canary}, {"metadata": {"key": canary}}, {"integrations": wandb}):
+        refused = client.post("/v1/fine_tuning/jobs", json=job | place)
+        assert (refused.status_code, canary in refused.text) == (400, False)
+    file = {"file": (canary, ROWS)}
+    refused = client.post("/v1/files", data={"purpose": "batch"}, files=file)
+    assert (refused.status_code, canary in refused.text) == (400, False)
 
 
 def ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
