@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.concurrency import run_in_threadpool
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from api import openapi, uploads
 from api.access import Caller, Reader, Submitter
@@ -17,8 +17,9 @@ from api.downloads import attachment, stream
 from api.joining import discard
 from api.keeping import check_name, check_room, committed, keep_dataset
 from api.openai import schemas
-from api.openai.bodies import ExpiresAfter, Purpose, parsed
+from api.openai.bodies import ExpiresAfter, Purpose, kept_purpose, parsed
 from api.openai.naming import seconds
+from api.openai_errors import responses as errors
 from api.reading import RowReaders
 from jobs.backends import Backends
 from jobs.identifiers import new_id
@@ -59,10 +60,14 @@ class FileParameters(Parameters):
     after: Cursor = None
     limit: Annotated[int, Query(description="How many to list.", ge=1, le=10_000)] = 10_000
     order: Literal["asc", "desc"] = "desc"
-    purpose: Annotated[str | None, Field(max_length=100)] = None
+    purpose: Annotated[str | None, Field(max_length=100), AfterValidator(kept_purpose)] = None
 
 
-@router.post("/files", openapi_extra=openapi.body(_UPLOAD, media_type="multipart/form-data"))
+@router.post(
+    "/files",
+    openapi_extra=openapi.body(_UPLOAD, media_type="multipart/form-data"),
+    responses=errors(413, 415, 503, 507),
+)
 async def create_openai_file(
     request: Request, caller: Submitter, service: Service, readers: RowReaders
 ) -> schemas.File:
@@ -110,14 +115,14 @@ def list_openai_files(
     return schemas.page_of([shown(file) for file in found], limit=parameters.limit)
 
 
-@router.get("/files/{file_id}")
+@router.get("/files/{file_id}", responses=errors(404))
 def get_openai_file(caller: Reader, service: Service, file_id: FileId) -> schemas.File:
     """Return a file's description."""
     with service.database.transaction() as tx:
         return shown(files.get(tx, file_id, project=caller.project))
 
 
-@router.delete("/files/{file_id}")
+@router.delete("/files/{file_id}", responses=errors(404, 409))
 def delete_openai_file(caller: Submitter, service: Service, file_id: FileId) -> schemas.Deleted:
     """Delete a file, unless a job that has not ended needs it. Its data set goes with it."""
     with service.database.transaction() as tx:
@@ -130,7 +135,7 @@ def delete_openai_file(caller: Submitter, service: Service, file_id: FileId) -> 
     return schemas.Deleted(id=file_id, object="file")
 
 
-@router.get("/files/{file_id}/content", response_class=Response)
+@router.get("/files/{file_id}/content", response_class=Response, responses=errors(404))
 def download_openai_file(caller: Reader, service: Service, file_id: FileId) -> Response:
     """Download a file as it was uploaded, or the figures of a job as CSV."""
     with service.database.transaction() as tx:

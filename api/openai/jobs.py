@@ -19,6 +19,7 @@ from api.openai.bodies import JobBody, split_job
 from api.openai.naming import checkpoint_name, job_id_of, model_reference, tuned_name
 from api.openai.translating import PLACES, Files, spec_of, told
 from api.openai.views import TOLD_EVENTS, checkpoint_view, event_view, job_view, job_views
+from api.openai_errors import responses as errors
 from api.reading import RowReaders
 from jobs import submission
 from jobs.backends import Backends
@@ -83,6 +84,7 @@ class JobListParameters(PageOf20):
             "examples": {"supervised": {"value": _EXAMPLE}},
         }
     ),
+    responses=errors(404, 409, 413, 415, 503),
 )
 async def create_fine_tuning_job(
     caller: Submitter, service: Service, readers: RowReaders, once: Idempotent, body: JsonBody
@@ -118,7 +120,7 @@ def list_fine_tuning_jobs(
         return schemas.page_of(job_views(tx, found), limit=parameters.limit)
 
 
-@router.get("/fine_tuning/jobs/{job_id}")
+@router.get("/fine_tuning/jobs/{job_id}", responses=errors(404))
 def get_fine_tuning_job(
     caller: Reader, service: Service, job_id: FineTuningJobId
 ) -> schemas.FineTuningJob:
@@ -127,7 +129,7 @@ def get_fine_tuning_job(
         return job_view(tx, jobs.get(tx, job_id_of(job_id), project=caller.project))
 
 
-@router.post("/fine_tuning/jobs/{job_id}/cancel")
+@router.post("/fine_tuning/jobs/{job_id}/cancel", responses=errors(404, 409))
 def cancel_fine_tuning_job(
     caller: Submitter, service: Service, job_id: FineTuningJobId
 ) -> schemas.FineTuningJob:
@@ -138,7 +140,7 @@ def cancel_fine_tuning_job(
         return job_view(tx, job)
 
 
-@router.post("/fine_tuning/jobs/{job_id}/pause")
+@router.post("/fine_tuning/jobs/{job_id}/pause", responses=errors(404, 409))
 def pause_fine_tuning_job(
     caller: Submitter, service: Service, job_id: FineTuningJobId
 ) -> schemas.FineTuningJob:
@@ -149,7 +151,7 @@ def pause_fine_tuning_job(
         return job_view(tx, job)
 
 
-@router.post("/fine_tuning/jobs/{job_id}/resume")
+@router.post("/fine_tuning/jobs/{job_id}/resume", responses=errors(404, 409))
 def resume_fine_tuning_job(
     caller: Submitter, service: Service, job_id: FineTuningJobId
 ) -> schemas.FineTuningJob:
@@ -160,7 +162,7 @@ def resume_fine_tuning_job(
         return job_view(tx, job)
 
 
-@router.get("/fine_tuning/jobs/{job_id}/events")
+@router.get("/fine_tuning/jobs/{job_id}/events", responses=errors(404))
 def list_fine_tuning_events(
     caller: Reader,
     service: Service,
@@ -177,7 +179,7 @@ def list_fine_tuning_events(
     return schemas.page_of([event_view(event) for event in found], limit=parameters.limit)
 
 
-@router.get("/fine_tuning/jobs/{job_id}/checkpoints")
+@router.get("/fine_tuning/jobs/{job_id}/checkpoints", responses=errors(404))
 def list_fine_tuning_checkpoints(
     caller: Reader,
     service: Service,

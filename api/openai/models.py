@@ -10,6 +10,7 @@ from api.dependencies import Service
 from api.joining import discard
 from api.openai import schemas
 from api.openai.naming import seconds, tuned_name
+from api.openai_errors import responses as errors
 from jobs.records import Job
 from jobs.records import Model as BaseModel
 from jobs.store import artifacts, audit, fine_tunes, jobs, models, permissions
@@ -42,7 +43,7 @@ def list_openai_models(caller: Reader, service: Service) -> schemas.List[schemas
     return schemas.page_of(found, limit=len(found))
 
 
-@router.get("/models/{model:path}")
+@router.get("/models/{model:path}", responses=errors(404))
 def get_openai_model(caller: Reader, service: Service, model: ModelName) -> schemas.OpenAIModel:
     """Return a model."""
     with service.database.transaction() as tx:
@@ -51,7 +52,7 @@ def get_openai_model(caller: Reader, service: Service, model: ModelName) -> sche
         return _base_view(models.get(tx, model, project=caller.project))
 
 
-@router.delete("/models/{model:path}")
+@router.delete("/models/{model:path}", responses=errors(404, 409))
 def delete_openai_model(caller: Submitter, service: Service, model: ModelName) -> schemas.Deleted:
     """Delete the model of a job, unless a job that has not ended begins with it.
 

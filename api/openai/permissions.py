@@ -12,6 +12,7 @@ from api.dependencies import Cursor, Parameters, Service
 from api.openai import schemas
 from api.openai.bodies import PermissionBody, parsed
 from api.openai.naming import checkpoint_reference, seconds
+from api.openai_errors import responses as errors
 from jobs.records import Permission
 from jobs.store import audit, jobs, permissions
 from jobs.transaction import Transaction
@@ -34,7 +35,11 @@ class PermissionParameters(Parameters):
     project_id: Annotated[str | None, Query(max_length=100)] = None
 
 
-@router.post(_PATH, openapi_extra=openapi.body({"schema": openapi.schema_of(PermissionBody)}))
+@router.post(
+    _PATH,
+    openapi_extra=openapi.body({"schema": openapi.schema_of(PermissionBody)}),
+    responses=errors(404, 413, 415),
+)
 def create_checkpoint_permissions(
     caller: Admin, service: Service, checkpoint: CheckpointName, body: JsonBody
 ) -> schemas.List[schemas.Permission]:
@@ -47,7 +52,7 @@ def create_checkpoint_permissions(
     return schemas.page_of([_shown(one) for one in granted], limit=len(granted))
 
 
-@router.get(_PATH)
+@router.get(_PATH, responses=errors(404))
 def list_checkpoint_permissions(
     caller: Admin,
     service: Service,
@@ -69,7 +74,7 @@ def list_checkpoint_permissions(
     return schemas.page_of([_shown(one) for one in found], limit=parameters.limit)
 
 
-@router.delete(_PATH + "/{permission_id}")
+@router.delete(_PATH + "/{permission_id}", responses=errors(404))
 def delete_checkpoint_permission(
     caller: Admin, service: Service, checkpoint: CheckpointName, permission_id: str
 ) -> schemas.Deleted:

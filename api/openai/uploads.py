@@ -22,6 +22,7 @@ from api.openai.bodies import CompletionOfUpload, UploadBody, parsed
 from api.openai.files import keep_file
 from api.openai.files import shown as shown_file
 from api.openai.naming import seconds
+from api.openai_errors import responses as errors
 from api.reading import RowReaders
 from jobs.backends import Backends
 from jobs.identifiers import new_id
@@ -48,7 +49,11 @@ _PART_FORM = {
 }
 
 
-@router.post("/uploads", openapi_extra=openapi.body({"schema": openapi.schema_of(UploadBody)}))
+@router.post(
+    "/uploads",
+    openapi_extra=openapi.body({"schema": openapi.schema_of(UploadBody)}),
+    responses=errors(413, 415),
+)
 def create_openai_upload(
     caller: Submitter, service: Service, body: JsonBody
 ) -> schemas.OpenAIUpload:
@@ -80,6 +85,7 @@ def create_openai_upload(
 @router.post(
     "/uploads/{upload_id}/parts",
     openapi_extra=openapi.body(_PART_FORM, media_type="multipart/form-data"),
+    responses=errors(404, 409, 413, 415, 507),
 )
 async def add_openai_upload_part(
     request: Request, caller: Submitter, service: Service, upload_id: UploadId
@@ -102,6 +108,7 @@ async def add_openai_upload_part(
 @router.post(
     "/uploads/{upload_id}/complete",
     openapi_extra=openapi.body({"schema": openapi.schema_of(CompletionOfUpload)}),
+    responses=errors(404, 409, 413, 415, 503, 507),
 )
 async def complete_openai_upload(
     caller: Submitter, service: Service, readers: RowReaders, upload_id: UploadId, body: JsonBody
@@ -113,7 +120,7 @@ async def complete_openai_upload(
     return _shown(upload, file=shown_file(file))
 
 
-@router.post("/uploads/{upload_id}/cancel")
+@router.post("/uploads/{upload_id}/cancel", responses=errors(404, 409))
 def cancel_openai_upload(
     caller: Submitter, service: Service, upload_id: UploadId
 ) -> schemas.OpenAIUpload:
@@ -161,7 +168,7 @@ def _complete(
         return uploads.end(tx, upload_id, state="completed", file_id=file.id), file
 
     folder = service.settings.home / forms.FOLDER
-    with tempfile.NamedTemporaryFile(dir=folder) as whole:
+    with forms.disk_full(), tempfile.NamedTemporaryFile(dir=folder) as whole:
         digest = hashlib.md5(usedforsecurity=False)
         join(service, parts, whole, digest=digest)
         if asked.md5 is not None and asked.md5.lower() != (md5 := digest.hexdigest()):

@@ -13,6 +13,7 @@ from api.dependencies import Cursor, Limit, Parameters, Service, WebhookId, Webh
 from api.openai import schemas
 from api.openai.bodies import EndpointBody, EndpointChanges, EndpointRotation, EndpointTest, parsed
 from api.openai.naming import seconds
+from api.openai_errors import responses as errors
 from jobs.delivery import signing
 from jobs.delivery.sender import Sender
 from jobs.records import Webhook
@@ -35,7 +36,9 @@ class EndpointParameters(Parameters):
 
 
 @router.post(
-    "/webhook_endpoints", openapi_extra=openapi.body({"schema": openapi.schema_of(EndpointBody)})
+    "/webhook_endpoints",
+    openapi_extra=openapi.body({"schema": openapi.schema_of(EndpointBody)}),
+    responses=errors(409, 413, 415),
 )
 async def create_webhook_endpoint(
     caller: Admin, service: Service, sender: WebhookSender, body: JsonBody
@@ -77,7 +80,7 @@ def list_webhook_endpoints(
     return schemas.page_of([_shown(one) for one in found], limit=parameters.limit)
 
 
-@router.get("/webhook_endpoints/{webhook_id}")
+@router.get("/webhook_endpoints/{webhook_id}", responses=errors(404))
 def get_webhook_endpoint(
     caller: Reader, service: Service, webhook_id: WebhookId
 ) -> schemas.WebhookEndpoint:
@@ -89,6 +92,7 @@ def get_webhook_endpoint(
 @router.post(
     "/webhook_endpoints/{webhook_id}",
     openapi_extra=openapi.body({"schema": openapi.schema_of(EndpointChanges)}),
+    responses=errors(404, 413, 415),
 )
 async def change_webhook_endpoint(
     caller: Admin, service: Service, sender: WebhookSender, webhook_id: WebhookId, body: JsonBody
@@ -108,7 +112,7 @@ async def change_webhook_endpoint(
     return _shown(await run_in_threadpool(change))
 
 
-@router.delete("/webhook_endpoints/{webhook_id}")
+@router.delete("/webhook_endpoints/{webhook_id}", responses=errors(404))
 def delete_webhook_endpoint(
     caller: Admin, service: Service, webhook_id: WebhookId
 ) -> schemas.Deleted:
@@ -122,6 +126,7 @@ def delete_webhook_endpoint(
 @router.post(
     "/webhook_endpoints/{webhook_id}/rotate_secret",
     openapi_extra=openapi.body({"schema": openapi.schema_of(EndpointRotation)}, is_required=False),
+    responses=errors(404, 413, 415),
 )
 def rotate_webhook_endpoint_secret(
     caller: Admin, service: Service, webhook_id: WebhookId, body: OptionalJsonBody
@@ -145,6 +150,7 @@ def rotate_webhook_endpoint_secret(
 @router.post(
     "/webhook_endpoints/{webhook_id}/test",
     openapi_extra=openapi.body({"schema": openapi.schema_of(EndpointTest)}),
+    responses=errors(404, 413, 415),
 )
 async def test_webhook_endpoint(
     caller: Admin, service: Service, sender: WebhookSender, webhook_id: WebhookId, body: JsonBody

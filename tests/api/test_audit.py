@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 CHANGE_NOTHING = {
     "validate_job", "validate_dataset", "predict",
     "create_chat_completion", "create_completion", "create_embedding",
+    "run_grader", "validate_grader",
 }  # fmt: skip
 IN_PIECES = {"put_upload_part", "add_openai_upload_part"}
 """An upload is noted as it begins and as it ends, and not with each of ten thousand parts."""

@@ -33,6 +33,7 @@ class Operation:
     method: str
     path: str
     content: Mapping[str, Any]  # of its body, by media type
+    statuses: frozenset[str]  # of its answers
 
     @property
     def is_openais(self) -> bool:
@@ -60,6 +61,7 @@ def operations_of(settings: Settings) -> list[Operation]:
             method.upper(),
             path,
             operation.get("requestBody", {}).get("content", {}),
+            frozenset(operation["responses"]),
         )
         for path, item in create_app(settings).openapi()["paths"].items()
         for method, operation in item.items()

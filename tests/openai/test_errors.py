@@ -4,6 +4,7 @@ import httpx
 import openai
 import pytest
 
+from tests.api.conftest import serve
 from tests.openai.conftest import CHATS, MODEL, PAIRS, start, upload
 
 pytestmark = pytest.mark.slow
@@ -100,6 +101,33 @@ def test_a_secret_as_the_name_of_a_file_is_refused_and_nothing_is_kept(facade, o
     native = httpx.post(f"{facade.url}/uploads", json=announced)
     assert (native.status_code, native.json()["errors"][0]["pointer"]) == (422, "/name")
     assert [file.id for file in one_client.files.list()] == kept
+
+
+def test_a_key_that_is_none_is_told(facade):
+    settings = facade.backends.settings.model_copy(update={"auth": "keys"})
+    key = "luthier_" + "x" * 43
+    with serve(settings) as url, openai.OpenAI(base_url=f"{url}/v1", api_key=key) as stranger:
+        with pytest.raises(openai.AuthenticationError) as told:
+            stranger.models.list()
+
+    assert (told.value.status_code, told.value.code) == (401, "invalid_api_key")
+    assert told.value.type == "authentication_error"
+    assert key not in told.value.message
+
+
+def test_graders_are_not_available(client):
+    grader = {
+        "type": "string_check", "name": "g", "operation": "eq", "input": "a", "reference": "a",
+    }  # fmt: skip
+    graders = client.fine_tuning.alpha.graders
+    for call in (
+        lambda: graders.run(grader=grader, model_sample="a"),
+        lambda: graders.validate(grader=grader),
+    ):
+        with pytest.raises(openai.BadRequestError) as told:
+            call()
+        assert (told.value.param, told.value.code) == ("grader", "invalid_value")
+        assert "graders are not run here" in told.value.message
 
 
 def test_a_missing_field_is_told(facade):

@@ -57,6 +57,27 @@ def test_rows_that_cannot_be_read_are_told_by_the_status(client):
     assert made.status_details.startswith("line 13:")
 
 
+def test_content_is_read_by_the_old_name_too(client):
+    made = client.files.create(file=("a.txt", b"some words"), purpose="user_data")
+
+    with pytest.warns(DeprecationWarning, match="content"):
+        assert str(client.files.retrieve_content(made.id)) == "some words"
+
+
+def test_files_for_evaluations_are_told_as_what_the_client_knows(client):
+    made = client.files.create(file=("a.txt", b"some words"), purpose="evals")
+    upload = client.uploads.create(
+        bytes=8, filename="a.txt", mime_type="text/plain", purpose="evals"
+    )
+    part = client.uploads.parts.create(upload.id, data=b"8 bytes.")
+
+    done = client.uploads.complete(upload.id, part_ids=[part.id])
+
+    assert (made.purpose, done.file.purpose) == ("user_data", "user_data")
+    assert client.files.retrieve(made.id).purpose == "user_data"
+    assert {made.id, done.file.id} <= {file.id for file in client.files.list(purpose="evals")}
+
+
 def test_files_are_listed_by_purpose_in_either_order_and_page_by_page(client):
     ids = [
         client.files.create(file=(f"{n}.txt", b"some words"), purpose="user_data").id
