@@ -106,9 +106,12 @@ def test_a_secret_as_the_name_of_a_file_is_refused_and_nothing_is_kept(facade, o
 def test_a_key_that_is_none_is_told(facade):
     settings = facade.backends.settings.model_copy(update={"auth": "keys"})
     key = "luthier_" + "x" * 43
-    with serve(settings) as url, openai.OpenAI(base_url=f"{url}/v1", api_key=key) as stranger:
-        with pytest.raises(openai.AuthenticationError) as told:
-            stranger.models.list()
+    with (
+        serve(settings) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key=key) as stranger,
+        pytest.raises(openai.AuthenticationError) as told,
+    ):
+        stranger.models.list()
 
     assert (told.value.status_code, told.value.code) == (401, "invalid_api_key")
     assert told.value.type == "authentication_error"
