@@ -11,6 +11,7 @@ from api import openapi, problems
 from api.access import Admin, Caller, Reader
 from api.bodies import JsonBody, OptionalJsonBody
 from api.dependencies import PageParameters, Service, WebhookId, WebhookSender
+from api.idempotency import NotIdempotent
 from api.webhook_schemas import (
     Delivery,
     DeliveryPage,
@@ -60,7 +61,12 @@ class DeliveryParameters(PageParameters):
     ),
 )
 async def create_webhook(
-    caller: Admin, service: Service, sender: WebhookSender, body: JsonBody, response: Response
+    caller: Admin,
+    service: Service,
+    sender: WebhookSender,
+    body: JsonBody,
+    response: Response,
+    _once: NotIdempotent,
 ) -> WebhookWithSecret:
     """Have events of jobs sent to a URL, signed as Standard Webhooks 1.0 has it.
 
@@ -146,7 +152,11 @@ def delete_webhook(caller: Admin, service: Service, webhook_id: WebhookId) -> No
     ),
 )
 def rotate_webhook_secret(
-    caller: Admin, service: Service, webhook_id: WebhookId, body: OptionalJsonBody
+    caller: Admin,
+    service: Service,
+    webhook_id: WebhookId,
+    body: OptionalJsonBody,
+    _once: NotIdempotent,
 ) -> WebhookWithSecret:
     """Make a new signing secret and show it, this once.
 
