@@ -388,7 +388,6 @@ def test_a_failed_job_tells_why(facade, one_client):
             State.FAILED,
             attempt=job.attempt,
             reason="failed",
-            steps=attempts.Steps(),
             values={"error": error.to_typed().to_dict()},
         )
 
