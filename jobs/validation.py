@@ -18,7 +18,7 @@ from jobs.fitting import Fit, check_capacity, fit, refusal, targets_of
 from jobs.inspecting import CannotInspect, Inspector
 from jobs.records import Dataset, Worker
 from jobs.store import workers
-from jobs.submission import files_of, num_weights_of, referred
+from jobs.submission import check_said, files_of, num_weights_of, referred
 from trainer_core.errors import FieldProblem, InvalidSpec, NothingFits, TypedError, Whose
 from trainer_core.inspection import Findings, Request
 from trainer_core.rows import apart
@@ -64,6 +64,8 @@ def validate(backends: Backends, inspector: Inspector, values: object, *, projec
     """
     report = Report()
     spec = _parsed(values, report)
+    if spec is not None:
+        spec = _without_secrets(backends, spec, report, project=project)
     if spec is None:
         return report
     present = _look_up(backends, spec, report, project=project)
@@ -94,6 +96,20 @@ def _parsed(values: object, report: Report) -> JobSpec | None:
         check_built(spec)
     except InvalidSpec as error:
         report.errors.append(error.to_typed())
+    return spec
+
+
+def _without_secrets(
+    backends: Backends, spec: JobSpec, report: Report, *, project: str
+) -> JobSpec | None:
+    """Return the spec without what is or looks like a secret, so that the report tells none."""
+    values = spec.model_dump(mode="json")
+    try:
+        with backends.database.transaction() as tx:
+            check_said(tx, values, project=project, settings=backends.settings)
+    except InvalidSpec as error:
+        report.errors.append(error.to_typed())
+        return _without(values, [problem.pointer for problem in error.problems])
     return spec
 
 

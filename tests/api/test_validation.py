@@ -77,6 +77,19 @@ def test_a_body_that_is_no_spec_is_told_as_an_error(shared, body):
     assert found["rows"] is None
 
 
+def test_a_secret_in_a_spec_is_an_error_as_in_a_submission_and_not_told_again(shared):
+    token = "hf_" + "a1B2" * 8
+    spec = spec_of(upload(shared.client), name=f"with {token}", labels={"key": token})
+    refused = shared.client.post("/jobs", json=spec)
+    found = validated(shared.client, spec)
+    assert not found["is_valid"]
+    (error,) = found["errors"]
+    assert (refused.status_code, error["detail"]["errors"]) == (422, refused.json()["errors"])
+    assert {one["pointer"] for one in refused.json()["errors"]} == {"/name", "/labels/key"}
+    assert found["rows"]["num_rows"]["train"] == 36, "the rest is looked at"
+    assert token not in json.dumps(found)
+
+
 def test_what_is_there_twice_is_a_warning(shared):
     rows = "text,label\n" + "".join(f"text {n % 15},{'ab'[n % 15 % 2]}\n" for n in range(20))
     data = {"train": f"dataset:{upload(shared.client, rows)}", "eval": None}

@@ -247,8 +247,11 @@ def submit_all(url: str, canaries: dict[str, str], models: Path, *, state: str) 
         for place in ({"name": canaries["hf"]}, {"labels": {"key": canaries["admin"]}}):
             refused = client.post("/jobs", json={**spec, **place})
             assert refused.status_code == 422
-            assert "holds what looks like a secret" in refused.text
-            assert not [one for one in canaries.values() if one in refused.text]
+            validated = client.post("/jobs/validate", json={**spec, **place})
+            for told in (refused.text, validated.text):
+                assert "holds what looks like a secret" in told
+                assert not [one for one in canaries.values() if one in told]
+        refuse_as_openais(client, canaries["hf"], rows=rows)
         unknown = client.post("/jobs", json={**spec, "secrets": {"hf": "nobodys"}})
         assert unknown.json()["errors"][0]["pointer"] == "/secrets/hf"
         job_ids = [client.post("/jobs", json=spec).raise_for_status().json()["id"]]
@@ -286,6 +289,18 @@ def pushed(client: httpx.Client, job_id: str) -> dict[str, Any]:
             return push
         assert time.monotonic() < deadline, push
         time.sleep(0.2)
+
+
+def refuse_as_openais(client: httpx.Client, canary: str, *, rows: str) -> None:
+    """Send a secret by OpenAI's routes, in each place that is kept."""
+    job = {"model": "tiny", "training_file": rows}
+    wandb = [{"type": "wandb", "wandb": {"project": canary}}]
+    for place in ({"suffix": canary}, {"metadata": {"key": canary}}, {"integrations": wandb}):
+        refused = client.post("/v1/fine_tuning/jobs", json=job | place)
+        assert (refused.status_code, canary in refused.text) == (400, False)
+    file = {"file": (canary, ROWS)}
+    refused = client.post("/v1/files", data={"purpose": "batch"}, files=file)
+    assert (refused.status_code, canary in refused.text) == (400, False)
 
 
 def ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
