@@ -19,7 +19,14 @@ from jobs.inspecting import CannotInspect, Inspector
 from jobs.records import Dataset, Worker
 from jobs.store import workers
 from jobs.submission import files_of, num_weights_of, referred
-from trainer_core.errors import FieldProblem, InvalidSpec, NothingFits, TypedError, Whose
+from trainer_core.errors import (
+    FieldProblem,
+    InvalidSpec,
+    ModelNotFound,
+    NothingFits,
+    TypedError,
+    Whose,
+)
 from trainer_core.inspection import Findings, Request
 from trainer_core.rows import apart
 from trainer_core.rows.examined import Examined
@@ -53,7 +60,14 @@ class Report:
     fits: list[Fit] = field(default_factory=list)
 
 
-def validate(backends: Backends, inspector: Inspector, values: object, *, project: str) -> Report:
+def validate(
+    backends: Backends,
+    inspector: Inspector,
+    values: object,
+    *,
+    project: str,
+    may_use_secrets: bool,
+) -> Report:
     """Return everything that is wrong with a job, and what it would do.
 
     Args:
@@ -61,13 +75,14 @@ def validate(backends: Backends, inspector: Inspector, values: object, *, projec
         inspector: looks at tokens and model.
         values: the body of a submission.
         project: in which its references are looked up.
+        may_use_secrets: whoever asks may also use the project's secrets in a job.
     """
     report = Report()
     spec = _parsed(values, report)
     if spec is None:
         return report
     present = _look_up(backends, spec, report, project=project)
-    model = partial(model_folder, backends, spec, project=project)
+    model = partial(model_folder, backends, spec, project=project, may_use_secrets=may_use_secrets)
     with tempfile.TemporaryDirectory(
         prefix="luthier-inspection-", ignore_cleanup_errors=True
     ) as name:
@@ -128,7 +143,9 @@ def _look_up(backends: Backends, spec: JobSpec, report: Report, *, project: str)
             return present
         try:
             check_capacity(
-                spec, num_weights=num_weights_of(tx, spec, project=project), workers=present
+                spec,
+                num_weights=num_weights_of(tx, spec, project=project, home=backends.settings.home),
+                workers=present,
             )
         except NothingFits as error:
             report.errors.append(error.to_typed())
@@ -171,10 +188,14 @@ def _inspect(
     why = _why_not(spec, report)
     if why is None:
         try:
+            inspector.check()  # before a model is fetched for it
             _prepare(folder, spec, report, present, model=model)
             report.findings = inspector.inspect(folder)
         except (NotHere, CannotInspect) as error:
             why = str(error)
+        except ModelNotFound as error:
+            report.errors.append(error.to_typed())
+            why = "there is no model to look at"
     if why is not None:
         report.missing.append(Missing(_ALL_OF_IT, why))
     if report.findings is not None:

@@ -72,7 +72,7 @@ async def create_job(
     every row that it would train on. Then the job is queued.
     """
     if parameters.validate_only:
-        found = await validated(service, inspector, body, project=caller.project)
+        found = await validated(service, inspector, body, caller=caller)
         return JSONResponse(found.model_dump(mode="json"))
     return await _submit(service, readers, caller, body, once)
 
@@ -231,7 +231,10 @@ def _create(
         customs, held = customs_and_datasets(tx, project, needed)
         if only_if_checked:
             cipher = cipher_of(service.settings) if customs.has_secrets else None
-            found = submission.look_up(tx, spec, project=project, cipher=cipher, held=held)
+            home = service.settings.home
+            found = submission.look_up(
+                tx, spec, project=project, home=home, cipher=cipher, held=held
+            )
             if not submission.is_checked(spec, found):
                 return spec
         if parent_id is not None:

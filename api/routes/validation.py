@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
 from api import openapi, problems
-from api.access import Reader
+from api.access import Caller, Reader, Scope
 from api.bodies import JsonBody
 from api.dependencies import DatasetId, Service
 from api.inspections import Inspections, JobInspector
@@ -34,7 +34,7 @@ async def validate_job(
     the workers, every `auto` is decided, and memory, disk and time are estimated. A job with errors
     is answered with 200, too: `is_valid` says whether it would be accepted.
     """
-    return await validated(service, inspector, body, project=caller.project)
+    return await validated(service, inspector, body, caller=caller)
 
 
 @router.post(
@@ -71,14 +71,21 @@ async def validate_dataset(
     With a `model` its tokens are counted, too, and memory and time are estimated.
     """
     spec = await run_in_threadpool(_spec, service, dataset_id, body, project=caller.project)
-    return await validated(service, inspector, spec, project=caller.project)
+    return await validated(service, inspector, spec, caller=caller)
 
 
 async def validated(
-    service: Backends, inspector: Inspections, spec: object, *, project: str
+    service: Backends, inspector: Inspections, spec: object, *, caller: Caller
 ) -> Validation:
     """Return what is to be said of a job, from a thread that may take its time."""
-    look = partial(validate, service, inspector.processes, spec, project=project)
+    look = partial(
+        validate,
+        service,
+        inspector.processes,
+        spec,
+        project=caller.project,
+        may_use_secrets=Scope.SUBMIT in caller.scopes,
+    )
     report = await inspector.run(look)
     return Validation.of(report)
 
