@@ -17,13 +17,15 @@ from jobs.basemodels import NotHere, model_folder
 from jobs.fitting import Fit, check_capacity, fit, refusal, targets_of
 from jobs.inspecting import CannotInspect, Inspector
 from jobs.records import Dataset, Worker
-from jobs.store import workers
-from jobs.submission import files_of, num_weights_of, referred
+from jobs.sealing import cipher_of
+from jobs.store import quotas, workers
+from jobs.submission import check_secrets, files_of, num_weights_of, referred
 from trainer_core.errors import (
     FieldProblem,
     InvalidSpec,
     ModelNotFound,
     NothingFits,
+    QuotaExceeded,
     TypedError,
     Whose,
 )
@@ -98,6 +100,24 @@ def validate(
     return report
 
 
+def validate_submission(
+    backends: Backends,
+    inspector: Inspector,
+    values: object,
+    *,
+    project: str,
+    may_use_secrets: bool,
+) -> Report:
+    """Return what `validate` does, and whether the project's quotas leave room for the job now."""
+    report = validate(backends, inspector, values, project=project, may_use_secrets=may_use_secrets)
+    with backends.database.transaction() as tx:
+        try:
+            quotas.foresee_job(tx, project)
+        except QuotaExceeded as error:
+            report.errors.append(error.to_typed())
+    return report
+
+
 def _parsed(values: object, report: Report) -> JobSpec | None:
     """Return the spec; where some of it is wrong, without that, so that the rest is looked at."""
     try:
@@ -136,6 +156,12 @@ def _look_up(backends: Backends, spec: JobSpec, report: Report, *, project: str)
     with backends.database.transaction() as tx:
         present = workers.present(tx)
         report.datasets, problems = referred(tx, spec, project=project)
+        try:
+            values = spec.model_dump(mode="json")
+            cipher = cipher_of(backends.settings)
+            check_secrets(tx, values, project=project, cipher=cipher)
+        except InvalidSpec as error:
+            problems += error.problems
         problems = [one for one in problems if spec.model != NO_MODEL or one.pointer != "/model"]
         if problems:
             report.errors.append(InvalidSpec(problems).to_typed())

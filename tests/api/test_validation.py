@@ -68,6 +68,17 @@ def test_wrong_fields_wrong_references_and_wrong_rows_are_told_at_once(shared):
     assert found["missing"][0]["why"] == "the spec has to be mended first"
 
 
+def test_a_spec_that_holds_a_secret_is_told_without_it(shared):
+    token = "hf_" + "t" * 30
+    spec = spec_of(upload(shared.client), name=token)
+    found = shared.client.post("/jobs/validate", json=spec)
+    (error,) = found.json()["errors"]
+    refused = shared.client.post("/jobs", json=spec).json()
+    assert error["detail"]["errors"] == refused["errors"]
+    assert error["detail"]["errors"][0]["pointer"] == "/name"
+    assert token not in found.text
+
+
 @pytest.mark.parametrize("body", [[], "x", {}, {"task": "no-such"}, {"task": "dpo"}])
 def test_a_body_that_is_no_spec_is_told_as_an_error(shared, body):
     found = validated(shared.client, body)
