@@ -130,7 +130,8 @@ class ReportedEstimate(Schema):
     disk_bytes: int | None
     """At once, at the least."""
     seconds: Between | None
-    """Of training, evaluations not counted; null where the device's speed was not measured."""
+    """Of training and its evaluations, texts that these generate not counted; null where the
+    device's speed was not measured."""
 
     @classmethod
     def of(cls, found: FoundEstimate) -> "ReportedEstimate":
