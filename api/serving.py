@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jobs.settings import Settings
 
+_IDLE_SECONDS = 75  # longer than clients keep a connection: who closes first loses no request
 _STOP_SECONDS = 5  # how long requests may take to end when the service stops
 _MAX_HEAD_BYTES = 1 << 16  # of the request line and the headers
 _HEADER_BYTES = 32  # what a header costs besides
@@ -87,6 +88,7 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 access_log=access_log,
                 log_config=None,
+                timeout_keep_alive=_IDLE_SECONDS,
                 timeout_graceful_shutdown=_STOP_SECONDS,
             )
         )

@@ -28,6 +28,7 @@ class Job:
     dataset_ids: list[str]
     labels: dict[str, str]
     priority: int
+    num_gpus: int  # that its worker must have; 0 where the spec says 'auto'
     state: State
     phase: str | None
     attempt: int  # number of the latest attempt; 0 before the first
@@ -60,6 +61,7 @@ class Attempt:
     reason: str | None  # why it ended
     first_step: int | None
     last_step: int | None
+    num_batches: int  # of events that it has told
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ from jobs.fitting import check_capacity
 from jobs.outlines import known_outline
 from jobs.records import Dataset
 from jobs.sealing import Cipher, cipher_of
+from jobs.settings import Settings
 from jobs.states import FINAL, State
 from jobs.storage import Storage
 from jobs.store import artifacts, checkpoints, datasets, models, permissions, secrets, workers
+from jobs.store.customs import customs_of
 from jobs.transaction import Transaction
 from jobs.weights import num_weights_in
 from trainer_core.errors import FieldProblem, InvalidSpec, NotFound
@@ -161,6 +163,13 @@ def check_secrets(tx: Transaction, values: object, *, project: str, cipher: Ciph
     ]
     if problems:
         raise InvalidSpec(problems)
+
+
+def check_said(tx: Transaction, values: object, *, project: str, settings: Settings) -> None:
+    """Raise InvalidSpec if what is said besides a spec holds what is or looks like a secret."""
+    has_secrets = customs_of(tx, project).has_secrets
+    cipher = cipher_of(settings) if has_secrets else None  # it may have to make its key
+    check_secrets(tx, values, project=project, cipher=cipher)
 
 
 def _texts(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, str]]:

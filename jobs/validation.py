@@ -17,9 +17,8 @@ from jobs.basemodels import NotHere, model_folder
 from jobs.fitting import Fit, check_capacity, fit, refusal, targets_of
 from jobs.inspecting import CannotInspect, Inspector
 from jobs.records import Dataset, Worker
-from jobs.sealing import cipher_of
 from jobs.store import quotas, workers
-from jobs.submission import check_secrets, files_of, num_weights_of, referred
+from jobs.submission import check_said, files_of, num_weights_of, referred
 from trainer_core.errors import (
     FieldProblem,
     InvalidSpec,
@@ -81,6 +80,8 @@ def validate(
     """
     report = Report()
     spec = _parsed(values, report)
+    if spec is not None:
+        spec = _without_secrets(backends, spec, report, project=project)
     if spec is None:
         return report
     present = _look_up(backends, spec, report, project=project)
@@ -132,6 +133,20 @@ def _parsed(values: object, report: Report) -> JobSpec | None:
     return spec
 
 
+def _without_secrets(
+    backends: Backends, spec: JobSpec, report: Report, *, project: str
+) -> JobSpec | None:
+    """Return the spec without what is or looks like a secret, so that the report tells none."""
+    values = spec.model_dump(mode="json")
+    try:
+        with backends.database.transaction() as tx:
+            check_said(tx, values, project=project, settings=backends.settings)
+    except InvalidSpec as error:
+        report.errors.append(error.to_typed())
+        return _without(values, [problem.pointer for problem in error.problems])
+    return spec
+
+
 def _without(values: object, pointers: Sequence[str]) -> JobSpec | None:
     """Return the spec without the parts that are wrong, if that is a spec."""
     if not isinstance(values, dict):
@@ -156,12 +171,6 @@ def _look_up(backends: Backends, spec: JobSpec, report: Report, *, project: str)
     with backends.database.transaction() as tx:
         present = workers.present(tx)
         report.datasets, problems = referred(tx, spec, project=project)
-        try:
-            values = spec.model_dump(mode="json")
-            cipher = cipher_of(backends.settings)
-            check_secrets(tx, values, project=project, cipher=cipher)
-        except InvalidSpec as error:
-            problems += error.problems
         problems = [one for one in problems if spec.model != NO_MODEL or one.pointer != "/model"]
         if problems:
             report.errors.append(InvalidSpec(problems).to_typed())

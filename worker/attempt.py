@@ -11,9 +11,10 @@ from sqlalchemy.exc import DBAPIError
 
 from jobs.backends import Backends
 from jobs.records import Checkpoint, Job
+from jobs.retrying import pause_seconds
 from jobs.states import FINAL, State
 from jobs.store import artifacts, attempts, checkpoints, events, jobs, pushes
-from jobs.store.attempts import Held, Steps
+from jobs.store.attempts import Held
 from jobs.store.events import LeaseLost, NewEvent
 from jobs.transaction import Transaction
 from trainer_core.errors import DiskFull, InternalError, LuthierError
@@ -46,7 +47,6 @@ from worker.supervisor import Stopped, Supervisor
 
 _NUM_LAST_LINES = 20
 _NUM_STACK_LINES = 200
-_RETRY_GROWTH = 6
 _PHASES_OF_TRAINING = (Phase.TRAINING, Phase.EVALUATING, Phase.SAVING)
 
 _log = logging.getLogger(__name__)
@@ -248,8 +248,10 @@ class Attempt:
         if not ending.is_counted:
             values["max_attempts"] = self.job.max_attempts + 1
         elif ending.state is State.QUEUED:
-            pause = self.backends.settings.retry_seconds
-            again_in_seconds = pause * _RETRY_GROWTH ** (self.job.attempt - 1)
+            settings = self.backends.settings
+            num_uncounted = self.job.max_attempts - settings.max_attempts
+            num_tries = self.job.attempt - max(num_uncounted, 0)
+            again_in_seconds = pause_seconds(num_tries, first_seconds=settings.retry_seconds)
         with self.backends.database.transaction() as tx:
             if ending.error is not None:
                 error = NewEvent(EventType.ERROR, REDACTOR.value(ending.error.to_dict()))
@@ -260,7 +262,6 @@ class Attempt:
                 ending.state,
                 attempt=self.job.attempt,
                 reason=ending.reason,
-                steps=Steps(pump.first_step, pump.last_step),
                 values=values,
                 again_in_seconds=again_in_seconds,
                 receipt=self._told_receipt(ending, pump.run),

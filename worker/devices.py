@@ -30,6 +30,20 @@ def devices_of(settings: Settings) -> tuple[WorkerDevice, ...]:
     return tuple(_device(name, gpus, settings) for name in names)
 
 
+def num_gpus(device: str | None) -> int:
+    """Return how many GPUs a job may ask for of a slot with a device; None is all that there is."""
+    match device:
+        case "cpu":
+            return 0
+        case "cuda":
+            return max(1, sum(1 for _ in _gpus()))
+        case None:
+            gpus = {gpu.name: gpu for gpu in _gpus()}
+            return len([name for name in _best(gpus) if name != "cpu"])
+        case _:
+            return 1
+
+
 def _best(gpus: dict[str, WorkerDevice]) -> tuple[str, ...]:
     if gpus:
         return tuple(gpus)

@@ -29,13 +29,14 @@ from trainer_core.failpoints import failpoint
 from trainer_core.redaction import guard_process
 from worker.attempt import Attempt
 from worker.board import Board
-from worker.devices import devices_of
+from worker.devices import devices_of, num_gpus
 from worker.group import kill, members_of
 from worker.listening import ALIVE_FILE, Listening
 from worker.outputs import tidy_finished
 from worker.predictor import beside
 from worker.presence import Presence
 from worker.pusher import Pusher
+from worker.screening import HEARD, Screened
 from worker.spare import Spare
 
 _CONSUMER_SECONDS = 10
@@ -57,6 +58,7 @@ class Slot:
         self._name = _name()  # of the worker: the children of its pool have other numbers
         self._presence: Presence | None = None
         self._pusher: Pusher | None = None
+        self._num_gpus = 0
 
     def is_draining(self) -> bool:
         """Return whether the worker was asked to end."""
@@ -76,6 +78,7 @@ class Slot:
             self._presence.open()
             self._pusher = Pusher(self._backends)
             self._pusher.open()
+        self._num_gpus = num_gpus(_device(self._settings))
         self._spare.refill()
         self._tidy(self._backends)
 
@@ -108,7 +111,12 @@ class Slot:
         count = 0
         while not self.is_draining():
             with self._backends.database.transaction() as tx:
-                job = attempts.claim(tx, worker=_name(), lease_seconds=self._settings.lease_seconds)
+                job = attempts.claim(
+                    tx,
+                    worker=_name(),
+                    lease_seconds=self._settings.lease_seconds,
+                    num_gpus=self._num_gpus,
+                )
             if job is None:
                 break
             failpoint("worker.claimed")
@@ -136,12 +144,14 @@ def run(settings: Settings) -> int:
     # The pool's children inherit the slot and the task: macOS would start them anew without.
     set_start_method("fork", force=True)
     app = make_celery(str(settings.redis_url), socket_timeout_seconds=_CONSUMER_SECONDS)
+    app.conf.broker_transport = Screened
     board = Board(settings.num_slots)
     slot = Slot(settings, board)
     listening = Listening(
         str(settings.redis_url),
         alive=settings.home / ALIVE_FILE,
         has_free_slot=lambda: board.has_free_slot and not board.is_draining,
+        num_heard=lambda: HEARD.num_messages,
         on_silence=partial(_end_self, board, seconds=settings.drain_grace_seconds),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.records import Checkpoint, Job
 from jobs.store import attempts, checkpoints, events
+from jobs.store.attempts import Steps
 from jobs.store.events import NewEvent
 from jobs.transaction import Database
 from trainer_core.events import EventType, decode_line
@@ -17,15 +18,16 @@ from worker.logs import LogTail, Tail, printable
 
 MAX_LOG_LINES = 5_000  # an attempt
 
+_Marks = tuple[int, int, int]  # how much of the events, of the log, and how many lines of it
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Pump:
-    """Carries one attempt's events and log lines, in order.
+    """Carries one attempt's events and log lines, in order, and each once.
 
-    Each is kept once, except where the answer to a commit was lost: those are kept twice, under new
-    numbers, rather than never.
+    Where the answer to a commit is lost, the database is asked whether the batch was kept.
     """
 
     database: Database
@@ -38,6 +40,8 @@ class Pump:
     _saved: dict[int, dict[str, Any]] = field(default_factory=dict)  # checkpoints, by step
     _num_log_lines: int = 0
     _is_resolved: bool = False
+    _num_batches: int = 0
+    _in_doubt: _Marks | None = None  # where it is if the last batch was kept
     _events: Tail = field(init=False)
     _log: LogTail = field(init=False)
 
@@ -52,22 +56,46 @@ class Pump:
         Raises:
             LeaseLost: the attempt no longer holds the job.
         """
-        marks = self._events.offset, self._log.offset, self._num_log_lines
+        self._end_doubt()
+        before = self._marks()
         try:
             new = self._new_events(is_last=is_last)
             values = self._notes(new)
             if not new and not values:
                 return 0
-            with self.database.transaction() as tx:
-                events.append(tx, self.job.id, new, attempt=self.job.attempt)
-                if values:
-                    attempts.note(tx, self.job.id, attempt=self.job.attempt, values=values)
+            self._keep(new, values)
         except BaseException:
-            # Nothing was kept: read it again.
-            self._events.offset, self._log.offset, self._num_log_lines = marks
+            self._in_doubt = self._marks()
+            self._return_to(before)  # read it again
             raise
+        self._num_batches += 1
         self._is_resolved = self._is_resolved or "resolved" in values
         return len(new)
+
+    def _keep(self, new: list[NewEvent], values: dict[str, Any]) -> None:
+        job_id, attempt = self.job.id, self.job.attempt
+        with self.database.transaction() as tx:
+            events.append(tx, job_id, new, attempt=attempt)
+            if values:
+                attempts.note(tx, job_id, attempt=attempt, values=values)
+            number = self._num_batches + 1
+            attempts.count_batch(tx, job_id, attempt=attempt, number=number, steps=self._steps)
+
+    def _end_doubt(self) -> None:
+        if self._in_doubt is None:
+            return
+        with self.database.transaction() as tx:
+            num_kept = attempts.num_batches(tx, self.job.id, attempt=self.job.attempt)
+        if num_kept > self._num_batches:
+            self._num_batches = num_kept
+            self._return_to(self._in_doubt)
+        self._in_doubt = None
+
+    def _marks(self) -> _Marks:
+        return self._events.offset, self._log.offset, self._num_log_lines
+
+    def _return_to(self, marks: _Marks) -> None:
+        self._events.offset, self._log.offset, self._num_log_lines = marks
 
     def drain(self) -> None:
         """Carry all that is left, once the process has ended."""
@@ -99,6 +127,12 @@ class Pump:
     def last_log_lines(self, count: int) -> list[str]:
         """Return the end of the log, for an error that has no other words."""
         return self._log.last_lines(count)
+
+    @property
+    def _steps(self) -> Steps | None:
+        if self.first_step is None or self.last_step is None:
+            return None
+        return Steps(self.first_step, self.last_step)
 
     def _new_events(self, *, is_last: bool) -> list[NewEvent]:
         kept = self._new_log_events(is_last=is_last)

@@ -10,6 +10,7 @@ from api.access import Caller, Operator, Reader
 from api.access_schemas import Project, ProjectDetail, ProjectPage, Use
 from api.bodies import JsonBody, parsed
 from api.dependencies import PageParameters, Service
+from api.idempotency import NotIdempotent
 from jobs.store import audit, projects, quotas
 from jobs.transaction import Transaction
 from trainer_core.errors import ProjectNotFound
@@ -53,7 +54,7 @@ class NewProject(Quotas):
     ),
 )
 def create_project(
-    caller: Operator, service: Service, body: JsonBody, response: Response
+    caller: Operator, service: Service, body: JsonBody, response: Response, _once: NotIdempotent
 ) -> Project:
     """Make a project. Only the service's operators may: admins of the default project."""
     wanted = parsed(body, NewProject)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Update, func, insert, select, update
 
 from jobs.records import Attempt, Job
 from jobs.states import FINAL, LEASED, State, sources_of
@@ -23,10 +23,10 @@ from trainer_core.errors import WorkerLost
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The optimizer steps between which an attempt worked."""
+    """The optimizer steps between which an attempt has worked."""
 
-    first: int | None = None
-    last: int | None = None
+    first: int
+    last: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ class Held:
     keep: bool  # whether a job that is cancelling is to leave a model
 
 
-def claim(tx: Transaction, *, worker: str, lease_seconds: float) -> Job | None:
-    """Give the queued job whose turn it is to a worker, or return None.
+def claim(tx: Transaction, *, worker: str, lease_seconds: float, num_gpus: int = 0) -> Job | None:
+    """Give the queued job whose turn it is to a worker with so many GPUs, or return None.
 
     A bell only says that there may be work: which job is next is decided here.
     """
-    turn = turns.take(tx)
+    turn = turns.take(tx, num_gpus=num_gpus)
     if turn is None:
         return None
     row = tx.connection.execute(
@@ -104,6 +104,29 @@ def note(tx: Transaction, job_id: str, *, attempt: int, values: Mapping[str, Any
         raise LeaseLost(f"attempt {attempt} no longer holds {job_id}")
 
 
+def count_batch(
+    tx: Transaction, job_id: str, *, attempt: int, number: int, steps: Steps | None
+) -> None:
+    """Note that an attempt has told a batch of events, and how far it was then.
+
+    So its steps are known of a worker that dies, and a worker that is not told whether a batch was
+    kept can ask (`num_batches`).
+    """
+    worked = {"first_step": steps.first, "last_step": steps.last} if steps else {}
+    tx.connection.execute(_update(job_id, attempt).values(num_batches=number, **worked))
+
+
+def num_batches(tx: Transaction, job_id: str, *, attempt: int) -> int:
+    """Return how many batches an attempt has told."""
+    return int(
+        tx.connection.execute(
+            select(attempts.c.num_batches).where(
+                attempts.c.job_id == job_id, attempts.c.number == attempt
+            )
+        ).scalar_one()
+    )
+
+
 def end(
     tx: Transaction,
     job_id: str,
@@ -111,7 +134,6 @@ def end(
     *,
     attempt: int,
     reason: str,
-    steps: Steps,
     values: Mapping[str, Any] | None = None,
     again_in_seconds: float = 0.0,
     receipt: Mapping[str, Any] | None = None,
@@ -124,7 +146,6 @@ def end(
         target: where to: a final state, paused, or queued again.
         attempt: the attempt that ends.
         reason: why, in a few words.
-        steps: between which steps it worked.
         values: further columns of the job to set, such as `error` or `best`.
         again_in_seconds: how long a job that is queued again has to wait; 0 keeps its old turn.
         receipt: what was measured of the end of the process, where it was asked to stop.
@@ -149,11 +170,7 @@ def end(
     ).one_or_none()
     if row is None:
         raise LeaseLost(f"attempt {attempt} of {job_id} may not move it to {target}")
-    tx.connection.execute(
-        update(attempts)
-        .where(attempts.c.job_id == job_id, attempts.c.number == attempt)
-        .values(finished_at=func.now(), reason=reason, first_step=steps.first, last_step=steps.last)
-    )
+    tx.connection.execute(_update(job_id, attempt).values(finished_at=func.now(), reason=reason))
     job = job_of(row._mapping)
     quotas.charge(tx, job)
     say_state(tx, job, reason=reason, receipt=receipt)
@@ -184,7 +201,6 @@ def expired(tx: Transaction) -> list[Job]:
 
 def take_back(tx: Transaction, job: Job) -> Job:
     """Move on a job whose lease has run out: as its owner asked, else queued or failed."""
-    steps = Steps(last=(job.progress or {}).get("step"))
     lost = WorkerLost(
         f"worker {job.worker} was not heard of for the length of its lease, "
         f"in attempt {job.attempt} of {job.max_attempts}.",
@@ -198,7 +214,7 @@ def take_back(tx: Transaction, job: Job) -> Job:
     else:
         target, values = State.FAILED, {"error": lost.to_typed().to_dict()}
     reason = "lease lost; no model is kept" if job.keep else "lease lost"
-    return end(tx, job.id, target, attempt=job.attempt, reason=reason, steps=steps, values=values)
+    return end(tx, job.id, target, attempt=job.attempt, reason=reason, values=values)
 
 
 def unanswered(tx: Transaction, *, older_than_seconds: float) -> list[str]:
@@ -213,6 +229,10 @@ def unanswered(tx: Transaction, *, older_than_seconds: float) -> list[str]:
         .limit(100)
     )
     return list(rows.scalars())
+
+
+def _update(job_id: str, attempt: int) -> Update:
+    return update(attempts).where(attempts.c.job_id == job_id, attempts.c.number == attempt)
 
 
 def _held(job_id: str, attempt: int) -> tuple[Any, ...]:

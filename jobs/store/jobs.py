@@ -19,7 +19,7 @@ from trainer_core.spec import JobSpec, Scheme, parse_model_reference
 
 _CREATED = (
     "id", "project", "sweep_id", "parent_id", "name", "notes", "task", "model", "spec",
-    "dataset_ids", "labels", "priority", "state", "max_attempts", "last_event_id",
+    "dataset_ids", "labels", "priority", "num_gpus", "state", "max_attempts", "last_event_id",
 )  # fmt: skip
 _NEW = (
     insert(jobs)
@@ -106,6 +106,7 @@ def _new_values(spec: JobSpec) -> dict[str, Any]:
         "dataset_ids": spec.data.dataset_ids(),
         "labels": spec.labels,
         "priority": spec.resources.priority,
+        "num_gpus": 0 if spec.resources.gpus == "auto" else spec.resources.gpus,
         "state": State.QUEUED,
         "last_event_id": 1,
     }

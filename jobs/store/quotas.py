@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from jobs.records import Job, Project, Use
 from jobs.states import LEASED, State
-from jobs.tables import artifacts, attempts, checkpoints, datasets, jobs, projects, usage
+from jobs.tables import artifacts, attempts, checkpoints, datasets, files, jobs, projects, usage
 from jobs.transaction import Transaction
 from trainer_core.errors import QuotaExceeded
 
@@ -123,7 +123,7 @@ def _check_storage(tx: Transaction, limits: Project, *, num_bytes: int) -> None:
         more = f", and this would be {num_bytes:,} more" if num_bytes else ""
         raise _exceeded(
             f"project '{limits.name}' stores {stored:,} bytes{more}", limits, "max_storage_bytes",
-            hint="Delete data sets that no job needs, or ask an operator for more.",
+            hint="Delete data sets and files that no job needs, or ask an operator for more.",
             retry_after_seconds=_STORAGE_SECONDS,
         )  # fmt: skip
 
@@ -167,7 +167,11 @@ def _stored_bytes(tx: Transaction, project: str) -> int:
         .join(jobs, jobs.c.id == checkpoints.c.job_id)
         .where(jobs.c.project == project)
     )
-    parts = (of_datasets, of_models, of_checkpoints)
+    of_files = select(func.coalesce(func.sum(files.c.size_bytes), 0)).where(
+        files.c.project == project,
+        files.c.key.is_not(None),  # the others are data sets, or figures
+    )
+    parts = (of_datasets, of_files, of_models, of_checkpoints)
     total = sum((part.scalar_subquery() for part in parts), literal(0))
     return int(tx.connection.execute(select(total)).scalar_one())
 

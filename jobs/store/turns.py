@@ -1,8 +1,8 @@
 """Whose turn it is: by priority, then the project that runs the fewest jobs, then age.
 
 Both statements walk the index `ix_jobs_turns` project by project; a claim looks at no project's
-whole queue. The recursion finds the projects that wait: older versions of PostgreSQL have no other
-way to skip from one to the next.
+whole queue, but for jobs that need more GPUs than it has. The recursion finds the projects that
+wait: older versions of PostgreSQL have no other way to skip from one to the next.
 """
 
 from collections.abc import Collection
@@ -40,6 +40,7 @@ _NEXT = text(f"""
     CROSS JOIN LATERAL (
         SELECT id, priority, queued_at FROM jobs
         WHERE project = waiting.project AND state = 'queued' AND queued_at <= now()
+            AND num_gpus <= :num_gpus
         ORDER BY priority DESC, queued_at, id LIMIT :num_candidates
     ) AS head
     WHERE waiting.project <> ALL(:full)
@@ -91,16 +92,17 @@ class Turn:
     max_running_jobs: int | None
 
 
-def take(tx: Transaction) -> str | None:
+def take(tx: Transaction, *, num_gpus: int) -> str | None:
     """Return the job whose turn it is, locked until the commit, or None.
 
+    A job that needs more than `num_gpus` is left to others.
     A project that runs as many jobs as it may is passed over, and so is one that has used up its
     device-hours of the month. How many run is counted again under a lock of the project, if it has
     such a quota: of two claims at once the second counts the first.
     """
     full: list[str] = []
     while True:
-        turn = _next(tx, full=full)
+        turn = _next(tx, full=full, num_gpus=num_gpus)
         if turn is None or turn.max_running_jobs is None:
             return None if turn is None else turn.job_id
         if _num_running(tx, turn.project) < turn.max_running_jobs:
@@ -108,10 +110,9 @@ def take(tx: Transaction) -> str | None:
         full.append(turn.project)
 
 
-def _next(tx: Transaction, *, full: Collection[str]) -> Turn | None:
-    row = tx.connection.execute(
-        _NEXT, {"full": list(full), "num_candidates": _NUM_CANDIDATES}
-    ).one_or_none()
+def _next(tx: Transaction, *, full: Collection[str], num_gpus: int) -> Turn | None:
+    values = {"full": list(full), "num_gpus": num_gpus, "num_candidates": _NUM_CANDIDATES}
+    row = tx.connection.execute(_NEXT, values).one_or_none()
     return None if row is None else Turn(*row)
 
 

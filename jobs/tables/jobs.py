@@ -35,6 +35,7 @@ jobs = Table(
     Column("dataset_ids", ARRAY(Text), nullable=False),
     Column("labels", JSONB, nullable=False),
     Column("priority", Integer, nullable=False, server_default="0"),
+    Column("num_gpus", Integer, nullable=False, server_default="0"),
     Column("state", Text, nullable=False),
     Column("phase", Text),
     Column("attempt", Integer, nullable=False, server_default="0"),
@@ -132,6 +133,7 @@ attempts = Table(
     Column("reason", Text),
     Column("first_step", Integer),
     Column("last_step", Integer),
+    Column("num_batches", Integer, nullable=False, server_default="0"),
 )
 
 events = Table(

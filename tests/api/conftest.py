@@ -19,6 +19,7 @@ from jobs.records import Job
 from jobs.settings import Settings, load_settings
 from jobs.states import State
 from jobs.store import artifacts, attempts, events
+from jobs.store.attempts import Steps
 from jobs.store.events import NewEvent
 from tests.api.statements import Marking
 from tests.conftest import _TEMPLATE, Servers, _database, _execute
@@ -157,12 +158,13 @@ def succeed(backends: Backends, job: Job, files: Mapping[str, bytes]) -> None:
         )
     with backends.database.transaction() as tx:
         artifacts.add(tx, job.id, rows)
+        worked = Steps(1, 10)
+        attempts.count_batch(tx, job.id, attempt=job.attempt, number=1, steps=worked)
         attempts.end(
             tx,
             job.id,
             State.SUCCEEDED,
             attempt=job.attempt,
             reason="finished",
-            steps=attempts.Steps(0, 10),
             values={"best": {"step": 10, "metrics": {"accuracy": 0.9}}},
         )

@@ -21,8 +21,7 @@ def fail(backends: Backends, job_id: str) -> None:
     job = claim(backends)
     assert job.id == job_id
     with backends.database.transaction() as tx:
-        steps = attempts.Steps(None, None)
-        attempts.end(tx, job_id, State.FAILED, attempt=1, reason="it broke", steps=steps)
+        attempts.end(tx, job_id, State.FAILED, attempt=1, reason="it broke")
 
 
 def test_name_notes_labels_and_priority_are_edited_and_the_rest_stays(shared: Shared) -> None:

@@ -5,10 +5,12 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from jobs.backends import Backends
 from jobs.states import State
 from jobs.store import attempts, checkpoints
+from jobs.store.attempts import Steps
 from tests.api.conftest import CSV, Shared, claim, spec_of, submit, succeed, upload
 
 pytestmark = pytest.mark.slow
@@ -34,19 +36,36 @@ def test_attempts_tell_how_many_of_their_steps_were_taken_again(
     client: httpx.Client, backends: Backends
 ) -> None:
     job_id = submit(client)
-    for first, last in ((1, 17), (None, None), (11, 30)):
+    for worked in (Steps(1, 17), None, Steps(11, 30)):
         attempt = claim(backends).attempt
         with backends.database.transaction() as tx:
+            attempts.count_batch(tx, job_id, attempt=attempt, number=1, steps=worked)
             attempts.end(
                 tx,
                 job_id,
                 State.QUEUED,
                 attempt=attempt,
                 reason="the worker stopped",
-                steps=attempts.Steps(first, last),
             )
     found = client.get(f"/jobs/{job_id}").json()["attempts"]
     assert [one["steps_lost"] for one in found] == [7, 0, None]
+
+
+def test_steps_of_workers_that_died_are_told(client: httpx.Client, backends: Backends) -> None:
+    job_id = submit(client)
+    for worked in (Steps(1, 12), Steps(11, 20), None, Steps(19, 30)):
+        attempt = claim(backends).attempt
+        with backends.database.transaction() as tx:
+            attempts.count_batch(tx, job_id, attempt=attempt, number=1, steps=worked)
+            tx.connection.execute(
+                text("UPDATE jobs SET lease_until = now() - interval '1 s', max_attempts = 9")
+            )
+        with backends.database.transaction() as tx:
+            (lost,) = attempts.expired(tx)
+            attempts.take_back(tx, lost)
+    found = client.get(f"/jobs/{job_id}").json()["attempts"]
+    steps = [(one["first_step"], one["last_step"], one["steps_lost"]) for one in found]
+    assert steps == [(1, 12, 2), (11, 20, 2), (None, None, 0), (19, 30, None)]
 
 
 def test_checkpoints_are_listed_from_the_latest_with_the_best_named(

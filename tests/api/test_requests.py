@@ -108,7 +108,6 @@ def test_the_model_of_a_cancelled_job_can_be_fetched(
             State.CANCELLED,
             attempt=job.attempt,
             reason="cancelled by request; its model is kept",
-            steps=attempts.Steps(1, 9),
             values={"best": {"step": 9, "metrics": {"accuracy": 0.5}}},
         )
 

@@ -68,23 +68,25 @@ def test_wrong_fields_wrong_references_and_wrong_rows_are_told_at_once(shared):
     assert found["missing"][0]["why"] == "the spec has to be mended first"
 
 
-def test_a_spec_that_holds_a_secret_is_told_without_it(shared):
-    token = "hf_" + "t" * 30
-    spec = spec_of(upload(shared.client), name=token)
-    found = shared.client.post("/jobs/validate", json=spec)
-    (error,) = found.json()["errors"]
-    refused = shared.client.post("/jobs", json=spec).json()
-    assert error["detail"]["errors"] == refused["errors"]
-    assert error["detail"]["errors"][0]["pointer"] == "/name"
-    assert token not in found.text
-
-
 @pytest.mark.parametrize("body", [[], "x", {}, {"task": "no-such"}, {"task": "dpo"}])
 def test_a_body_that_is_no_spec_is_told_as_an_error(shared, body):
     found = validated(shared.client, body)
     assert not found["is_valid"]
     assert found["errors"][0]["code"] == "invalid_spec"
     assert found["rows"] is None
+
+
+def test_a_secret_in_a_spec_is_an_error_as_in_a_submission_and_not_told_again(shared):
+    token = "hf_" + "a1B2" * 8
+    spec = spec_of(upload(shared.client), name=f"with {token}", labels={"key": token})
+    refused = shared.client.post("/jobs", json=spec)
+    found = validated(shared.client, spec)
+    assert not found["is_valid"]
+    (error,) = found["errors"]
+    assert (refused.status_code, error["detail"]["errors"]) == (422, refused.json()["errors"])
+    assert {one["pointer"] for one in refused.json()["errors"]} == {"/name", "/labels/key"}
+    assert found["rows"]["num_rows"]["train"] == 36, "the rest is looked at"
+    assert token not in json.dumps(found)
 
 
 def test_what_is_there_twice_is_a_warning(shared):

@@ -75,6 +75,5 @@ def fail(backends: Backends, error: LuthierError) -> None:
             State.FAILED,
             attempt=job.attempt,
             reason="failed",
-            steps=attempts.Steps(),
             values={"error": error.to_typed().to_dict()},
         )

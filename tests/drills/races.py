@@ -23,7 +23,6 @@ from jobs.backends import Backends, connect
 from jobs.database import migrate
 from jobs.states import State
 from jobs.store import artifacts, attempts, events, jobs
-from jobs.store.attempts import Steps
 from jobs.store.events import LeaseLost, NewEvent
 from jobs.transaction import Database
 from tests.drills import invariants
@@ -200,7 +199,7 @@ def _end(target: State) -> Callable[[Race, Any, str, int], None]:
             key = f"{job_id}/{attempt}"
             file = {"path": "manifest.json", "key": key, "size_bytes": 1, "sha256": "0" * 64}
             artifacts.add(tx, job_id, [file])
-        attempts.end(tx, job_id, target, attempt=attempt, reason="raced", steps=Steps())
+        attempts.end(tx, job_id, target, attempt=attempt, reason="raced")
 
     return end
 

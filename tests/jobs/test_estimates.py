@@ -7,7 +7,6 @@ from sqlalchemy import text
 
 from jobs.states import State
 from jobs.store import attempts, estimates, jobs
-from jobs.store.attempts import Steps
 from jobs.store.estimates import Place, Slots
 from tests.jobs.test_store import claim, database, submit  # noqa: F401
 
@@ -58,7 +57,7 @@ def test_queued_jobs_start_after_what_runs_and_what_is_before_them(database):  #
     ended = submit(database)
     claim(database)
     with database.transaction() as tx:
-        attempts.end(tx, ended.id, State.SUCCEEDED, attempt=1, reason="", steps=Steps())
+        attempts.end(tx, ended.id, State.SUCCEEDED, attempt=1, reason="")
     running, first, second = (submit(database) for _ in range(3))
     claim(database)
     assert places(database, first)[first.id].position == 1

@@ -8,7 +8,6 @@ from sqlalchemy import select, text
 
 from jobs.states import State
 from jobs.store import attempts, datasets, estimates, jobs, projects, quotas
-from jobs.store.attempts import Steps
 from jobs.tables import usage
 from tests.jobs.test_store import claim, database  # noqa: F401
 from tests.stored import DATASET, keep_dataset
@@ -36,7 +35,7 @@ def limit(database, project, **values):  # noqa: F811
 
 def end(database, job):  # noqa: F811
     with database.transaction() as tx:
-        attempts.end(tx, job.id, State.SUCCEEDED, attempt=job.attempt, reason="test", steps=Steps())
+        attempts.end(tx, job.id, State.SUCCEEDED, attempt=job.attempt, reason="test")
 
 
 def positions(database, found):  # noqa: F811

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from jobs.states import State
 from jobs.store import attempts, estimates, events, jobs
-from jobs.store.attempts import Held, Steps
+from jobs.store.attempts import Held
 from jobs.store.events import LeaseLost
 from jobs.tables import jobs as table
 from tests.jobs.test_store import claim, database, end, events_of, job_of, submit
@@ -185,7 +185,6 @@ def test_the_receipt_comes_with_the_event_of_the_state(database):
             State.PAUSED,
             attempt=job.attempt,
             reason="paused by request",
-            steps=Steps(1, 5),
             receipt={"process_gone": True},
         )
         last = events.read(tx, job.id, after=0, limit=100)[-1]

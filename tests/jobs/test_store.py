@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from jobs.states import FINAL, State
 from jobs.store import artifacts, attempts, datasets, estimates, events, jobs, listing, models
-from jobs.store.attempts import Held, Steps
+from jobs.store.attempts import Held
 from jobs.store.events import LeaseLost, NewEvent
 from tests.stored import DATASET, keep_dataset
 from trainer_core.errors import (
@@ -41,16 +41,14 @@ def submit(database, **changes):
         return jobs.create(tx, parse_spec(values), project="default", max_attempts=2)
 
 
-def claim(database, *, worker="w", lease_seconds=30.0):
+def claim(database, *, worker="w", lease_seconds=30.0, num_gpus=0):
     with database.transaction() as tx:
-        return attempts.claim(tx, worker=worker, lease_seconds=lease_seconds)
+        return attempts.claim(tx, worker=worker, lease_seconds=lease_seconds, num_gpus=num_gpus)
 
 
 def end(database, job, target, **values):
     with database.transaction() as tx:
-        return attempts.end(
-            tx, job.id, target, attempt=job.attempt, reason="test", steps=Steps(), values=values
-        )
+        return attempts.end(tx, job.id, target, attempt=job.attempt, reason="test", values=values)
 
 
 def job_of(database, job_id):
@@ -114,6 +112,17 @@ def test_rolled_back_events_leave_no_gap(database):
     assert [event.id for event in events_of(database, job.id)] == [1, 2]
 
 
+def test_job_is_left_to_a_worker_with_as_many_gpus_as_it_needs(database):
+    two, one, any_, none = (
+        submit(database, resources={"gpus": gpus}) for gpus in (2, 1, "auto", 0)
+    )
+    assert claim(database).id == any_.id
+    assert claim(database, num_gpus=1).id == one.id
+    assert claim(database).id == none.id
+    assert claim(database, num_gpus=1) is None
+    assert claim(database, num_gpus=4).id == two.id
+
+
 def test_overtaken_attempt_writes_nothing(database):
     submit(database)
     stale = claim(database, lease_seconds=1)
@@ -129,9 +138,7 @@ def test_overtaken_attempt_writes_nothing(database):
         lambda tx: events.append(tx, stale.id, [NewEvent("log", {})], attempt=stale.attempt),
         lambda tx: attempts.note(tx, stale.id, attempt=stale.attempt, values={"phase": "x"}),
         lambda tx: attempts.renew(tx, stale.id, attempt=stale.attempt, lease_seconds=9),
-        lambda tx: attempts.end(
-            tx, stale.id, State.SUCCEEDED, attempt=stale.attempt, reason="", steps=Steps()
-        ),
+        lambda tx: attempts.end(tx, stale.id, State.SUCCEEDED, attempt=stale.attempt, reason=""),
     ]
     for write in writes:
         with pytest.raises(LeaseLost), database.transaction() as tx:

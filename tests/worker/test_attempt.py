@@ -7,6 +7,7 @@ from an earlier attempt: nothing of an attempt's own code is replaced.
 import errno
 import threading
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -306,6 +307,26 @@ def test_worker_whose_disk_fails_hands_the_job_on_and_stops_claiming(backends, c
     assert [e.data["code"] for e in found if e.type == "error"] == ["service_unavailable"]
 
 
+def test_pause_before_the_next_try_does_not_grow_by_attempts_that_do_not_count(backends, claim):
+    job = claim()
+    runs_of(backends).parent.mkdir(parents=True, exist_ok=True)
+    runs_of(backends).write_text("a file where the runs should be")
+    num_drained = 40
+    with backends.database.transaction() as tx:
+        tx.connection.execute(
+            table.update().values(
+                attempt=job.attempt + num_drained, max_attempts=job.max_attempts + num_drained
+            )
+        )
+        tx.connection.execute(text("UPDATE attempts SET number = number + :n"), {"n": num_drained})
+        drained = jobs.get_any(tx, job.id)
+    attempt_of(backends, drained).carry_out()
+    waiting = job_of(backends, job)
+    assert waiting.state is State.QUEUED
+    pause = (waiting.queued_at - waiting.updated_at).total_seconds()
+    assert pause == pytest.approx(backends.settings.retry_seconds, abs=2)
+
+
 def test_spare_that_cannot_start_does_no_harm(backends, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise OSError(errno.EAGAIN, "no more processes")
@@ -328,7 +349,6 @@ def test_lease_that_ended_well_raises_no_alarm(backends, claim, caplog):
                 State.SUCCEEDED,
                 attempt=job.attempt,
                 reason="",
-                steps=attempts.Steps(),
             )
         lease.let_go()
         time.sleep(1.5)
@@ -366,6 +386,41 @@ def test_log_lines_survive_an_outage_of_the_database(backends, claim, tmp_path, 
             pump.turn()
     monkeypatch.setattr(events, "append", original)
     assert pump.turn() == 200
+
+
+class Losing:
+    """A database whose answer to a COMMIT is lost, or the COMMIT itself."""
+
+    def __init__(self, database, *, is_kept):
+        self.database = database
+        self.is_kept = is_kept
+        self.num_left = 1
+
+    @contextmanager
+    def transaction(self):
+        with self.database.transaction() as tx:
+            yield tx
+            if self.num_left and not self.is_kept:
+                self.num_left -= 1
+                raise ConnectionError
+        if self.num_left:
+            self.num_left -= 1
+            raise ConnectionError
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_events_are_kept_once_if_the_answer_to_a_commit_is_lost(backends, claim, tmp_path, is_kept):
+    job = claim()
+    pump = Pump(Losing(backends.database, is_kept=is_kept), job, RunDirectory(tmp_path))
+    pump.run.log.write_text("one\ntwo\n")
+    with pytest.raises(ConnectionError):
+        pump.turn()
+    with pump.run.log.open("a") as log:
+        log.write("three\n")
+    assert pump.turn() == (1 if is_kept else 3)
+    with backends.database.transaction() as tx:
+        found = [e.data["message"] for e in events.read(tx, job.id, after=2, limit=9)]
+    assert found == ["one", "two", "three"]
 
 
 def test_log_is_capped_and_says_so(backends, claim, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from jobs.store import workers
 from trainer_core.memory import limit_bytes
-from worker.devices import devices_of
+from worker.devices import devices_of, num_gpus
 from worker.presence import Presence
 
 _SECONDS = 10
@@ -63,3 +63,13 @@ def test_gpus_are_known_by_what_the_driver_tells(settings):
 def test_the_devices_that_the_settings_name_are_those_of_the_worker(settings):
     named = settings.model_copy(update={"devices": ("cuda:1", "cpu")})
     assert [device.name for device in devices_of(named)] == ["cuda:1", "cpu"]
+
+
+@pytest.mark.usefixtures("with_two_gpus")
+def test_a_slot_has_the_gpus_that_its_device_stands_for():
+    found = {device: num_gpus(device) for device in ("cpu", "cuda:1", "cuda", "mps", None)}
+    assert found == {"cpu": 0, "cuda:1": 1, "cuda": 2, "mps": 1, None: 2}
+
+
+def test_a_slot_without_gpus_has_none():
+    assert (num_gpus("cpu"), num_gpus(None)) == (0, 0)

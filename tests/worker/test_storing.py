@@ -13,7 +13,6 @@ from jobs.retention import expire_checkpoints, remove_checkpoints
 from jobs.states import State
 from jobs.storage import Storage
 from jobs.store import attempts, checkpoints, events, jobs
-from jobs.store.attempts import Steps
 from jobs.tables import jobs as table
 from trainer_core.errors import (
     CheckpointNotFound,
@@ -58,7 +57,7 @@ def now(backends, job):
 def requeue(backends, job):
     """Let the next attempt begin, as after the loss of a worker."""
     with backends.database.transaction() as tx:
-        attempts.end(tx, job.id, State.QUEUED, attempt=job.attempt, reason="lost", steps=Steps())
+        attempts.end(tx, job.id, State.QUEUED, attempt=job.attempt, reason="lost")
     return claimed(backends)
 
 
@@ -367,7 +366,7 @@ def test_checkpoints_of_an_ended_job_go_after_their_time_unless_one_is_to_be_sta
         save(run, step)
     store_now(backends, job, run)
     with backends.database.transaction() as tx:
-        attempts.end(tx, job.id, State.FAILED, attempt=1, reason="diverged", steps=Steps())
+        attempts.end(tx, job.id, State.FAILED, attempt=1, reason="diverged")
     wanting = submit(model=f"job:{job.id}/checkpoint-4")
     expire_checkpoints(backends, days=1)
     assert steps(backends, job) == [6, 4]
