@@ -127,6 +127,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     client = streams.redis_client(backends.redis_url)
     app.state.hub = streams.Hub(
         database=backends.database,
+        keyring=app.state.keyring,
         channels=Channels(client, stopping=app.state.stopping),
         heartbeat_seconds=settings.heartbeat_seconds,
         stopping=app.state.stopping,

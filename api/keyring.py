@@ -1,7 +1,8 @@
 """The keys that were used lately, so that a request costs no query; and what each may still ask.
 
-A key is looked up again after `FRESH_SECONDS`: one that was revoked works no longer than that.
-Unknown keys are not remembered, so that nobody can fill the memory with them.
+A key is looked up again after `FRESH_SECONDS`: one that was revoked works no longer than that, for
+new requests and for streams that are open. Unknown keys are not remembered, so that nobody can fill
+the memory with them.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ class Caller:
     scopes: frozenset[Scope]
     key_id: str | None = None
     name: str = "anyone"
+    key_sha256: str | None = field(default=None, repr=False)
 
     @property
     def is_operator(self) -> bool:
@@ -45,11 +47,12 @@ ANYONE = Caller(DEFAULT_PROJECT, frozenset(Scope))
 
 @dataclass(slots=True)
 class _Known:
-    """A key that works, or did lately."""
+    """A key that works, or has."""
 
     caller: Caller
     rate: float  # requests a second
     read_at: float
+    works: bool = True
     tokens: int = 0  # requests that may be let through
     refused_until: float = 0.0
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -76,14 +79,31 @@ class Keyring:
         """Return who has a secret.
 
         Raises:
-            Unauthorized: no key, or none that works; the same words and the same work for each.
+            Unauthorized: no key, or none that works; the same words for each.
             RateLimited: it has asked too often.
         """
         if self._is_open:
             return ANYONE
         if secret is None:
             raise _unauthorized()
-        sha256 = keys.digest(secret)
+        known = await self._find(keys.digest(secret))
+        await self._count(known)
+        return known.caller
+
+    async def still_admits(self, caller: Caller) -> bool:
+        """Return whether the key of somebody who was let in works still; not counted as a request.
+
+        However many ask, a key is looked up once in `FRESH_SECONDS`.
+        """
+        if caller.key_sha256 is None:
+            return True
+        try:
+            await self._find(caller.key_sha256)
+        except Unauthorized:
+            return False
+        return True
+
+    async def _find(self, sha256: str) -> _Known:
         known = self._known.get(sha256)
         if known is None:
             known = await self._look_up(sha256)
@@ -91,17 +111,21 @@ class Keyring:
             async with known.reading:
                 if not _is_fresh(known):  # the first of those who wait reads for all
                     known = await self._look_up(sha256)
-        await self._count(known)
-        return known.caller
+        if not known.works:
+            raise _unauthorized()
+        return known
 
     async def _look_up(self, sha256: str) -> _Known:
         key = await run_in_threadpool(self._read, sha256)
         if key is None:
-            self._known.pop(sha256, None)
-            raise _unauthorized()
-        caller = Caller(key.project, with_included(key.scopes), key.id, key.name)
+            known = self._known.get(sha256)
+            if known is None:
+                raise _unauthorized()
+            known.works, known.read_at = False, time.monotonic()  # for all who used it
+            return known
+        caller = Caller(key.project, with_included(key.scopes), key.id, key.name, sha256)
         known = self._known.setdefault(sha256, _Known(caller, 0.0, 0.0))
-        known.caller, known.read_at = caller, time.monotonic()
+        known.caller, known.works, known.read_at = caller, True, time.monotonic()
         known.rate = self._rate if key.requests_per_second is None else key.requests_per_second
         return known
 

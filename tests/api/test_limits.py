@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from sqlalchemy import event
 
+from api.keyring import FRESH_SECONDS, Caller, Keyring
 from jobs.backends import Backends
 from jobs.settings import Settings
-from jobs.store import rates
+from jobs.store import keys, rates
 from tests.api.access import Door
 from tests.api.conftest import CSV, serve, spec_of, submit, upload
 from tests.api.statements import statements_of_requests
@@ -71,6 +73,32 @@ def test_flood_of_one_key_costs_the_database_next_to_nothing(door: Door) -> None
     # each of the four draws of ten tokens that it began with, and each half a second: once for
     # tokens, and once to learn that there are none.
     assert 4 <= len(statements) <= 12 * seconds + 60, Counter(statements)
+
+
+def test_thousand_streams_of_a_key_look_it_up_once_in_two_seconds(backends: Backends) -> None:
+    with backends.database.transaction() as tx:
+        made = keys.issue(tx, project="default", name="many", scopes=["read"])
+    keyring = Keyring(backends.database, is_open=False, rate=100)
+    looks: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        looks.append(statement)
+
+    async def ask(caller: Caller) -> tuple[set[bool], int]:
+        await asyncio.sleep(FRESH_SECONDS)
+        looks.clear()
+        answers = await asyncio.gather(*(keyring.still_admits(caller) for _ in range(1000)))
+        return set(answers), len(looks)
+
+    async def follow() -> list[tuple[set[bool], int]]:
+        caller = await keyring.admit(made.secret)
+        while_it_works = await ask(caller)
+        with backends.database.transaction() as tx:
+            keys.revoke(tx, made.key.id, project=None)
+        return [while_it_works, await ask(caller)]
+
+    event.listen(backends.engine, "before_cursor_execute", note)
+    assert asyncio.run(follow()) == [({True}, 1), ({False}, 1)]
 
 
 def test_all_processes_together_keep_to_one_limit(door: Door) -> None:
