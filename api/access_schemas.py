@@ -12,7 +12,7 @@ class Use(Schema):
     device_hours: float
     """Of this calendar month (UTC), running jobs included."""
     storage_bytes: int
-    """Of data sets, models and checkpoints."""
+    """Of data sets, other files, models and checkpoints."""
 
 
 class Project(Schema):
@@ -79,9 +79,9 @@ class AuditEntry(Schema):
     at: Timestamp
     project: str
     key_id: str | None
-    """Null for the operator's commands on the machine, and where no keys are asked for."""
+    """Null for commands of the operator on the machine, for sweeps, and where no key is asked."""
     actor: str
-    """The key's name by then."""
+    """The key's name by then; of what a sweep does with its jobs, the sweep's id."""
     action: str
     """Thing and verb, such as `job.cancel`."""
     target: str

@@ -111,7 +111,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     idempotency.install(app)
     hosts = Hosts(is_open=is_open, names=frozenset(backends.settings.allowed_hosts))
-    app.add_middleware(Guard, hosts=hosts)
+    app.add_middleware(Guard, hosts=hosts, keyring=app.state.keyring)
     describe(app)
     return app
 
@@ -127,6 +127,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     client = streams.redis_client(backends.redis_url)
     app.state.hub = streams.Hub(
         database=backends.database,
+        keyring=app.state.keyring,
         channels=Channels(client, stopping=app.state.stopping),
         heartbeat_seconds=settings.heartbeat_seconds,
         stopping=app.state.stopping,

@@ -55,6 +55,7 @@ def question(
     if problems := [*_unused(job.task, settings)]:
         raise InvalidSpec(problems)
     return Asked(
+        project=job.project,
         job_id=job.id,
         inputs=parse_inputs(job.task, inputs),
         settings=settings.model_dump(mode="json", include=set(PredictionSettings.model_fields)),

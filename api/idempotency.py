@@ -3,8 +3,9 @@
 The reply is kept in the transaction that makes what it tells of. So a service that dies before it
 has answered has made both or neither, and of two processes that work on one key at once the second
 rolls back and answers what the first has kept. Replies that refuse are not kept: nothing was made.
-A route whose reply holds a secret must not take a key, for replies are kept as they are. A route
-names `Idempotent` after its `JsonBody`, so that a body of another type is refused unread.
+A route whose reply holds a secret must not take a key, for replies are kept as they are: it names
+`NotIdempotent`, and refuses one rather than let its sender rely on it. A route names either after
+its `JsonBody`, so that a body of another type is refused unread.
 """
 
 import asyncio
@@ -27,9 +28,10 @@ from jobs.backends import Backends
 from jobs.records import Reply
 from jobs.store import replies
 from jobs.transaction import Transaction
-from trainer_core.errors import IdempotencyKeyReused, RequestInFlight
+from trainer_core.errors import IdempotencyKeyReused, InvalidRequest, RequestInFlight
 
 REPLAYED = "Idempotency-Replayed"
+_HEADER = "Idempotency-Key"
 MAX_KEY_CHARACTERS = 255
 
 _WAIT_SECONDS = 3.0  # for the first request with the key; most are over by then
@@ -38,7 +40,7 @@ _RETRY_SECONDS = 2
 _Key = Annotated[
     str | None,
     Header(
-        alias="Idempotency-Key",
+        alias=_HEADER,
         description="A name of your own for this request, such as a UUID. Sent again within 24 "
         "hours, the request is answered as the first time and makes nothing.",
         min_length=1,
@@ -115,7 +117,7 @@ class Flights:
             raise RequestInFlight(
                 f"the first request with the idempotency key '{key}' is still being worked on.",
                 hint="Send it again a little later, with the same key.",
-                param="Idempotency-Key",
+                param=_HEADER,
                 detail={RETRY: _RETRY_SECONDS},
             ) from error
         landed = asyncio.Event()
@@ -153,6 +155,19 @@ async def _once(
 Idempotent = Annotated[Once, Depends(_once, scope="function")]
 
 
+async def _no_key(request: Request) -> None:
+    if _HEADER in request.headers:
+        raise InvalidRequest(
+            f"this request takes no {_HEADER}: its answer is not kept, and sent again it would be "
+            "carried out again.",
+            hint="Leave the header out. Where an answer was lost, list what there is.",
+            param=_HEADER,
+        )
+
+
+NotIdempotent = Annotated[None, Depends(_no_key)]
+
+
 def _find(service: Backends, key: str, *, project: str) -> Reply | None:
     with service.database.transaction() as tx:
         return replies.find(tx, key, project=project)
@@ -174,7 +189,7 @@ def _refuse(key: str) -> NoReturn:
     raise IdempotencyKeyReused(
         f"the idempotency key '{key}' was sent before, with another request.",
         hint="Use a new key for a new request; send the same request again with the same key.",
-        param="Idempotency-Key",
+        param=_HEADER,
     )
 
 

@@ -7,12 +7,25 @@ from typing import TypeVar
 from jobs.backends import Backends
 from jobs.identifiers import new_id
 from jobs.records import Dataset
-from jobs.store import datasets
+from jobs.store import datasets, quotas
 from jobs.store.events import storable
+from jobs.submission import check_said
 from jobs.transaction import Transaction
 from trainer_core.rows import apart
 
 T = TypeVar("T")
+
+
+def check_room(service: Backends, *, project: str) -> None:
+    """Raise QuotaExceeded if a project may store nothing more, before a file is received."""
+    with service.database.transaction() as tx:
+        quotas.check_storage(tx, project, num_bytes=0)
+
+
+def check_name(service: Backends, name: str, *, project: str) -> None:
+    """Raise InvalidSpec if the name of a file holds what is or looks like a secret."""
+    with service.database.transaction() as tx:
+        check_said(tx, {"file": name}, project=project, settings=service.settings)
 
 
 def keep_dataset(
@@ -34,6 +47,7 @@ def keep_dataset(
         has_header: whether the first record of a table names the columns.
         and_then: what else to do in the same transaction; what it returns is returned.
     """
+    check_name(service, name, project=project)
     description = apart.describe(path, name=name, has_header=has_header)
     dataset_id = new_id("ds")
     key = f"datasets/{dataset_id}"

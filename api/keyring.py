@@ -1,7 +1,8 @@
 """The keys that were used lately, so that a request costs no query; and what each may still ask.
 
-A key is looked up again after `FRESH_SECONDS`: one that was revoked works no longer than that.
-Unknown keys are not remembered, so that nobody can fill the memory with them.
+A key is looked up again after `FRESH_SECONDS`: one that was revoked works no longer than that, for
+new requests and for streams that are open. Unknown keys are not remembered, so that nobody can fill
+the memory with them.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ class Caller:
     scopes: frozenset[Scope]
     key_id: str | None = None
     name: str = "anyone"
+    key_sha256: str | None = field(default=None, repr=False)
 
     @property
     def is_operator(self) -> bool:
@@ -45,11 +47,12 @@ ANYONE = Caller(DEFAULT_PROJECT, frozenset(Scope))
 
 @dataclass(slots=True)
 class _Known:
-    """A key that works, or did lately."""
+    """A key that works, or has."""
 
     caller: Caller
     rate: float  # requests a second
     read_at: float
+    works: bool = True
     tokens: int = 0  # requests that may be let through
     refused_until: float = 0.0
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -76,14 +79,43 @@ class Keyring:
         """Return who has a secret.
 
         Raises:
-            Unauthorized: no key, or none that works; the same words and the same work for each.
+            Unauthorized: no key, or none that works; the same words for each.
             RateLimited: it has asked too often.
         """
         if self._is_open:
             return ANYONE
         if secret is None:
             raise _unauthorized()
-        sha256 = keys.digest(secret)
+        known = await self._find(keys.digest(secret))
+        await self._count(known)
+        return known.caller
+
+    async def still_admits(self, caller: Caller) -> bool:
+        """Return whether the key of somebody who was let in works still; not counted as a request.
+
+        However many ask, a key is looked up once in `FRESH_SECONDS`.
+        """
+        if caller.key_sha256 is None:
+            return True
+        try:
+            await self._find(caller.key_sha256)
+        except Unauthorized:
+            return False
+        return True
+
+    def check_flood(self, secret: str) -> None:
+        """Raise RateLimited for a key that was refused a moment ago, before anything else is done.
+
+        So a flood of one key costs others as little as can be.
+        """
+        known = self._known.get(keys.digest(secret))
+        if known is None or known.tokens or not known.works or not _is_fresh(known):
+            return  # let it be admitted, or not
+        now = time.monotonic()
+        if now < known.refused_until:
+            raise _limited(known, now)
+
+    async def _find(self, sha256: str) -> _Known:
         known = self._known.get(sha256)
         if known is None:
             known = await self._look_up(sha256)
@@ -91,17 +123,21 @@ class Keyring:
             async with known.reading:
                 if not _is_fresh(known):  # the first of those who wait reads for all
                     known = await self._look_up(sha256)
-        await self._count(known)
-        return known.caller
+        if not known.works:
+            raise _unauthorized()
+        return known
 
     async def _look_up(self, sha256: str) -> _Known:
         key = await run_in_threadpool(self._read, sha256)
         if key is None:
-            self._known.pop(sha256, None)
-            raise _unauthorized()
-        caller = Caller(key.project, with_included(key.scopes), key.id, key.name)
+            known = self._known.get(sha256)
+            if known is None:
+                raise _unauthorized()
+            known.works, known.read_at = False, time.monotonic()  # for all who used it
+            return known
+        caller = Caller(key.project, with_included(key.scopes), key.id, key.name, sha256)
         known = self._known.setdefault(sha256, _Known(caller, 0.0, 0.0))
-        known.caller, known.read_at = caller, time.monotonic()
+        known.caller, known.works, known.read_at = caller, True, time.monotonic()
         known.rate = self._rate if key.requests_per_second is None else key.requests_per_second
         return known
 
@@ -128,11 +164,7 @@ class Keyring:
             drawn = await run_in_threadpool(partial(self._drawn, known))
             known.tokens, known.refused_until = drawn.tokens, now + drawn.wait_seconds
         if not known.tokens:
-            raise RateLimited(
-                f"the key '{known.caller.name}' may send {known.rate:g} requests a second.",
-                hint="Send the request again later, or wait for events in place of asking often.",
-                retry_after_seconds=max(1, math.ceil(known.refused_until - now)),
-            )
+            raise _limited(known, now)
 
     def _drawn(self, known: _Known) -> Drawn:
         assert known.caller.key_id is not None
@@ -148,6 +180,14 @@ class Keyring:
 
 def _is_fresh(known: _Known) -> bool:
     return time.monotonic() - known.read_at < FRESH_SECONDS
+
+
+def _limited(known: _Known, now: float) -> RateLimited:
+    return RateLimited(
+        f"the key '{known.caller.name}' may send {known.rate:g} requests a second.",
+        hint="Send the request again later, or wait for events in place of asking often.",
+        retry_after_seconds=max(1, math.ceil(known.refused_until - now)),
+    )
 
 
 def _unauthorized() -> Unauthorized:

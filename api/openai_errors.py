@@ -6,6 +6,7 @@ next time too: so a 409 says that it is not worth another try.
 
 import json
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import Response
@@ -95,12 +96,16 @@ def _code_of(code: str, message: str) -> str:
     return _CODES.get(code, code)
 
 
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's description of the errors with which a route answers."""
+    return {status: _described(HTTPStatus(status).phrase) for status in statuses}
+
+
 def default_response() -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's description of any error."""
+    """Return OpenAPI's description of any other error."""
+    return {"default": _described("Any other error")}
+
+
+def _described(text: str) -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/ErrorResponse"}
-    return {
-        "default": {
-            "description": "Any error",
-            "content": {"application/json": {"schema": schema}},
-        }
-    }
+    return {"description": text, "content": {"application/json": {"schema": schema}}}

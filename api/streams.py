@@ -3,7 +3,8 @@
 Order is all: join the job's channel first, replay from the database second, follow the channel
 third. What was published in between comes twice and is dropped by its number; a number that is
 missing sends us to the database, and so do a heartbeat and a Redis that is gone. A stream holds no
-database connection between two reads.
+database connection between two reads. It asks for the key of its reader before it says anything,
+and ends when that works no more.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.types import Message, Send
 
 from api.channels import POLL_SECONDS, Channel, Channels, Told
+from api.keyring import Caller, Keyring
 from jobs.records import StoredEvent
 from jobs.states import FINAL
 from jobs.store import events
@@ -39,6 +41,7 @@ class Hub:
     """What every stream of this process shares."""
 
     database: Database
+    keyring: Keyring
     channels: Channels
     heartbeat_seconds: float
     stopping: asyncio.Event  # set when the service stops: the streams end, clients come back
@@ -57,9 +60,10 @@ def redis_client(url: str) -> redis.asyncio.Redis:
 class Follower:
     """Reads one job's events for one client."""
 
-    def __init__(self, hub: Hub, job_id: str, *, after: int, is_over: bool) -> None:
+    def __init__(self, hub: Hub, job_id: str, *, caller: Caller, after: int, is_over: bool) -> None:
         """Start after event `after`; `is_over`: the job has ended, so there is nothing to await."""
         self._hub = hub
+        self._caller = caller
         self._job_id = job_id
         self._last = after
         self._is_over = is_over
@@ -81,12 +85,26 @@ class Follower:
                 if is_due and not fresh and not self._is_behind:
                     fresh = await self._replay(channel)
                 if fresh or is_due:
+                    if not await self._is_admitted(is_heartbeat=not fresh):
+                        return
                     yield fresh
                     spoke_at = time.monotonic()
                 if any(map(_is_final, fresh)) or (self._is_over and not self._is_behind):
                     return
         finally:
             self._hub.channels.leave(self._job_id, channel)
+
+    async def _is_admitted(self, *, is_heartbeat: bool) -> bool:
+        """Return whether the reader's key works; what is to be told waits until that is known."""
+        while not self._hub.stopping.is_set():
+            try:
+                return await self._hub.keyring.still_admits(self._caller)
+            except OperationalError as error:
+                _log.warning("no look at a key: %s", error)
+                if is_heartbeat:
+                    return True
+                await asyncio.sleep(POLL_SECONDS)
+        return False
 
     async def _replay(self, channel: Channel) -> list[Told]:
         """Return the next page from the database."""

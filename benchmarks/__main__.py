@@ -3,8 +3,12 @@
 import argparse
 import importlib
 import json
+import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from benchmarks.harness import ROOT
 
 # Module -> pairs of measurements.
 _BENCHES = {
@@ -37,10 +41,17 @@ def main() -> None:
     for name in names:
         bench = importlib.import_module(f"benchmarks.{name}")
         for one in bench.run(_BENCHES[name]):
-            known[one["name"]] = one
+            known[one["name"]] = {**one, "measured": _moment()}
             print(f"{one['name']}: ratio {one['ratio']:.3f} ({one['unit']})", flush=True)
         text = json.dumps(list(known.values()), indent=2, ensure_ascii=False)
         _RESULTS.write_text(text + "\n", encoding="utf-8")
+
+
+def _moment() -> str:
+    """Return the day and the commit of a measurement."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    return f"{datetime.now(UTC).date()} at {commit.strip() or 'no commit'}"
 
 
 if __name__ == "__main__":

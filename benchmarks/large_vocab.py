@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import measure_apart, pairs, result
+from benchmarks.harness import Learned, measure_apart, pairs, result
 
 NUM_TOKENS, HIDDEN, VOCABULARY = 2048, 512, 131_072
 _STATUS = Path("/proc/self/status")
@@ -36,6 +36,7 @@ def run(num_runs: int) -> list[dict[str, Any]]:
             unit="MiB of peak memory, forward and backward",
             is_more_better=False,
             quality=lambda measured: [measured["loss"], measured["gradient_error"]],
+            learned=[Learned("loss", False)],
         )
     ]
 

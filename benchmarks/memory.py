@@ -31,6 +31,7 @@ def run(num_runs: int) -> list[dict[str, Any]]:
             unit="MiB of peak resident memory",
             is_more_better=False,
             quality=lambda measured: measured["steps"],
+            same=["steps"],
         )
     ]
 

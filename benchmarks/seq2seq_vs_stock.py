@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import measure_apart, pairs, result
+from benchmarks.harness import Learned, measure_apart, pairs, result
 
 NUM_TRAIN, NUM_EVAL, EPOCHS, BATCH_SIZE, RATE = 480, 60, 1, 4, 1e-3
 MAX_LENGTH, MAX_TARGET_LENGTH = 1024, 128  # the example's
@@ -50,6 +50,8 @@ def run(num_runs: int) -> list[dict[str, Any]]:
             unit="real tokens a CPU second of training",
             is_more_better=True,
             quality=lambda measured: measured["eval_loss"],
+            same=["tokens", "steps"],
+            learned=[Learned("eval_loss", False)],
         )
     ]
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import measure_apart, pairs, result
+from benchmarks.harness import Learned, measure_apart, pairs, result
 
 MAX_LENGTH, RATE, EPOCHS = 512, 1e-3, 2
 _MEDIAN_WORDS, _SIGMA = 80, 0.9
@@ -77,6 +77,8 @@ def _compared(bench: str, num_runs: int, *, peer: str) -> dict[str, Any]:
         unit="real tokens a CPU second of training",
         is_more_better=True,
         quality=lambda measured: {"loss": measured["loss"], "steps": measured["steps"]},
+        same=["tokens", "steps"],
+        learned=[Learned("loss", False)],
     )
 
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import measure_apart, result
+from benchmarks.harness import Learned, measure_apart, result
 
 NUM_ROWS, LENGTH, BATCH_SIZE, NUM_STEPS = 256, 16, 8, 600
 NUM_WARM = 50  # steps that are not counted
@@ -35,6 +35,7 @@ def run(num_runs: int) -> list[dict[str, Any]]:
             unit="CPU ms a step, the median of 550",
             is_more_better=False,
             quality=lambda measured: measured["loss"],
+            learned=[Learned("loss", False)],
         )
     ]
 

@@ -51,6 +51,7 @@ def run(num_runs: int, *, num_rows: int = 20_000, num_cached_rows: int = 100_000
             unit="CPU seconds",
             is_more_better=False,
             quality=lambda measured: measured["quality"],
+            same=["quality"],
         )
         for bench, runs in (("tokenize", against_map), ("tokenize_cached", against_first))
     ]

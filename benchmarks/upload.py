@@ -34,6 +34,7 @@ def run(num_runs: int) -> list[dict[str, Any]]:
                 "received_mib": measured["received_mib"],
                 "peak_growth_mib": measured["peak_growth_mib"],
             },
+            same=["received_mib"],
         )
     ]
 

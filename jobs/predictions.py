@@ -1,14 +1,16 @@
 """Questions to finished models, and answers: lists in Redis, of which nothing is kept.
 
     luthier:predict:alive          there while a worker answers
-    luthier:predict:questions      those that wait
-    luthier:predict:wanted:ID      there while somebody waits for the answer
+    luthier:predict:questions      those that wait, as PROJECT:ID
+    luthier:predict:wanted:ID      a question, there while somebody waits for the answer
     luthier:predict:answer:ID      what is answered, piece by piece
 
-Whoever asks waits, so what is lost is asked again by a person. A few may wait, and no more.
+Whoever asks waits, so what is lost is asked again by a person. A few may wait, fewer of one
+project, and no more.
 """
 
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +18,7 @@ from typing import Any
 
 import redis
 import redis.asyncio
+from pydantic import TypeAdapter, ValidationError
 from redis.exceptions import RedisError
 
 from jobs.identifiers import new_id
@@ -25,18 +28,35 @@ from trainer_core.errors import (
     LuthierError,
     PredictionFailed,
     PredictionRefused,
+    RateLimited,
     ServiceUnavailable,
     TypedError,
     Whose,
 )
 from trainer_core.predictions import MAX_SECONDS
 
-MAX_WAITING = 8
+MAX_WAITING = 16
+MAX_WAITING_EACH = 8  # of a project, so that none keeps the others out
 _RETRY_SECONDS = 5
 _ALIVE_SECONDS = 10
 _LOOK_SECONDS = 1
 _ALIVE = "luthier:predict:alive"
 _QUESTIONS = "luthier:predict:questions"
+
+# In one step, so that no two that ask at once take the same place.
+_LINE_UP = """
+if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[1]) then return 'full' end
+local own = 0
+for _, waiting in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
+  if string.sub(waiting, 1, #ARGV[3]) == ARGV[3] then own = own + 1 end
+end
+if own >= tonumber(ARGV[2]) then return 'full of its own' end
+redis.call('SET', KEYS[2], ARGV[5], 'EX', ARGV[6])
+redis.call('RPUSH', KEYS[1], ARGV[3] .. ARGV[4])
+return 'waits'
+"""
+
+_log = logging.getLogger(__name__)
 
 Message = dict[str, Any]
 
@@ -45,11 +65,15 @@ Message = dict[str, Any]
 class Asked:
     """A question to the model of a job."""
 
+    project: str
     job_id: str
     inputs: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
     is_streamed: bool = False
     id: str = field(default_factory=lambda: new_id("ask"))
+
+
+_ASKED = TypeAdapter(Asked)
 
 
 class Asker:
@@ -60,6 +84,7 @@ class Asker:
         self._client = redis.asyncio.Redis.from_url(
             redis_url, socket_timeout=_LOOK_SECONDS + 5, socket_connect_timeout=2
         )
+        self._line_up = self._client.register_script(_LINE_UP)
 
     async def close(self) -> None:
         """Hang up."""
@@ -70,32 +95,44 @@ class Asker:
 
         Raises:
             ServiceUnavailable: no worker answers, or too many wait already.
+            RateLimited: too many of the project do.
             InvalidSpec, PredictionRefused: the model can't be asked so.
             PredictionFailed: there was no answer.
         """
         try:
-            await self._check()
-            await self._client.set(_wanted(asked.id), 1, ex=MAX_SECONDS)
-            await self._client.rpush(_QUESTIONS, json.dumps(asdict(asked)))
+            await self._wait_in_line(asked)
             try:
                 async for message in self._answers(asked.id):
                     yield message
             finally:
+                await self._client.lrem(_QUESTIONS, 1, f"{asked.project}:{asked.id}")
                 await self._client.delete(_wanted(asked.id), _answer(asked.id))
         except RedisError as error:
             raise ServiceUnavailable("Redis can't be reached.", hint="Try again soon.") from error
 
-    async def _check(self) -> None:
+    async def _wait_in_line(self, asked: Asked) -> None:
         if not await self._client.exists(_ALIVE):
             raise ServiceUnavailable(
                 "no worker answers questions to models.",
                 hint="Start one whose LUTHIER_PREDICT is not off.",
             )
-        if await self._client.llen(_QUESTIONS) >= MAX_WAITING:
+        bounds = (MAX_WAITING, MAX_WAITING_EACH, f"{asked.project}:", asked.id)
+        found = await self._line_up(
+            keys=[_QUESTIONS, _wanted(asked.id)],
+            args=[*bounds, json.dumps(asdict(asked)), MAX_SECONDS],
+        )
+        hint = "Ask again a little later; for traffic, serve the model elsewhere."
+        if found == b"full":
             raise ServiceUnavailable(
                 f"{MAX_WAITING} questions wait already.",
-                hint="Ask again a little later; for traffic, serve the model elsewhere.",
+                hint=hint,
                 detail={"retry_after_seconds": _RETRY_SECONDS},
+            )
+        if found == b"full of its own":
+            raise RateLimited(
+                f"{MAX_WAITING_EACH} questions of the project '{asked.project}' wait already.",
+                hint=hint,
+                retry_after_seconds=_RETRY_SECONDS,
             )
 
     async def _answers(self, asked_id: str) -> AsyncIterator[Message]:
@@ -120,18 +157,38 @@ class Desk:
         self._client = redis.Redis.from_url(
             redis_url, socket_timeout=_LOOK_SECONDS + 5, socket_connect_timeout=2
         )
+        self._num_dropped = 0
 
     def say_alive(self) -> None:
         """Let others know that there is somebody to answer."""
         self._client.set(_ALIVE, 1, ex=_ALIVE_SECONDS)
 
     def next(self) -> Asked | None:
-        """Return a question to which somebody waits for the answer, waiting for one a moment."""
+        """Return a question to which somebody waits for the answer, waiting for one a moment.
+
+        What is no question is dropped and counted: anybody who can write to Redis can put it there.
+        """
         found: Any = self._client.blpop([_QUESTIONS], timeout=_LOOK_SECONDS)
         if found is None:
             return None
-        asked = Asked(**json.loads(found[1]))
-        return asked if self._client.exists(_wanted(asked.id)) else None
+        project, _, asked_id = found[1].decode(errors="replace").partition(":")
+        written: Any = self._client.get(_wanted(asked_id))
+        if asked_id and written is None:
+            return None
+        try:
+            asked = _ASKED.validate_json(written or b"", strict=True)
+        except ValidationError:
+            asked = None
+        if asked is not None and (asked.project, asked.id) == (project, asked_id):
+            return asked
+        self._num_dropped += 1
+        _log.warning(
+            "dropped %d bytes that are no question (%d so far)",
+            len(written or found[1]),
+            self._num_dropped,
+            extra={"action": "message_dropped"},
+        )
+        return None
 
     def answer(self, asked: Asked, message: Message) -> None:
         """Tell a piece of an answer."""

@@ -6,8 +6,13 @@ starts a long task again after the visibility timeout, prefetching lets a busy w
 that an idle one could run, and `revoke` does not reach the training process.
 """
 
+import base64
+import json
 import logging
-from collections.abc import Sequence
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import redis
 from celery import Celery
@@ -20,6 +25,19 @@ MAX_WAITING = 100
 
 A slot that answers one goes on until nothing is queued; so each need only find one as it gets free.
 """
+
+MAX_MESSAGE_BYTES = 16_384  # one of ours has 1,300
+
+_JOB_ID = re.compile(r"job_[0-9a-z]{1,64}")
+_ENVELOPE = {"content-encoding": "utf-8", "content-type": "application/json"}
+_HEADERS = {"lang": "py", "task": TASK, "timelimit": [None, None], "ignore_result": True}
+_HEADER_TEXTS = frozenset({"id", "root_id", "argsrepr", "kwargsrepr", "origin"})
+_PROPERTIES = {
+    "body_encoding": "base64",
+    "delivery_info": {"exchange": "", "routing_key": QUEUE},
+    "delivery_mode": 2,
+}
+_PROPERTY_TEXTS = frozenset({"correlation_id", "delivery_tag", "reply_to"})
 
 # Without a policy kombu retries to connect for six seconds, in the midst of a request.
 _RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
@@ -49,13 +67,56 @@ def make_celery(redis_url: str, *, socket_timeout_seconds: float) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": 86_400,
             "socket_timeout": socket_timeout_seconds,
             "socket_connect_timeout": min(5, socket_timeout_seconds),
             "socket_keepalive": True,
         },
     )
+    if redis_url.startswith("rediss://"):  # else kombu takes any certificate
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     return app
+
+
+def is_bell(message: bytes) -> bool:
+    """Return whether a message is one as `Bell` sends them, and asks Celery for nothing besides.
+
+    Celery would run any task that it knows, its own too, and obey what else a message says: a limit
+    of the task's time, by which the slot is killed, a time far ahead, tasks to follow.
+    """
+    if len(message) > MAX_MESSAGE_BYTES:
+        return False
+    try:
+        envelope = json.loads(message)
+        headers, properties = envelope.pop("headers"), envelope.pop("properties")
+        call = json.loads(base64.b64decode(envelope["body"], validate=True))
+        (job_id,), keywords, plan = call
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False
+    return (
+        _says(envelope, _ENVELOPE, texts=frozenset({"body"}))
+        and _says(headers, _HEADERS, texts=_HEADER_TEXTS)
+        and _says(properties, _PROPERTIES, texts=_PROPERTY_TEXTS)
+        and isinstance(job_id, str)
+        and _JOB_ID.fullmatch(job_id) is not None
+        and keywords == {}
+        and _says(plan, {}, texts=frozenset())
+    )
+
+
+def _says(found: object, fixed: Mapping[str, Any], *, texts: frozenset[str]) -> bool:
+    """Return whether an object has these values and texts, and nothing else that is not empty."""
+    if not isinstance(found, dict) or not fixed.keys() | texts <= found.keys():
+        return False
+    for name, value in found.items():
+        if name in texts:
+            if not (isinstance(value, str) and value.isprintable()):  # some are logged
+                return False
+        elif name in fixed:
+            if value != fixed[name]:
+                return False
+        elif value:  # as a later Celery may have fields that we do not set
+            return False
+    return True
 
 
 class Bell:

@@ -2,7 +2,7 @@
 
 After Redis has reset its connections, or a network has swallowed them, a Celery consumer may stay
 connected and silent for ever (celery#8030, #10205, #10302), with every look at it green. So nobody
-asks the consumer: while a slot is free a message that waits is one that is not heard. Then the
+asks the consumer: while a slot is free and none has come, one that waits is not heard. Then the
 worker ends, having saved and handed back what it runs, and whoever supervises it starts it anew.
 """
 
@@ -36,6 +36,7 @@ class Listening:
         *,
         alive: Path,
         has_free_slot: Callable[[], bool],
+        num_heard: Callable[[], int],
         on_silence: Callable[[], object],
         silent_seconds: float = SILENT_SECONDS,
         look_seconds: float = LOOK_SECONDS,
@@ -43,6 +44,8 @@ class Listening:
         self._client = open_redis(redis_url)
         self._alive = alive
         self._has_free_slot = has_free_slot
+        self._num_heard = num_heard
+        self._num_heard_before = 0
         self._on_silence = on_silence
         self._silent_seconds = silent_seconds
         self._look_seconds = look_seconds
@@ -79,7 +82,9 @@ class Listening:
         except redis.RedisError as error:  # nobody could hear anything
             _log.warning("Redis is out of reach: %s", error, extra={"action": "redis_lost"})
             is_waiting = False
-        if not is_waiting:
+        num_heard = self._num_heard()
+        if not is_waiting or num_heard != self._num_heard_before:
+            self._num_heard_before = num_heard
             self._waiting_since = None
             return False
         now = time.monotonic()

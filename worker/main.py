@@ -36,6 +36,7 @@ from worker.outputs import tidy_finished
 from worker.predictor import beside
 from worker.presence import Presence
 from worker.pusher import Pusher
+from worker.screening import HEARD, Screened
 from worker.spare import Spare
 
 _CONSUMER_SECONDS = 10
@@ -143,12 +144,14 @@ def run(settings: Settings) -> int:
     # The pool's children inherit the slot and the task: macOS would start them anew without.
     set_start_method("fork", force=True)
     app = make_celery(str(settings.redis_url), socket_timeout_seconds=_CONSUMER_SECONDS)
+    app.conf.broker_transport = Screened
     board = Board(settings.num_slots)
     slot = Slot(settings, board)
     listening = Listening(
         str(settings.redis_url),
         alive=settings.home / ALIVE_FILE,
         has_free_slot=lambda: board.has_free_slot and not board.is_draining,
+        num_heard=lambda: HEARD.num_messages,
         on_silence=partial(_end_self, board, seconds=settings.drain_grace_seconds),
     )
 

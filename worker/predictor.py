@@ -33,6 +33,9 @@ IDLE_SECONDS = 300
 _ALIVE_EVERY_SECONDS = 3
 _PAUSE_SECONDS = 2  # where Redis or the database can't be reached
 _STOP_SECONDS = 10
+_LOOK_SECONDS = 0.5
+_REST_SECONDS = 1.0  # before one that has ended is started again; then twice as long, and so on
+_MAX_REST_SECONDS = 60.0
 _NOT_NEEDED = ("tracking/",)  # of what came with the model
 
 _log = logging.getLogger(__name__)
@@ -93,7 +96,7 @@ class Predictor:
 
     def _question(self, asked: Asked) -> Question:
         with self._backends.database.transaction() as tx:
-            job = jobs.get_any(tx, asked.job_id)
+            job = jobs.get(tx, asked.job_id, project=asked.project)
             files = artifacts.of_job(tx, asked.job_id)
         if not files:
             raise UnusableModel(f"job {asked.job_id} has no model.", param="model")
@@ -133,23 +136,61 @@ def beside(settings: Settings) -> Iterator[None]:
     if settings.predict == "off":
         yield
         return
+    # The first one is started here: the pool's children are not forked while a thread does that.
+    first, ended = _started(settings), threading.Event()
+    keeper = threading.Thread(target=_keep, args=(settings, first, ended), name="predictor-keeper")
+    keeper.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        keeper.join()
+
+
+def _keep(settings: Settings, child: "subprocess.Popen[bytes]", ended: threading.Event) -> None:
+    """Start a predictor anew whenever it ends, until told to end; then end it."""
+    rest_seconds, began_at = _REST_SECONDS, time.monotonic()
+    while not ended.wait(_LOOK_SECONDS):
+        if child.poll() is None:
+            continue
+        if time.monotonic() - began_at > _MAX_REST_SECONDS:  # it was not its start that failed
+            rest_seconds = _REST_SECONDS
+        _log.error(
+            "the predictor ended with %d; another starts in %g s",
+            child.returncode,
+            rest_seconds,
+            extra={"action": "predictor_ended"},
+        )
+        if ended.wait(rest_seconds):
+            break
+        rest_seconds = min(2 * rest_seconds, _MAX_REST_SECONDS)
+        _let_go(child)
+        child, began_at = _started(settings), time.monotonic()
+    _let_go(child)
+    try:
+        child.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _started(settings: Settings) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "worker.predictor"]
     # The settings hold passwords, so they go where no process list shows them.
     child = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     assert child.stdin is not None, "it has a pipe"
-    with contextlib.suppress(BrokenPipeError):  # it has died; whoever asks is told
+    with contextlib.suppress(BrokenPipeError):  # it has died already
         given = settings.model_dump_json(exclude={"secret_key"})  # which it has no use for
         child.stdin.write(given.encode() + b"\n")
         child.stdin.flush()
-    try:
-        yield
-    finally:
-        child.stdin.close()  # the leash
-        try:
-            child.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+    return child
+
+
+def _let_go(child: "subprocess.Popen[bytes]") -> None:
+    """Loose the leash: a predictor ends with its input."""
+    assert child.stdin is not None, "it has a pipe"
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.close()
 
 
 def main(given: IO[str]) -> int:

@@ -3,13 +3,22 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError
 
 from trainer_core.errors import FieldProblem, InvalidSpec
 from trainer_core.spec.base import Auto, SpecModel, Text
 from trainer_core.spec.parsing import field_problems
 
-Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
+
+def kept_purpose(purpose: str | None) -> str | None:
+    """Return a purpose as a file has it: a client may send `evals`, and knows no such file."""
+    return "user_data" if purpose == "evals" else purpose
+
+
+Purpose = Annotated[
+    Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"],
+    AfterValidator(kept_purpose),
+]
 Metadata = Annotated[
     dict[
         Annotated[Text, StringConstraints(max_length=64)],

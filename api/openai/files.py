@@ -1,32 +1,36 @@
 """`/v1/files`: data sets, figures of jobs, and files that nobody here reads."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as InPath
-from pydantic import Field
+from fastapi.concurrency import run_in_threadpool
+from pydantic import AfterValidator, Field
 
 from api import openapi, uploads
-from api.access import Reader, Submitter
+from api.access import Caller, Reader, Submitter
 from api.dependencies import Cursor, Parameters, Service
 from api.downloads import attachment, stream
 from api.joining import discard
-from api.keeping import committed, keep_dataset
+from api.keeping import check_name, check_room, committed, keep_dataset
 from api.openai import schemas
-from api.openai.bodies import ExpiresAfter, Purpose, parsed
+from api.openai.bodies import ExpiresAfter, Purpose, kept_purpose, parsed
 from api.openai.naming import seconds
+from api.openai_errors import responses as errors
 from api.reading import RowReaders
 from jobs.backends import Backends
 from jobs.identifiers import new_id
 from jobs.records import Dataset, File
-from jobs.store import datasets, files, results
+from jobs.store import audit, datasets, files, results
 from jobs.transaction import Transaction
 from trainer_core.spec.base import SpecModel
 
 router = APIRouter()
 
+T = TypeVar("T")
 FileId = Annotated[str, InPath(description="Id of the file, such as `file-01k9…`.", max_length=100)]
 _TEXTS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 _UPLOAD = {
@@ -56,10 +60,14 @@ class FileParameters(Parameters):
     after: Cursor = None
     limit: Annotated[int, Query(description="How many to list.", ge=1, le=10_000)] = 10_000
     order: Literal["asc", "desc"] = "desc"
-    purpose: Annotated[str | None, Field(max_length=100)] = None
+    purpose: Annotated[str | None, Field(max_length=100), AfterValidator(kept_purpose)] = None
 
 
-@router.post("/files", openapi_extra=openapi.body(_UPLOAD, media_type="multipart/form-data"))
+@router.post(
+    "/files",
+    openapi_extra=openapi.body(_UPLOAD, media_type="multipart/form-data"),
+    responses=errors(413, 415, 503, 507),
+)
 async def create_openai_file(
     request: Request, caller: Submitter, service: Service, readers: RowReaders
 ) -> schemas.File:
@@ -68,6 +76,7 @@ async def create_openai_file(
     Rows that can't be read make its status `error`, and `status_details` says which.
     """
     readers.check()
+    await run_in_threadpool(check_room, service, project=caller.project)
     settings = service.settings
     async with uploads.received(
         request,
@@ -76,10 +85,17 @@ async def create_openai_file(
         texts=_TEXTS,
     ) as upload:
         new = parsed(NewFile, _nested(upload.texts))
-        keep = partial(keep_file, service, upload.path, project=caller.project, name=upload.name)
-        expires = new.expires_after.seconds if new.expires_after else None
-        kept = await readers.run(partial(keep, purpose=new.purpose, expires_seconds=expires))
-    return shown(kept)
+        keep = partial(
+            keep_file,
+            service,
+            upload.path,
+            caller=caller,
+            name=upload.name,
+            purpose=new.purpose,
+            expires_seconds=new.expires_after.seconds if new.expires_after else None,
+            and_then=lambda _, file: shown(file),
+        )
+        return await readers.run(keep)
 
 
 @router.get("/files")
@@ -99,21 +115,27 @@ def list_openai_files(
     return schemas.page_of([shown(file) for file in found], limit=parameters.limit)
 
 
-@router.get("/files/{file_id}")
+@router.get("/files/{file_id}", responses=errors(404))
 def get_openai_file(caller: Reader, service: Service, file_id: FileId) -> schemas.File:
     """Return a file's description."""
     with service.database.transaction() as tx:
         return shown(files.get(tx, file_id, project=caller.project))
 
 
-@router.delete("/files/{file_id}")
+@router.delete("/files/{file_id}", responses=errors(404, 409))
 def delete_openai_file(caller: Submitter, service: Service, file_id: FileId) -> schemas.Deleted:
     """Delete a file, unless a job that has not ended needs it. Its data set goes with it."""
-    remove_file(service, file_id, project=caller.project)
+    with service.database.transaction() as tx:
+        dataset_id = files.get(tx, file_id, project=caller.project).dataset_id
+        key = files.remove(tx, file_id, project=caller.project)
+        action = "dataset.delete" if dataset_id else "file.delete"
+        audit.note(tx, caller=caller, action=action, target=dataset_id or file_id)
+    if key is not None:
+        discard(service, [key])
     return schemas.Deleted(id=file_id, object="file")
 
 
-@router.get("/files/{file_id}/content", response_class=Response)
+@router.get("/files/{file_id}/content", response_class=Response, responses=errors(404))
 def download_openai_file(caller: Reader, service: Service, file_id: FileId) -> Response:
     """Download a file as it was uploaded, or the figures of a job as CSV."""
     with service.database.transaction() as tx:
@@ -134,38 +156,48 @@ def keep_file(
     service: Backends,
     path: Path,
     *,
-    project: str,
+    caller: Caller,
     name: str,
     purpose: str,
     expires_seconds: int | None,
-) -> File:
-    """Store a received file; one to train on becomes a data set."""
+    and_then: Callable[[Transaction, File], T],
+) -> T:
+    """Store a received file; one to train on becomes a data set.
+
+    Args:
+        service: where to.
+        path: the file.
+        caller: who sends it.
+        name: as its owner calls it.
+        purpose: what for.
+        expires_seconds: when it is to go; None for never.
+        and_then: what else to do in the same transaction; what it returns is returned.
+    """
+    project = caller.project
     if purpose != files.TRAINING:
+        check_name(service, name, project=project)
         key = f"files/{new_id('file')}"
         size = service.storage.put(key, path).size_bytes
         values = {
             "project": project, "name": name, "purpose": purpose, "key": key, "size_bytes": size,
         }  # fmt: skip
 
-        def create(tx: Transaction) -> File:
-            file = files.create(tx, values)
-            return files.note(tx, file.id, fault=None, expires_seconds=expires_seconds)
+        def create(tx: Transaction) -> T:
+            file_id = files.create(tx, values).id
+            audit.note(
+                tx, caller=caller, action="file.create", target=file_id, name=name, purpose=purpose
+            )
+            file = files.note(tx, file_id, fault=None, expires_seconds=expires_seconds)
+            return and_then(tx, file)
 
         return committed(service, key, create)
 
-    def note(tx: Transaction, kept: Dataset) -> File:
-        fault = _fault(kept.description)
-        return files.note(tx, files.id_of(kept.id), fault=fault, expires_seconds=expires_seconds)
+    def note(tx: Transaction, kept: Dataset) -> T:
+        audit.note(tx, caller=caller, action="dataset.create", target=kept.id, name=name)
+        fault, file_id = _fault(kept.description), files.id_of(kept.id)
+        return and_then(tx, files.note(tx, file_id, fault=fault, expires_seconds=expires_seconds))
 
     return keep_dataset(service, path, project=project, name=name, has_header=True, and_then=note)
-
-
-def remove_file(service: Backends, file_id: str, *, project: str) -> None:
-    """Forget a file, and delete what is stored of it."""
-    with service.database.transaction() as tx:
-        key = files.remove(tx, file_id, project=project)
-    if key is not None:
-        discard(service, [key])
 
 
 def shown(file: File) -> schemas.File:

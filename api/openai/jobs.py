@@ -19,11 +19,13 @@ from api.openai.bodies import JobBody, split_job
 from api.openai.naming import checkpoint_name, job_id_of, model_reference, tuned_name
 from api.openai.translating import PLACES, Files, spec_of, told
 from api.openai.views import TOLD_EVENTS, checkpoint_view, event_view, job_view, job_views
+from api.openai_errors import responses as errors
 from api.reading import RowReaders
 from jobs import submission
 from jobs.backends import Backends
+from jobs.identifiers import new_id
 from jobs.records import Dataset
-from jobs.store import checkpoints, datasets, events, files, fine_tunes, jobs, models
+from jobs.store import audit, checkpoints, datasets, events, files, fine_tunes, jobs, models
 from jobs.transaction import Transaction
 from trainer_core.errors import (
     DataError,
@@ -39,6 +41,8 @@ router = APIRouter()
 FineTuningJobId = Annotated[
     str, InPath(description="Id of the job, such as `ftjob-01k9…`.", max_length=100)
 ]
+_SAID = {"suffix", "metadata", "integrations"}
+"""What is kept of a request besides the spec."""
 _METADATA = re.compile(r"metadata\[(.{1,64})\]")
 _EXAMPLE = {
     "model": "smollm2",
@@ -80,6 +84,7 @@ class JobListParameters(PageOf20):
             "examples": {"supervised": {"value": _EXAMPLE}},
         }
     ),
+    responses=errors(404, 409, 413, 415, 503),
 )
 async def create_fine_tuning_job(
     caller: Submitter, service: Service, readers: RowReaders, once: Idempotent, body: JsonBody
@@ -91,7 +96,7 @@ async def create_fine_tuning_job(
     said, ours = await run_in_threadpool(split_job, body)
     spec = await run_in_threadpool(_spec, service, said, ours, caller)
     await readers.run(partial(_check, service, spec, caller))
-    return await run_in_threadpool(_create, service, spec, said, once)
+    return await run_in_threadpool(_create, service, caller, spec, said, once)
 
 
 @router.get("/fine_tuning/jobs")
@@ -115,7 +120,7 @@ def list_fine_tuning_jobs(
         return schemas.page_of(job_views(tx, found), limit=parameters.limit)
 
 
-@router.get("/fine_tuning/jobs/{job_id}")
+@router.get("/fine_tuning/jobs/{job_id}", responses=errors(404))
 def get_fine_tuning_job(
     caller: Reader, service: Service, job_id: FineTuningJobId
 ) -> schemas.FineTuningJob:
@@ -124,34 +129,40 @@ def get_fine_tuning_job(
         return job_view(tx, jobs.get(tx, job_id_of(job_id), project=caller.project))
 
 
-@router.post("/fine_tuning/jobs/{job_id}/cancel")
+@router.post("/fine_tuning/jobs/{job_id}/cancel", responses=errors(404, 409))
 def cancel_fine_tuning_job(
     caller: Submitter, service: Service, job_id: FineTuningJobId
 ) -> schemas.FineTuningJob:
     """Cancel a job. A running one is `running` until its worker has stopped it."""
     with service.database.transaction() as tx:
-        return job_view(tx, jobs.cancel(tx, job_id_of(job_id), project=caller.project))
+        job = jobs.cancel(tx, job_id_of(job_id), project=caller.project)
+        audit.note(tx, caller=caller, action="job.cancel", target=job.id)
+        return job_view(tx, job)
 
 
-@router.post("/fine_tuning/jobs/{job_id}/pause")
+@router.post("/fine_tuning/jobs/{job_id}/pause", responses=errors(404, 409))
 def pause_fine_tuning_job(
     caller: Submitter, service: Service, job_id: FineTuningJobId
 ) -> schemas.FineTuningJob:
     """Pause a job. A running one is `pausing` until its worker has saved it."""
     with service.database.transaction() as tx:
-        return job_view(tx, jobs.pause(tx, job_id_of(job_id), project=caller.project))
+        job = jobs.pause(tx, job_id_of(job_id), project=caller.project)
+        audit.note(tx, caller=caller, action="job.pause", target=job.id)
+        return job_view(tx, job)
 
 
-@router.post("/fine_tuning/jobs/{job_id}/resume")
+@router.post("/fine_tuning/jobs/{job_id}/resume", responses=errors(404, 409))
 def resume_fine_tuning_job(
     caller: Submitter, service: Service, job_id: FineTuningJobId
 ) -> schemas.FineTuningJob:
     """Queue a paused job again."""
     with service.database.transaction() as tx:
-        return job_view(tx, jobs.resume(tx, job_id_of(job_id), project=caller.project))
+        job = jobs.resume(tx, job_id_of(job_id), project=caller.project)
+        audit.note(tx, caller=caller, action="job.resume", target=job.id)
+        return job_view(tx, job)
 
 
-@router.get("/fine_tuning/jobs/{job_id}/events")
+@router.get("/fine_tuning/jobs/{job_id}/events", responses=errors(404))
 def list_fine_tuning_events(
     caller: Reader,
     service: Service,
@@ -168,7 +179,7 @@ def list_fine_tuning_events(
     return schemas.page_of([event_view(event) for event in found], limit=parameters.limit)
 
 
-@router.get("/fine_tuning/jobs/{job_id}/checkpoints")
+@router.get("/fine_tuning/jobs/{job_id}/checkpoints", responses=errors(404))
 def list_fine_tuning_checkpoints(
     caller: Reader,
     service: Service,
@@ -190,7 +201,9 @@ def list_fine_tuning_checkpoints(
 
 
 def _spec(service: Backends, said: JobBody, ours: dict[str, object], caller: Caller) -> JobSpec:
+    kept = said.model_dump(mode="json", include=_SAID)
     with service.database.transaction() as tx:
+        submission.check_said(tx, kept, project=caller.project, settings=service.settings)
         _check_named(tx, said.model, caller)
         found = Files(
             _dataset(tx, said.training_file, caller, param="training_file"),
@@ -253,11 +266,20 @@ def _file_at_fault(error: DataError, found: dict[str, Dataset]) -> str:
     return "validation_file" if is_validation else "training_file"
 
 
-def _create(service: Backends, spec: JobSpec, said: JobBody, once: Once) -> Response:
+def _create(
+    service: Backends, caller: Caller, spec: JobSpec, said: JobBody, once: Once
+) -> Response:
     integrations = [one.model_dump(mode="json") for one in said.integrations or ()]
     with service.database.transaction() as tx:
-        max_attempts = service.settings.max_attempts
-        job = jobs.create(tx, spec, project=once.project, max_attempts=max_attempts)
+        job_id = new_id("job")
+        job = jobs.create(
+            tx,
+            spec,
+            job_id=job_id,
+            project=caller.project,
+            max_attempts=service.settings.max_attempts,
+            beside=[audit.entry(caller, "job.create", job_id, detail={})],
+        )
         values = {
             "suffix": said.suffix,
             "metadata": said.metadata,

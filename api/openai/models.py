@@ -10,9 +10,10 @@ from api.dependencies import Service
 from api.joining import discard
 from api.openai import schemas
 from api.openai.naming import seconds, tuned_name
+from api.openai_errors import responses as errors
 from jobs.records import Job
 from jobs.records import Model as BaseModel
-from jobs.store import artifacts, fine_tunes, jobs, models, permissions
+from jobs.store import artifacts, audit, fine_tunes, jobs, models, permissions
 from jobs.transaction import Transaction
 from trainer_core.errors import InvalidRequest, JobNotFound, ModelNotFound
 from trainer_core.spec import Scheme, parse_model_reference
@@ -42,7 +43,7 @@ def list_openai_models(caller: Reader, service: Service) -> schemas.List[schemas
     return schemas.page_of(found, limit=len(found))
 
 
-@router.get("/models/{model:path}")
+@router.get("/models/{model:path}", responses=errors(404))
 def get_openai_model(caller: Reader, service: Service, model: ModelName) -> schemas.OpenAIModel:
     """Return a model."""
     with service.database.transaction() as tx:
@@ -51,7 +52,7 @@ def get_openai_model(caller: Reader, service: Service, model: ModelName) -> sche
         return _base_view(models.get(tx, model, project=caller.project))
 
 
-@router.delete("/models/{model:path}")
+@router.delete("/models/{model:path}", responses=errors(404, 409))
 def delete_openai_model(caller: Submitter, service: Service, model: ModelName) -> schemas.Deleted:
     """Delete the model of a job, unless a job that has not ended begins with it.
 
@@ -67,6 +68,7 @@ def delete_openai_model(caller: Submitter, service: Service, model: ModelName) -
         job = tuned_job(tx, model, project=caller.project)
         jobs.get(tx, job.id, project=caller.project)  # one that others lent is theirs
         keys = artifacts.remove(tx, job.id)
+        audit.note(tx, caller=caller, action="model.delete", target=f"job:{job.id}")
     discard(service, keys)
     return schemas.Deleted(id=model, object="model")
 

@@ -12,8 +12,9 @@ from api.dependencies import Cursor, Parameters, Service
 from api.openai import schemas
 from api.openai.bodies import PermissionBody, parsed
 from api.openai.naming import checkpoint_reference, seconds
+from api.openai_errors import responses as errors
 from jobs.records import Permission
-from jobs.store import jobs, permissions
+from jobs.store import audit, jobs, permissions
 from jobs.transaction import Transaction
 from trainer_core.spec import Reference
 
@@ -34,7 +35,11 @@ class PermissionParameters(Parameters):
     project_id: Annotated[str | None, Query(max_length=100)] = None
 
 
-@router.post(_PATH, openapi_extra=openapi.body({"schema": openapi.schema_of(PermissionBody)}))
+@router.post(
+    _PATH,
+    openapi_extra=openapi.body({"schema": openapi.schema_of(PermissionBody)}),
+    responses=errors(404, 413, 415),
+)
 def create_checkpoint_permissions(
     caller: Admin, service: Service, checkpoint: CheckpointName, body: JsonBody
 ) -> schemas.List[schemas.Permission]:
@@ -43,10 +48,11 @@ def create_checkpoint_permissions(
     with service.database.transaction() as tx:
         of = _own(tx, checkpoint, caller)
         granted = permissions.grant(tx, of.name, step=of.checkpoint, grantees=grantees)
+        _note(tx, caller, "permission.create", of, grantees=[one.grantee for one in granted])
     return schemas.page_of([_shown(one) for one in granted], limit=len(granted))
 
 
-@router.get(_PATH)
+@router.get(_PATH, responses=errors(404))
 def list_checkpoint_permissions(
     caller: Admin,
     service: Service,
@@ -68,14 +74,15 @@ def list_checkpoint_permissions(
     return schemas.page_of([_shown(one) for one in found], limit=parameters.limit)
 
 
-@router.delete(_PATH + "/{permission_id}")
+@router.delete(_PATH + "/{permission_id}", responses=errors(404))
 def delete_checkpoint_permission(
     caller: Admin, service: Service, checkpoint: CheckpointName, permission_id: str
 ) -> schemas.Deleted:
     """Take a permission back. Jobs that have begun go on."""
     with service.database.transaction() as tx:
         of = _own(tx, checkpoint, caller)
-        permissions.revoke(tx, permission_id, job_id=of.name, step=of.checkpoint)
+        taken = permissions.revoke(tx, permission_id, job_id=of.name, step=of.checkpoint)
+        _note(tx, caller, "permission.delete", of, grantees=[taken.grantee])
     return schemas.Deleted(id=permission_id, object="checkpoint.permission")
 
 
@@ -83,6 +90,14 @@ def _own(tx: Transaction, checkpoint: str, caller: Caller) -> Reference:
     of = checkpoint_reference(checkpoint)
     jobs.get(tx, of.name, project=caller.project)
     return of
+
+
+def _note(
+    tx: Transaction, caller: Caller, action: str, of: Reference, *, grantees: list[str]
+) -> None:
+    audit.note(
+        tx, caller=caller, action=action, target=of.name, step=of.checkpoint, grantees=grantees
+    )
 
 
 def _shown(permission: Permission) -> schemas.Permission:

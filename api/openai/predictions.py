@@ -19,6 +19,7 @@ from api.dependencies import Service
 from api.openai import schemas
 from api.openai.asked import ChatBody, CompletionBody, EmbeddingBody, Written, parsed_asked
 from api.openai.models import tuned_job
+from api.openai_errors import responses as errors
 from jobs.backends import Backends
 from jobs.identifiers import sibling
 from jobs.predictions import Asked, Asker, Message
@@ -36,7 +37,7 @@ Chunk = Callable[[str | None, str | None], dict[str, Any]]  # of a text, and why
 @router.post(
     "/chat/completions",
     response_model=schemas.ChatCompletion,
-    responses={200: {"content": _EVENTS}},
+    responses={200: {"content": _EVENTS}, **errors(404, 409, 413, 415, 503)},
     openapi_extra=openapi.body({"schema": openapi.schema_of(ChatBody)}),
 )
 async def create_chat_completion(
@@ -70,7 +71,7 @@ async def create_chat_completion(
 @router.post(
     "/completions",
     response_model=schemas.Completion,
-    responses={200: {"content": _EVENTS}},
+    responses={200: {"content": _EVENTS}, **errors(404, 409, 413, 415, 503)},
     openapi_extra=openapi.body({"schema": openapi.schema_of(CompletionBody)}),
 )
 async def create_completion(
@@ -101,7 +102,9 @@ async def create_completion(
 
 
 @router.post(
-    "/embeddings", openapi_extra=openapi.body({"schema": openapi.schema_of(EmbeddingBody)})
+    "/embeddings",
+    openapi_extra=openapi.body({"schema": openapi.schema_of(EmbeddingBody)}),
+    responses=errors(404, 409, 413, 415, 503),
 )
 async def create_embedding(
     caller: Submitter, service: Service, asker: Askers, body: JsonBody

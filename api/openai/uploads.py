@@ -12,21 +12,23 @@ from fastapi.concurrency import run_in_threadpool
 
 from api import openapi
 from api import uploads as forms
-from api.access import Submitter
+from api.access import Caller, Submitter
 from api.bodies import JsonBody
 from api.dependencies import Service
 from api.joining import discard, join
 from api.keeping import committed
 from api.openai import schemas
 from api.openai.bodies import CompletionOfUpload, UploadBody, parsed
-from api.openai.files import keep_file, remove_file
+from api.openai.files import keep_file
 from api.openai.files import shown as shown_file
 from api.openai.naming import seconds
+from api.openai_errors import responses as errors
 from api.reading import RowReaders
 from jobs.backends import Backends
 from jobs.identifiers import new_id
 from jobs.records import File, Upload, UploadPart
-from jobs.store import quotas, uploads
+from jobs.store import audit, quotas, uploads
+from jobs.submission import check_said
 from jobs.transaction import Transaction
 from trainer_core.errors import FieldProblem, InvalidSpec
 
@@ -47,7 +49,11 @@ _PART_FORM = {
 }
 
 
-@router.post("/uploads", openapi_extra=openapi.body({"schema": openapi.schema_of(UploadBody)}))
+@router.post(
+    "/uploads",
+    openapi_extra=openapi.body({"schema": openapi.schema_of(UploadBody)}),
+    responses=errors(413, 415),
+)
 def create_openai_upload(
     caller: Submitter, service: Service, body: JsonBody
 ) -> schemas.OpenAIUpload:
@@ -67,15 +73,19 @@ def create_openai_upload(
         "file_expires_seconds": new.expires_after.seconds if new.expires_after else None,
     }
     with service.database.transaction() as tx:
+        said = {"filename": new.filename}
+        check_said(tx, said, project=caller.project, settings=service.settings)
         upload = uploads.create(tx, values)
         announced = uploads.bytes_announced(tx, caller.project)
         quotas.check_storage(tx, caller.project, num_bytes=announced)
+        audit.note(tx, caller=caller, action="upload.create", target=upload.id, name=upload.name)
         return _shown(upload)
 
 
 @router.post(
     "/uploads/{upload_id}/parts",
     openapi_extra=openapi.body(_PART_FORM, media_type="multipart/form-data"),
+    responses=errors(404, 409, 413, 415, 507),
 )
 async def add_openai_upload_part(
     request: Request, caller: Submitter, service: Service, upload_id: UploadId
@@ -98,18 +108,19 @@ async def add_openai_upload_part(
 @router.post(
     "/uploads/{upload_id}/complete",
     openapi_extra=openapi.body({"schema": openapi.schema_of(CompletionOfUpload)}),
+    responses=errors(404, 409, 413, 415, 503, 507),
 )
 async def complete_openai_upload(
     caller: Submitter, service: Service, readers: RowReaders, upload_id: UploadId, body: JsonBody
 ) -> schemas.OpenAIUpload:
     """Make the file of its parts, in the order given. Together they have the bytes announced."""
     asked = parsed(CompletionOfUpload, body)
-    complete = partial(_complete, service, upload_id, asked, project=caller.project)
+    complete = partial(_complete, service, caller, upload_id, asked)
     upload, file = await readers.run(complete)
     return _shown(upload, file=shown_file(file))
 
 
-@router.post("/uploads/{upload_id}/cancel")
+@router.post("/uploads/{upload_id}/cancel", responses=errors(404, 409))
 def cancel_openai_upload(
     caller: Submitter, service: Service, upload_id: UploadId
 ) -> schemas.OpenAIUpload:
@@ -118,6 +129,7 @@ def cancel_openai_upload(
         uploads.get_pending(tx, upload_id, project=caller.project)
         keys = uploads.take_parts(tx, upload_id)
         upload = uploads.end(tx, upload_id, state="cancelled")
+        audit.note(tx, caller=caller, action="upload.cancel", target=upload_id)
     discard(service, keys)
     return _shown(upload)
 
@@ -143,35 +155,35 @@ def _keep_part(service: Backends, path: Path, upload_id: str, *, project: str) -
 
 
 def _complete(
-    service: Backends, upload_id: str, asked: CompletionOfUpload, *, project: str
+    service: Backends, caller: Caller, upload_id: str, asked: CompletionOfUpload
 ) -> tuple[Upload, File]:
     with service.database.transaction() as tx:
-        upload = uploads.get_pending(tx, upload_id, project=project)
+        upload = uploads.get_pending(tx, upload_id, project=caller.project)
         parts = uploads.parts_of(tx, upload, asked.part_ids)
+    keys: list[str] = []
+
+    def end(tx: Transaction, file: File) -> tuple[Upload, File]:
+        uploads.get_pending(tx, upload_id, project=caller.project)  # nobody has ended it meanwhile
+        keys.extend(uploads.take_parts(tx, upload_id))
+        return uploads.end(tx, upload_id, state="completed", file_id=file.id), file
+
     folder = service.settings.home / forms.FOLDER
-    with tempfile.NamedTemporaryFile(dir=folder) as whole:
+    with forms.disk_full(), tempfile.NamedTemporaryFile(dir=folder) as whole:
         digest = hashlib.md5(usedforsecurity=False)
         join(service, parts, whole, digest=digest)
         if asked.md5 is not None and asked.md5.lower() != (md5 := digest.hexdigest()):
             raise InvalidSpec([FieldProblem("/md5", f"is not that of the parts, {md5}")])
-        file = keep_file(
+        made = keep_file(
             service,
             Path(whole.name),
-            project=project,
+            caller=caller,
             name=upload.name,
             purpose=upload.purpose,
             expires_seconds=upload.file_expires_seconds,
+            and_then=end,
         )
-    try:
-        with service.database.transaction() as tx:
-            uploads.get_pending(tx, upload_id, project=project)
-            keys = uploads.take_parts(tx, upload_id)
-            ended = uploads.end(tx, upload_id, state="completed", file_id=file.id)
-    except Exception:  # completed or cancelled by someone else meanwhile
-        remove_file(service, file.id, project=project)
-        raise
     discard(service, keys)
-    return ended, file
+    return made
 
 
 def _shown(upload: Upload, *, file: schemas.File | None = None) -> schemas.OpenAIUpload:

@@ -13,11 +13,12 @@ from api.dependencies import Cursor, Limit, Parameters, Service, WebhookId, Webh
 from api.openai import schemas
 from api.openai.bodies import EndpointBody, EndpointChanges, EndpointRotation, EndpointTest, parsed
 from api.openai.naming import seconds
+from api.openai_errors import responses as errors
 from jobs.delivery import signing
 from jobs.delivery.sender import Sender
 from jobs.records import Webhook
 from jobs.sealing import cipher_of
-from jobs.store import deliveries, notices, webhooks
+from jobs.store import audit, deliveries, notices, webhooks
 from jobs.store.deliveries import Claimed
 from jobs.store.notices import OPENAI_TYPES, NoticeType
 from trainer_core.errors import FieldProblem, ForbiddenTarget, InvalidSpec, WebhookTestFailed
@@ -35,7 +36,9 @@ class EndpointParameters(Parameters):
 
 
 @router.post(
-    "/webhook_endpoints", openapi_extra=openapi.body({"schema": openapi.schema_of(EndpointBody)})
+    "/webhook_endpoints",
+    openapi_extra=openapi.body({"schema": openapi.schema_of(EndpointBody)}),
+    responses=errors(409, 413, 415),
 )
 async def create_webhook_endpoint(
     caller: Admin, service: Service, sender: WebhookSender, body: JsonBody
@@ -54,7 +57,9 @@ async def create_webhook_endpoint(
 
     def create() -> Webhook:
         with service.database.transaction() as tx:
-            return webhooks.create(tx, project=caller.project, values=values)
+            created = webhooks.create(tx, project=caller.project, values=values)
+            audit.note(tx, caller=caller, action="webhook.create", target=created.id)
+            return created
 
     return _with_secret(await run_in_threadpool(create), secret)
 
@@ -75,7 +80,7 @@ def list_webhook_endpoints(
     return schemas.page_of([_shown(one) for one in found], limit=parameters.limit)
 
 
-@router.get("/webhook_endpoints/{webhook_id}")
+@router.get("/webhook_endpoints/{webhook_id}", responses=errors(404))
 def get_webhook_endpoint(
     caller: Reader, service: Service, webhook_id: WebhookId
 ) -> schemas.WebhookEndpoint:
@@ -87,6 +92,7 @@ def get_webhook_endpoint(
 @router.post(
     "/webhook_endpoints/{webhook_id}",
     openapi_extra=openapi.body({"schema": openapi.schema_of(EndpointChanges)}),
+    responses=errors(404, 413, 415),
 )
 async def change_webhook_endpoint(
     caller: Admin, service: Service, sender: WebhookSender, webhook_id: WebhookId, body: JsonBody
@@ -99,24 +105,28 @@ async def change_webhook_endpoint(
 
     def change() -> Webhook:
         with service.database.transaction() as tx:
-            return webhooks.change(tx, webhook_id, project=caller.project, values=values)
+            changed = webhooks.change(tx, webhook_id, project=caller.project, values=values)
+            audit.note(tx, caller=caller, action="webhook.change", target=webhook_id)
+            return changed
 
     return _shown(await run_in_threadpool(change))
 
 
-@router.delete("/webhook_endpoints/{webhook_id}")
+@router.delete("/webhook_endpoints/{webhook_id}", responses=errors(404))
 def delete_webhook_endpoint(
     caller: Admin, service: Service, webhook_id: WebhookId
 ) -> schemas.Deleted:
     """Forget a webhook, and all that was still to be sent to it."""
     with service.database.transaction() as tx:
         webhooks.remove(tx, webhook_id, project=caller.project)
+        audit.note(tx, caller=caller, action="webhook.delete", target=webhook_id)
     return schemas.Deleted(id=webhook_id, object="webhook_endpoint.deleted")
 
 
 @router.post(
     "/webhook_endpoints/{webhook_id}/rotate_secret",
     openapi_extra=openapi.body({"schema": openapi.schema_of(EndpointRotation)}, is_required=False),
+    responses=errors(404, 413, 415),
 )
 def rotate_webhook_endpoint_secret(
     caller: Admin, service: Service, webhook_id: WebhookId, body: OptionalJsonBody
@@ -133,12 +143,14 @@ def rotate_webhook_endpoint_secret(
             secret_hint=signing.hint_of(secret),
             overlap=_OVERLAP if rotation.keep_old_secret_active_for_24_hours else timedelta(),
         )
+        audit.note(tx, caller=caller, action="webhook.rotate_secret", target=webhook_id)
     return _with_secret(rotated, secret)
 
 
 @router.post(
     "/webhook_endpoints/{webhook_id}/test",
     openapi_extra=openapi.body({"schema": openapi.schema_of(EndpointTest)}),
+    responses=errors(404, 413, 415),
 )
 async def test_webhook_endpoint(
     caller: Admin, service: Service, sender: WebhookSender, webhook_id: WebhookId, body: JsonBody
@@ -150,6 +162,7 @@ async def test_webhook_endpoint(
         with service.database.transaction() as tx:
             webhook = webhooks.get(tx, webhook_id, project=caller.project)
             notice = notices.sample(event_type, at=datetime.now(UTC))
+            audit.note(tx, caller=caller, action="webhook.test", target=webhook_id)
             return deliveries.add_claimed(tx, webhook, notice, lease_seconds=sender.lease_seconds)
 
     outcome = await sender.send(await run_in_threadpool(add), is_only_try=True)

@@ -12,11 +12,11 @@ from api.access import Caller, Reader, Submitter
 from api.dataset_schemas import Column, Dataset, DatasetPage, Preview
 from api.dependencies import DatasetId, PageParameters, Parameters, Service
 from api.joining import discard
-from api.keeping import keep_dataset
+from api.keeping import check_room, keep_dataset
 from api.reading import RowReaders
 from jobs.backends import Backends
 from jobs.records import Dataset as StoredDataset
-from jobs.store import audit, datasets, quotas
+from jobs.store import audit, datasets
 from jobs.transaction import Transaction
 
 router = APIRouter(tags=["datasets"])
@@ -58,7 +58,7 @@ async def upload_dataset(
     file is kept nevertheless, and whether a job may leave them out is said in its spec.
     """
     readers.check()  # before gigabytes are received in vain
-    await run_in_threadpool(_check_room, service, caller)
+    await run_in_threadpool(check_room, service, project=caller.project)
     settings = service.settings
     folder = settings.home / uploads.FOLDER
     async with uploads.received(
@@ -110,11 +110,6 @@ def delete_dataset(caller: Submitter, service: Service, dataset_id: DatasetId) -
         removed = datasets.remove(tx, dataset_id, project=caller.project)
         audit.note(tx, caller=caller, action="dataset.delete", target=dataset_id)
     discard(service, [removed.key])
-
-
-def _check_room(service: Backends, caller: Caller) -> None:
-    with service.database.transaction() as tx:
-        quotas.check_storage(tx, caller.project, num_bytes=0)
 
 
 def _keep(service: Backends, caller: Caller, path: Path, *, name: str, has_header: bool) -> Dataset:

@@ -51,8 +51,8 @@ async def list_events(
     """Return events, oldest first; or, with `Accept: text/event-stream`, follow them live.
 
     A stream sends a comment when there is nothing to tell, and ends after the event of the job's
-    final state. A client that comes back with the last id it has seen misses nothing and sees
-    nothing twice; after the end it is answered 204.
+    final state, or when the key of its reader works no more. A client that comes back with the last
+    id it has seen misses nothing and sees nothing twice; after the end it is answered 204.
     """
     if not accepts(request, "text/event-stream"):
         return await run_in_threadpool(_page, service, caller, job_id, parameters)
@@ -63,7 +63,11 @@ async def list_events(
         return Response(status_code=204, headers=headers)
     hub: Hub = request.app.state.hub
     follower = Follower(
-        hub, job.id, after=min(after, job.last_event_id), is_over=job.state in FINAL
+        hub,
+        job.id,
+        caller=caller,
+        after=min(after, job.last_event_id),
+        is_over=job.state in FINAL,
     )
     return CutStream(encoded(follower.batches()), headers=headers)
 

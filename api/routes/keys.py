@@ -11,6 +11,7 @@ from api.access import Admin, Caller
 from api.access_schemas import Key, KeyPage, NewKey
 from api.bodies import JsonBody, OptionalJsonBody, parsed
 from api.dependencies import PageParameters, Service
+from api.idempotency import NotIdempotent
 from api.routes.projects import ProjectName
 from jobs.store import audit, keys
 from jobs.store.keys import IssuedKey
@@ -66,7 +67,9 @@ class Rotation(SpecModel):
         }
     ),
 )
-def create_key(caller: Admin, service: Service, body: JsonBody, response: Response) -> NewKey:
+def create_key(
+    caller: Admin, service: Service, body: JsonBody, response: Response, _once: NotIdempotent
+) -> NewKey:
     """Make an API key. Its secret is in this answer, and never told again."""
     wanted = parsed(body, WantedKey)
     _check_operator(caller, wanted.project, "project")
@@ -133,7 +136,9 @@ def get_key(caller: Admin, service: Service, key_id: _KeyId) -> Key:
         is_required=False,
     ),
 )
-def rotate_key(caller: Admin, service: Service, key_id: _KeyId, body: OptionalJsonBody) -> NewKey:
+def rotate_key(
+    caller: Admin, service: Service, key_id: _KeyId, body: OptionalJsonBody, _once: NotIdempotent
+) -> NewKey:
     """Make a new key like this one, which works on for a while: time to put the new one in place.
 
     One that would end by itself gets a successor with as long a life.

@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
 from api import problems
-from api.access import Reader
+from api.access import Caller, Reader
 from api.dependencies import JobId, Parameters, Service, accepts
 from api.streams import CutStream, Follower
 from jobs.backends import Backends
@@ -78,18 +78,24 @@ async def get_logs(
     if accepts(request, "text/event-stream"):
         if job.state in FINAL and after >= job.last_event_id:
             return Response(status_code=204, headers=_NO_BUFFER)
-        batches = _followed(request, service, job, after=after, tail=parameters.tail)
+        batches = _followed(request, service, job, caller=caller, after=after, tail=parameters.tail)
         return CutStream(_sse(batches), headers=_NO_BUFFER)
     media_type = "text/plain; charset=utf-8"
     if parameters.follow:
-        batches = _followed(request, service, job, after=after, tail=parameters.tail)
+        batches = _followed(request, service, job, caller=caller, after=after, tail=parameters.tail)
         return StreamingResponse(_text(batches), media_type=media_type, headers=_NO_BUFFER)
     entries = await run_in_threadpool(_entries, service, job, after=after, tail=parameters.tail)
     return StreamingResponse(map(_line, entries), media_type=media_type, headers={"Vary": "Accept"})
 
 
 async def _followed(
-    request: Request, service: Backends, job: Job, *, after: int, tail: int | None
+    request: Request,
+    service: Backends,
+    job: Job,
+    *,
+    caller: Caller,
+    after: int,
+    tail: int | None,
 ) -> _Batches:
     """Yield entries as they come; an empty list when there was nothing for a while."""
     if tail is not None:
@@ -100,6 +106,7 @@ async def _followed(
     follower = Follower(
         request.app.state.hub,
         job.id,
+        caller=caller,
         after=min(after, job.last_event_id),
         is_over=job.state in FINAL,
     )

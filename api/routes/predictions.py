@@ -54,7 +54,8 @@ async def predict(
     """Ask the model of a job: for trying it, not for traffic.
 
     A label with its score, tags, an answer, a text or a vector, as the task has it. One model is in
-    memory at a time, on the CPU unless the worker says otherwise; eight questions may wait.
+    memory at a time, on the CPU unless the worker says otherwise; eight questions of a project may
+    wait.
     """
     asked = _body(body)
     job = await run_in_threadpool(_job, service, caller, job_id)

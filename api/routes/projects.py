@@ -10,6 +10,7 @@ from api.access import Caller, Operator, Reader
 from api.access_schemas import Project, ProjectDetail, ProjectPage, Use
 from api.bodies import JsonBody, parsed
 from api.dependencies import PageParameters, Service
+from api.idempotency import NotIdempotent
 from jobs.store import audit, projects, quotas
 from jobs.transaction import Transaction
 from trainer_core.errors import ProjectNotFound
@@ -31,7 +32,7 @@ class Quotas(SpecModel):
     max_device_hours: Annotated[float, Field(ge=0, le=1e9)] | None = None
     """Hours of devices in a calendar month (UTC)."""
     max_storage_bytes: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
-    """Bytes of data sets and models."""
+    """Bytes of data sets, other files, models and checkpoints."""
 
 
 class NewProject(Quotas):
@@ -53,7 +54,7 @@ class NewProject(Quotas):
     ),
 )
 def create_project(
-    caller: Operator, service: Service, body: JsonBody, response: Response
+    caller: Operator, service: Service, body: JsonBody, response: Response, _once: NotIdempotent
 ) -> Project:
     """Make a project. Only the service's operators may: admins of the default project."""
     wanted = parsed(body, NewProject)

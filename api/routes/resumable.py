@@ -26,6 +26,7 @@ from jobs.records import Dataset as StoredDataset
 from jobs.records import Upload as StoredUpload
 from jobs.records import UploadPart
 from jobs.store import audit, datasets, quotas, resumable, uploads
+from jobs.submission import check_said
 from jobs.transaction import Transaction
 from trainer_core.errors import DataChanged, IllegalTransition
 from trainer_core.spec.base import SpecModel, Text
@@ -87,10 +88,15 @@ def begin_upload(caller: Submitter, service: Service, body: JsonBody, response: 
         raise too_large(most)
     values = {**wanted.model_dump(), "name": forms.shown_name(wanted.name)}
     with service.database.transaction() as tx:
+        said = {"name": wanted.name}
+        check_said(tx, said, project=caller.project, settings=service.settings)
         upload, is_new = resumable.begin(tx, project=caller.project, **values)
         if is_new:
             announced = uploads.bytes_announced(tx, caller.project)
             quotas.check_storage(tx, caller.project, num_bytes=announced)
+            audit.note(
+                tx, caller=caller, action="upload.create", target=upload.id, name=upload.name
+            )
         parts = resumable.parts_of(tx, upload.id)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/uploads/{upload.id}"
@@ -151,7 +157,7 @@ async def complete_upload(
 @router.delete("/uploads/{upload_id}", status_code=204, responses=problems.responses(404, 409))
 def cancel_upload(caller: Submitter, service: Service, upload_id: _UploadId) -> None:
     """Drop an upload and its parts."""
-    _drop(service, upload_id, project=caller.project)
+    _drop(service, caller, upload_id)
 
 
 def _check_open(service: Backends, upload_id: str, *, project: str) -> None:
@@ -189,7 +195,7 @@ def _complete(service: Backends, caller: Caller, upload_id: str) -> Dataset:
         digest = hashlib.sha256()
         join(service, parts, whole, digest=digest)
         if (sha256 := digest.hexdigest()) != upload.sha256:
-            _drop(service, upload_id, project=caller.project)
+            _drop(service, caller, upload_id)
             raise DataChanged(
                 f"the parts of {upload.name} have the SHA-256 {sha256} together; "
                 f"{upload.sha256} was announced.",
@@ -233,9 +239,10 @@ def _made(tx: Transaction, upload: StoredUpload) -> Dataset:
     return Dataset.of(datasets.get(tx, upload.file_id, project=upload.project))
 
 
-def _drop(service: Backends, upload_id: str, *, project: str) -> None:
+def _drop(service: Backends, caller: Caller, upload_id: str) -> None:
     with service.database.transaction() as tx:
-        resumable.get_open(tx, upload_id, project=project)
+        resumable.get_open(tx, upload_id, project=caller.project)
         keys = uploads.take_parts(tx, upload_id)
         uploads.end(tx, upload_id, state="cancelled")
+        audit.note(tx, caller=caller, action="upload.cancel", target=upload_id)
     discard(service, keys)

@@ -16,7 +16,7 @@ from api.sweep_schemas import Sweep, SweepDetail, SweepPage, Trial, TrialPage
 from jobs import submission
 from jobs.backends import Backends
 from jobs.sealing import cipher_of
-from jobs.store import sweeps
+from jobs.store import audit, sweeps
 from jobs.sweeps import engine
 from jobs.sweeps.checking import parse_plan, variants
 from jobs.sweeps.plan import Plan
@@ -120,19 +120,23 @@ def cancel_sweep(caller: Submitter, service: Service, sweep_id: SweepId) -> Swee
     """
     with service.database.transaction() as tx:
         sweep = engine.cancel(tx, sweep_id, project=caller.project)
+        audit.note(tx, caller=caller, action="sweep.cancel", target=sweep_id)
         return SweepDetail.whole(sweep, trials=sweeps.trials_of(tx, sweep.id))
 
 
 def _check(service: Backends, plan: Plan, *, project: str) -> None:
     problems_found: list[FieldProblem] = []
     cipher = cipher_of(service.settings)
+    with service.database.transaction() as tx:  # the names of its jobs begin with it
+        submission.check_secrets(tx, {"name": plan.name}, project=project, cipher=cipher)
     for variant in variants(plan):
         try:
             if variant.has_other_rows:
                 submission.check(service, variant.spec, project=project)
             else:
                 with service.database.transaction() as tx:
-                    submission.look_up(tx, variant.spec, project=project, cipher=cipher)
+                    home = service.settings.home
+                    submission.look_up(tx, variant.spec, project=project, home=home, cipher=cipher)
         except InvalidSpec as error:
             problems_found.extend(map(variant.placed, error.problems))
     if problems_found:
@@ -143,6 +147,7 @@ def _create(service: Backends, plan: Plan, caller: Caller, once: Once) -> Respon
     with service.database.transaction() as tx:
         values = plan.model_dump(mode="json")
         sweep = sweeps.create(tx, project=caller.project, name=plan.name, plan=values)
+        audit.note(tx, caller=caller, action="sweep.create", target=sweep.id)
         engine.advance(tx, sweep, max_attempts=service.settings.max_attempts)
         shown = Sweep.of(sweep, trials=sweeps.trials_of(tx, sweep.id))
         return once.answer(tx, shown, location=f"/sweeps/{sweep.id}")

@@ -11,6 +11,7 @@ from api import openapi, problems
 from api.access import Admin, Caller, Reader
 from api.bodies import JsonBody, OptionalJsonBody
 from api.dependencies import PageParameters, Service, WebhookId, WebhookSender
+from api.idempotency import NotIdempotent
 from api.webhook_schemas import (
     Delivery,
     DeliveryPage,
@@ -60,7 +61,12 @@ class DeliveryParameters(PageParameters):
     ),
 )
 async def create_webhook(
-    caller: Admin, service: Service, sender: WebhookSender, body: JsonBody, response: Response
+    caller: Admin,
+    service: Service,
+    sender: WebhookSender,
+    body: JsonBody,
+    response: Response,
+    _once: NotIdempotent,
 ) -> WebhookWithSecret:
     """Have events of jobs sent to a URL, signed as Standard Webhooks 1.0 has it.
 
@@ -146,7 +152,11 @@ def delete_webhook(caller: Admin, service: Service, webhook_id: WebhookId) -> No
     ),
 )
 def rotate_webhook_secret(
-    caller: Admin, service: Service, webhook_id: WebhookId, body: OptionalJsonBody
+    caller: Admin,
+    service: Service,
+    webhook_id: WebhookId,
+    body: OptionalJsonBody,
+    _once: NotIdempotent,
 ) -> WebhookWithSecret:
     """Make a new signing secret and show it, this once.
 
@@ -196,6 +206,7 @@ async def send_test_event(
         with service.database.transaction() as tx:
             webhook = webhooks.get(tx, webhook_id, project=caller.project)
             notice = notices.sample(event_type, at=datetime.now(UTC))
+            audit.note(tx, caller=caller, action="webhook.test", target=webhook_id)
             return deliveries.add_claimed(tx, webhook, notice, lease_seconds=sender.lease_seconds)
 
     claimed = await run_in_threadpool(add)
@@ -236,7 +247,11 @@ def redeliver(
     """Send an event again, with the same id and body; its tries go on where they stood."""
     with service.database.transaction() as tx:
         webhook = webhooks.get(tx, webhook_id, project=caller.project)
-        return Delivery.model_validate(deliveries.again(tx, webhook.id, event_id))
+        delivery = deliveries.again(tx, webhook.id, event_id)
+        audit.note(
+            tx, caller=caller, action="webhook.redeliver", target=webhook_id, event_id=event_id
+        )
+        return Delivery.model_validate(delivery)
 
 
 def _create(service: Backends, caller: Caller, values: dict[str, Any]) -> WebhookWithSecret:

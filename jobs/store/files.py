@@ -7,7 +7,7 @@ from sqlalchemy import Select, delete, func, insert, or_, select, update
 
 from jobs.identifiers import new_id, sibling
 from jobs.records import File
-from jobs.store import datasets
+from jobs.store import datasets, quotas
 from jobs.tables import files
 from jobs.transaction import Transaction
 from trainer_core.errors import DatasetInUse, FileNotFound
@@ -21,7 +21,12 @@ def id_of(dataset_id: str) -> str:
 
 
 def create(tx: Transaction, values: dict[str, Any]) -> File:
-    """Keep a file that is no data set; `values` are its columns, its project and key among them."""
+    """Keep a file that is no data set; `values` are its columns, its project and key among them.
+
+    Raises:
+        QuotaExceeded: its project may not store as much.
+    """
+    quotas.check_storage(tx, values["project"], num_bytes=values["size_bytes"])
     new = {"id": sibling(new_id("file"), prefix="file-"), **values}
     return _file(tx.connection.execute(insert(files).values(**new).returning(files)).one())
 

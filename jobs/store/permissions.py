@@ -54,8 +54,8 @@ def page(
     return [Permission(**row._mapping) for row in rows]
 
 
-def revoke(tx: Transaction, permission_id: str, *, job_id: str, step: int | None) -> None:
-    """Take a permission back, or raise PermissionNotFound."""
+def revoke(tx: Transaction, permission_id: str, *, job_id: str, step: int | None) -> Permission:
+    """Take a permission back and return it, or raise PermissionNotFound."""
     gone = tx.connection.execute(
         delete(checkpoint_permissions)
         .where(
@@ -63,13 +63,14 @@ def revoke(tx: Transaction, permission_id: str, *, job_id: str, step: int | None
             _OF_CHECKPOINT.job_id == job_id,
             _OF_CHECKPOINT.step.is_not_distinct_from(step),
         )
-        .returning(_OF_CHECKPOINT.id)
+        .returning(checkpoint_permissions)
     ).one_or_none()
     if gone is None:
         raise PermissionNotFound(
             f"there is no permission '{permission_id[:80]}' for this checkpoint.",
             param="permission_id",
         )
+    return Permission(**gone._mapping)
 
 
 def source_job(tx: Transaction, job_id: str, *, step: int | None, project: str) -> Job:

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from jobs.records import Job, Project, Use
 from jobs.states import LEASED, State
-from jobs.tables import artifacts, attempts, checkpoints, datasets, jobs, projects, usage
+from jobs.tables import artifacts, attempts, checkpoints, datasets, files, jobs, projects, usage
 from jobs.transaction import Transaction
 from trainer_core.errors import QuotaExceeded
 
@@ -47,22 +47,14 @@ def check_job(tx: Transaction, project: str) -> None:
             .where(projects.c.name == project)
             .with_for_update(key_share=True)
         )
-        if (queued := _num_queued(tx, project)) >= limits.max_queued_jobs:
-            raise _exceeded(
-                f"{queued} jobs of project '{project}' wait", limits, "max_queued_jobs",
-                hint="Wait until some have started, or cancel some.",
-                retry_after_seconds=_QUEUE_SECONDS,
-            )  # fmt: skip
-    if limits.max_device_hours is not None:
-        hours = _device_seconds(tx, project) / _HOUR
-        if hours >= limits.max_device_hours:
-            raise _exceeded(
-                f"project '{project}' has used {hours:.1f} device-hours this month",
-                limits, "max_device_hours",
-                hint="Wait for the next month (UTC), or ask an operator for more.",
-                retry_after_seconds=_seconds_to_next_month(),
-            )  # fmt: skip
-    _check_storage(tx, limits, num_bytes=0)
+    _check_job(tx, limits)
+
+
+def foresee_job(tx: Transaction, project: str) -> None:
+    """Raise QuotaExceeded if a further job would be refused now; holds up no submission."""
+    limits = _limits(tx, project)
+    if limits is not None:
+        _check_job(tx, limits)
 
 
 def check_storage(tx: Transaction, project: str, *, num_bytes: int) -> None:
@@ -101,6 +93,28 @@ def _limits(tx: Transaction, project: str) -> Project | None:
     return None if row is None else Project(**row._mapping)
 
 
+def _check_job(tx: Transaction, limits: Project) -> None:
+    project = limits.name
+    if limits.max_queued_jobs is not None:
+        queued = _num_queued(tx, project)
+        if queued >= limits.max_queued_jobs:
+            raise _exceeded(
+                f"{queued} jobs of project '{project}' wait", limits, "max_queued_jobs",
+                hint="Wait until some have started, or cancel some.",
+                retry_after_seconds=_QUEUE_SECONDS,
+            )  # fmt: skip
+    if limits.max_device_hours is not None:
+        hours = _device_seconds(tx, project) / _HOUR
+        if hours >= limits.max_device_hours:
+            raise _exceeded(
+                f"project '{project}' has used {hours:.1f} device-hours this month",
+                limits, "max_device_hours",
+                hint="Wait for the next month (UTC), or ask an operator for more.",
+                retry_after_seconds=_seconds_to_next_month(),
+            )  # fmt: skip
+    _check_storage(tx, limits, num_bytes=0)
+
+
 def _check_storage(tx: Transaction, limits: Project, *, num_bytes: int) -> None:
     if limits.max_storage_bytes is None:
         return
@@ -109,7 +123,7 @@ def _check_storage(tx: Transaction, limits: Project, *, num_bytes: int) -> None:
         more = f", and this would be {num_bytes:,} more" if num_bytes else ""
         raise _exceeded(
             f"project '{limits.name}' stores {stored:,} bytes{more}", limits, "max_storage_bytes",
-            hint="Delete data sets that no job needs, or ask an operator for more.",
+            hint="Delete data sets and files that no job needs, or ask an operator for more.",
             retry_after_seconds=_STORAGE_SECONDS,
         )  # fmt: skip
 
@@ -153,7 +167,11 @@ def _stored_bytes(tx: Transaction, project: str) -> int:
         .join(jobs, jobs.c.id == checkpoints.c.job_id)
         .where(jobs.c.project == project)
     )
-    parts = (of_datasets, of_models, of_checkpoints)
+    of_files = select(func.coalesce(func.sum(files.c.size_bytes), 0)).where(
+        files.c.project == project,
+        files.c.key.is_not(None),  # the others are data sets, or figures
+    )
+    parts = (of_datasets, of_files, of_models, of_checkpoints)
     total = sum((part.scalar_subquery() for part in parts), literal(0))
     return int(tx.connection.execute(select(total)).scalar_one())
 

@@ -7,12 +7,14 @@ is in the database: it can die between any two looks.
 import contextlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jobs.backends import Backends
+from jobs.identifiers import new_id
 from jobs.records import Job, Sweep, Trial
 from jobs.states import FINAL, State, SweepState, TrialState
-from jobs.store import events, jobs, sweeps
+from jobs.store import audit, events, jobs, sweeps
 from jobs.sweeps.overrides import overridden
 from jobs.sweeps.plan import Plan
 from jobs.sweeps.pruning import hopeless
@@ -25,6 +27,15 @@ _SPLIT = "eval"
 _ENDS = {State.FAILED: TrialState.FAILED, State.CANCELLED: TrialState.CANCELLED}
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Searcher:
+    """A sweep, as the audit log calls who makes and cancels its jobs."""
+
+    project: str
+    name: str  # id of the sweep
+    key_id: str | None = None
 
 
 def look(backends: Backends) -> None:
@@ -132,6 +143,8 @@ def _cancel_job(tx: Transaction, sweep: Sweep, trial: Trial, *, reason: str) -> 
         # It may have ended this moment, or been deleted; the next look sees what became of it.
         with contextlib.suppress(IllegalTransition, JobNotFound):
             jobs.cancel(tx, trial.job_id, project=sweep.project, reason=reason)
+            searcher = _Searcher(sweep.project, sweep.id)
+            audit.note(tx, caller=searcher, action="job.cancel", target=trial.job_id, reason=reason)
 
 
 def _submit(
@@ -149,13 +162,7 @@ def _submit(
         try:
             spec = _spec_of(sweep, plan, params, number=number)
             with tx.connection.begin_nested():
-                job = jobs.create(
-                    tx,
-                    spec,
-                    project=sweep.project,
-                    max_attempts=max_attempts,
-                    sweep_id=sweep.id,
-                )
+                job = _create_job(tx, sweep, spec, max_attempts=max_attempts)
         except LuthierError as error:
             if error.retryable:
                 return  # such as a quota: another look will do it
@@ -165,6 +172,19 @@ def _submit(
                 tx, sweep.id, number, params=params, job_id=job.id if job else None, reason=reason
             )
         )
+
+
+def _create_job(tx: Transaction, sweep: Sweep, spec: JobSpec, *, max_attempts: int) -> Job:
+    job_id, searcher = new_id("job"), _Searcher(sweep.project, sweep.id)
+    return jobs.create(
+        tx,
+        spec,
+        job_id=job_id,
+        project=sweep.project,
+        max_attempts=max_attempts,
+        sweep_id=sweep.id,
+        beside=[audit.entry(searcher, "job.create", job_id, detail={})],
+    )
 
 
 def _spec_of(sweep: Sweep, plan: Plan, params: dict[str, Any], *, number: int) -> JobSpec:

@@ -36,6 +36,7 @@ from trainer_core.errors import LuthierError
 _ENVIRONMENT = (
     ("LUTHIER_URL", "Where the service is. Default http://127.0.0.1:8750."),
     ("LUTHIER_API_KEY", "Key that the service asks for. There is no option for it, on purpose."),
+    ("LUTHIER_API_KEY_FILE", "File that holds the key, in place of the variable."),
     ("LUTHIER_TRACEBACK", "Set to 1 to see where an unforeseen error came from."),
 )
 _COMPLETION = (("luthier completion SHELL", "for bash, zsh and fish"),)

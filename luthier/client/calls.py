@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -33,6 +34,8 @@ MAX_DELAY_SECONDS = 10.0
 MAX_RETRY_AFTER_SECONDS = 60.0
 SLOW_SECONDS = 900.0  # for answers that come once every row of an upload has been read
 IDEMPOTENCY_KEY = "Idempotency-Key"
+KEY_VARIABLE = "LUTHIER_API_KEY"
+KEY_FILE_VARIABLE = "LUTHIER_API_KEY_FILE"
 _LATER = frozenset({429, 502, 503, 504})
 _IN_FLIGHT = "request_in_flight"  # the first request with the key is still being worked on
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
@@ -229,13 +232,36 @@ def _without_userinfo(url: str) -> str:
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
+def key_of(environment: Mapping[str, str]) -> str | None:
+    """Return the key that the environment holds, or that is in the file that it names."""
+    key, path = environment.get(KEY_VARIABLE), environment.get(KEY_FILE_VARIABLE)
+    if not path:
+        return key or None
+    if key:
+        raise InvalidSetting(
+            f"{KEY_VARIABLE} and {KEY_FILE_VARIABLE} are both set.",
+            hint="Set one of them.",
+            param=KEY_FILE_VARIABLE,
+        )
+    try:
+        return Path(path).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise InvalidSetting(
+            f"{KEY_FILE_VARIABLE}: no key can be read from '{path}': {reason}.",
+            hint="Name a file that you may read, and that holds the key alone.",
+            param=KEY_FILE_VARIABLE,
+        ) from error
+
+
 def _checked_key(api_key: str) -> str:
     key = api_key.strip()
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise InvalidSetting(
             "the API key is empty or holds characters that no key has.",
-            hint="Set LUTHIER_API_KEY to the key alone, without quotes.",
-            param="LUTHIER_API_KEY",
+            hint=f"Set {KEY_VARIABLE}, or what is in {KEY_FILE_VARIABLE}, to the key alone, "
+            "without quotes.",
+            param=KEY_VARIABLE,
         )
     return key
 

@@ -14,7 +14,7 @@ from jobs.backends import Backends
 from jobs.settings import Settings
 from jobs.tables import api_keys
 from tests.api.access import Door
-from tests.api.conftest import serve, submit
+from tests.api.conftest import say, serve, submit
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +118,35 @@ def test_revoked_key_is_dead_within_seconds(door: Door) -> None:
             assert client.get("/jobs").status_code == 401
         assert admin.get(f"/keys/{made['id']}").json()["revoked_at"]
         assert admin.post(f"/keys/{made['id']}/rotate").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "accept"),
+    [
+        ("events", "text/event-stream"),
+        ("logs", "text/event-stream"),
+        ("logs?follow=true", "text/plain"),
+    ],
+)
+def test_open_stream_of_a_revoked_key_is_told_nothing_more_and_ends(
+    door: Door, path: str, accept: str
+) -> None:
+    with door.client() as admin:
+        job_id = submit(admin)
+        made = admin.post("/keys", json={"name": "ci", "scopes": ["read"]}).json()
+        with (
+            door.client_of(made["secret"]) as client,
+            client.stream("GET", f"/jobs/{job_id}/{path}", headers={"Accept": accept}) as stream,
+        ):
+            lines = stream.iter_lines()
+            say(door.backends, job_id, "before")
+            assert any("before" in line for line in lines)
+            assert admin.delete(f"/keys/{made['id']}").status_code == 204
+            time.sleep(FRESH_SECONDS + 0.1)
+            say(door.backends, job_id, "after")
+            assert not [line for line in lines if "after" in line]
+            assert client.get(f"/jobs/{job_id}/{path}").status_code == 401
+        assert admin.get(f"/jobs/{job_id}").json()["state"] == "queued"
 
 
 def test_rotated_key_works_on_for_the_overlap_and_its_successor_at_once(door: Door) -> None:

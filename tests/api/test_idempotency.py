@@ -196,3 +196,26 @@ def test_a_base_model_is_registered_once(client: httpx.Client) -> None:
 
     assert [reply.status_code for reply in replies] == [201, 201]
     assert replies[0].content == replies[1].content
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/keys", {"name": "k", "scopes": ["read"]}),
+        ("/keys/key_01k9/rotate", {}),
+        ("/webhooks", {"url": "https://example.org/hooks"}),
+        ("/webhooks/wh_01k9/rotate-secret", {}),
+        ("/projects", {"name": "vision"}),
+    ],
+)
+def test_a_key_is_refused_where_the_reply_is_not_kept(
+    shared: Shared, path: str, body: dict[str, Any]
+) -> None:
+    thing = path.split("/")[1]
+    before = shared.client.get(f"/{thing}").json()
+
+    refused = shared.client.post(path, json=body, headers={"Idempotency-Key": "k"})
+
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request")
+    assert refused.json()["param"] == "Idempotency-Key"
+    assert shared.client.get(f"/{thing}").json() == before

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from sqlalchemy import event
 
+from api.keyring import FRESH_SECONDS, Caller, Keyring
 from jobs.backends import Backends
 from jobs.settings import Settings
-from jobs.store import rates
+from jobs.store import keys, rates
 from tests.api.access import Door
 from tests.api.conftest import CSV, serve, spec_of, submit, upload
 from tests.api.statements import statements_of_requests
@@ -73,6 +75,32 @@ def test_flood_of_one_key_costs_the_database_next_to_nothing(door: Door) -> None
     assert 4 <= len(statements) <= 12 * seconds + 60, Counter(statements)
 
 
+def test_thousand_streams_of_a_key_look_it_up_once_in_two_seconds(backends: Backends) -> None:
+    with backends.database.transaction() as tx:
+        made = keys.issue(tx, project="default", name="many", scopes=["read"])
+    keyring = Keyring(backends.database, is_open=False, rate=100)
+    looks: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        looks.append(statement)
+
+    async def ask(caller: Caller) -> tuple[set[bool], int]:
+        await asyncio.sleep(FRESH_SECONDS)
+        looks.clear()
+        answers = await asyncio.gather(*(keyring.still_admits(caller) for _ in range(1000)))
+        return set(answers), len(looks)
+
+    async def follow() -> list[tuple[set[bool], int]]:
+        caller = await keyring.admit(made.secret)
+        while_it_works = await ask(caller)
+        with backends.database.transaction() as tx:
+            keys.revoke(tx, made.key.id, project=None)
+        return [while_it_works, await ask(caller)]
+
+    event.listen(backends.engine, "before_cursor_execute", note)
+    assert asyncio.run(follow()) == [({True}, 1), ({False}, 1)]
+
+
 def test_all_processes_together_keep_to_one_limit(door: Door) -> None:
     secret = door.secret("loud", requests_per_second=2)
     with door.client() as client:
@@ -109,6 +137,25 @@ def test_quotas_are_told_with_what_to_do_and_leave_other_projects_alone(door: Do
     assert use["storage_bytes"] == 3 * len(CSV)
     kept = list((door.backends.settings.home / "storage" / "datasets").iterdir())
     assert len(kept) == 4, "the file of a refused upload was left behind"
+
+
+def test_job_is_not_valid_while_the_quota_is_full_and_its_data_set_is(door: Door) -> None:
+    with door.client() as operator, door.client("small") as small:
+        operator.patch("/projects/small", json={"max_queued_jobs": 1}).raise_for_status()
+        spec = spec_of(upload(small))
+        free = small.post("/jobs/validate", json=spec).json()
+        submit(small)
+        full = small.post("/jobs/validate", json=spec).json()
+        refused = small.post("/jobs", json=spec)
+        url = f"/datasets/{spec['data']['train'].removeprefix('dataset:')}/validate"
+        dataset = small.post(url, json={"task": spec["task"]}).json()
+
+    assert free["is_valid"]
+    assert not full["is_valid"]
+    assert [error["code"] for error in full["errors"]] == ["quota_exceeded"]
+    assert full["errors"][0]["message"] == refused.json()["detail"]
+    assert full["rows"] == free["rows"]
+    assert dataset["is_valid"]
 
 
 def test_upload_that_would_be_too_much_leaves_no_file(door: Door) -> None:

@@ -49,7 +49,7 @@ OF_OPENAI = {
     "delete_openai_model", "create_chat_completion", "create_completion", "create_embedding",
     "create_webhook_endpoint", "list_webhook_endpoints", "get_webhook_endpoint",
     "change_webhook_endpoint", "delete_webhook_endpoint", "rotate_webhook_endpoint_secret",
-    "test_webhook_endpoint", "list_webhook_event_types",
+    "test_webhook_endpoint", "list_webhook_event_types", "run_grader", "validate_grader",
 }  # fmt: skip
 
 

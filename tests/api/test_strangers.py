@@ -49,6 +49,7 @@ def test_without_a_key_nothing_but_health_answers(door: Door, operations: list[O
                     bodies.add(told(answer))
                     assert code_of(answer, operation) in ("unauthorized", "invalid_api_key")
                     assert answer.headers["WWW-Authenticate"] == "Bearer"
+                    assert "401" in operation.statuses, asked
             assert len(bodies) <= 1, "no key, a wrong key and an unknown one are told apart"
 
 
@@ -69,6 +70,7 @@ def test_stranger_is_answered_by_the_same_queries_as_if_there_were_nothing(
                 statements.clear()
                 theirs, queries = asked.ask(stranger), [*statements]
                 assert theirs.status_code < 500, asked
+                assert str(theirs.status_code) in operation.statuses, (asked, theirs.text)
                 if asked.name in PUBLIC | SHARED | OWN_NAMES:
                     continue
                 statements.clear()

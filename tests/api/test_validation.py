@@ -37,8 +37,7 @@ def test_a_good_job_is_valid_and_its_rows_are_told(shared):
     assert found["rows"]["num_rows"] == {"train": 36, "eval": 4, "test": 0}
     assert [one["label"] for one in found["rows"]["labels"]] == ["a", "b"]
     assert found["files"][0]["columns"][0] == {"name": "text", "type": "string"}
-    # What the Hub has, a worker fetches; so that is all that can be told.
-    assert "Hub" in found["missing"][0]["why"]
+    assert "HF_HUB_OFFLINE" in found["missing"][0]["why"]
     assert jobs_on(shared.client, spec) == []
 
 
@@ -75,6 +74,19 @@ def test_a_body_that_is_no_spec_is_told_as_an_error(shared, body):
     assert not found["is_valid"]
     assert found["errors"][0]["code"] == "invalid_spec"
     assert found["rows"] is None
+
+
+def test_a_secret_in_a_spec_is_an_error_as_in_a_submission_and_not_told_again(shared):
+    token = "hf_" + "a1B2" * 8
+    spec = spec_of(upload(shared.client), name=f"with {token}", labels={"key": token})
+    refused = shared.client.post("/jobs", json=spec)
+    found = validated(shared.client, spec)
+    assert not found["is_valid"]
+    (error,) = found["errors"]
+    assert (refused.status_code, error["detail"]["errors"]) == (422, refused.json()["errors"])
+    assert {one["pointer"] for one in refused.json()["errors"]} == {"/name", "/labels/key"}
+    assert found["rows"]["num_rows"]["train"] == 36, "the rest is looked at"
+    assert token not in json.dumps(found)
 
 
 def test_what_is_there_twice_is_a_warning(shared):

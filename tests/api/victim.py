@@ -33,6 +33,7 @@ class Operation:
     method: str
     path: str
     content: Mapping[str, Any]  # of its body, by media type
+    statuses: frozenset[str]  # of its answers
 
     @property
     def is_openais(self) -> bool:
@@ -60,6 +61,7 @@ def operations_of(settings: Settings) -> list[Operation]:
             method.upper(),
             path,
             operation.get("requestBody", {}).get("content", {}),
+            frozenset(operation["responses"]),
         )
         for path, item in create_app(settings).openapi()["paths"].items()
         for method, operation in item.items()
@@ -72,30 +74,31 @@ class Victim:
 
     def __init__(self, door: Door, client: httpx.Client) -> None:
         hook = {"url": NOWHERE, "name": "canary-hook"}
-        webhook_id = _made(client, "/webhooks", json=hook)["id"]
+        webhook_id = made(client, "/webhooks", json=hook)["id"]
         job_id = submit(client, name="canary-job")
-        _train(door, job_id)
+        train(door, job_id)
         dataset_id = client.get(f"/jobs/{job_id}").json()["spec"]["data"]["train"][8:]
-        _made(client, "/models", json={"name": "canary-model", "hub": "org/x"})
+        made(client, "/models", json={"name": "canary-model", "hub": "org/x"})
         key = {"name": "canary-key", "scopes": ["read"]}
         client.put("/secrets/canary-model", json={"value": "canary-value"}).raise_for_status()
         (sent, *_) = client.get(f"/webhooks/{webhook_id}/deliveries").json()["data"]
-        tuned = client.get("/v1/models").json()["data"][-1]["id"]
+        named = [model["id"] for model in client.get("/v1/models").json()["data"]]
+        (tuned, *_) = [name for name in named if name.startswith("ft:")]  # the newest
         checkpoint = f"{tuned}:ckpt-step-{_STEP}"
         door.secret("third")
         let = {"project_ids": ["third"]}
-        granted = _made(client, f"/v1/fine_tuning/checkpoints/{checkpoint}/permissions", json=let)
+        granted = made(client, f"/v1/fine_tuning/checkpoints/{checkpoint}/permissions", json=let)
         file = {"bytes": 8, "filename": "x", "mime_type": "text/plain", "purpose": "user_data"}
         self.ids = {
             "job_id": job_id,
             "dataset_id": dataset_id,
-            "key_id": _made(client, "/keys", json=key)["id"],
+            "key_id": made(client, "/keys", json=key)["id"],
             "webhook_id": webhook_id,
             "event_id": sent["event_id"],
-            "sweep_id": _made(client, "/sweeps", json=_sweep_of(upload(client)))["id"],
+            "sweep_id": made(client, "/sweeps", json=_sweep_of(upload(client)))["id"],
             "file_id": f"file-{dataset_id.removeprefix('ds_')}",
-            "upload_id": _made(client, "/v1/uploads", json=file)["id"],
-            "own_upload_id": _made(client, "/uploads", json=_FILE)["id"],
+            "upload_id": made(client, "/v1/uploads", json=file)["id"],
+            "own_upload_id": made(client, "/uploads", json=_FILE)["id"],
             "model": tuned,
             "checkpoint": checkpoint,
             "permission_id": granted["data"][0]["id"],
@@ -169,13 +172,14 @@ def _sweep_of(dataset_id: str) -> dict[str, Any]:
     return {"spec": spec, "space": {"/training/learning_rate": rates}, "name": "canary-sweep"}
 
 
-def _made(client: httpx.Client, path: str, **sent: Any) -> dict[str, Any]:
+def made(client: httpx.Client, path: str, **sent: Any) -> dict[str, Any]:
+    """Return what a POST has made."""
     answer = client.post(path, **sent)
     assert answer.is_success, answer.text
     return dict(answer.json())
 
 
-def _train(door: Door, job_id: str) -> None:
+def train(door: Door, job_id: str) -> None:
     """Bring a job to its end as a worker does, with a file and a checkpoint."""
     job = claim(door.backends)
     assert job.id == job_id

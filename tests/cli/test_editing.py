@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 
 import luthier
 from jobs.backends import Backends
-from tests.api.conftest import claim, say, succeed
+from jobs.settings import Settings
+from tests.api.conftest import claim, say, serve, succeed
 from tests.cli.conftest import Run
 from tests.client.conftest import fail, submit
 from trainer_core.errors import LuthierError
@@ -115,9 +117,25 @@ def test_open_prints_the_url_where_there_is_no_browser(
 
     page, job = run("open"), run("open", "job_1")
 
-    assert (page.exit_code, page.stdout) == (0, f"{url}/\n")
+    assert (page.exit_code, page.stdout) == (0, f"{url}/docs\n")
     assert job.stdout == f"{url}/jobs/job_1\n"
     assert "no browser here" in job.stderr
+
+
+def test_open_leads_to_what_a_browser_without_the_key_can_show(
+    run: Run, service_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(service_settings.model_copy(update={"auth": "keys"})) as url:
+        monkeypatch.setenv("LUTHIER_URL", url)
+        monkeypatch.setenv("LUTHIER_API_KEY", "luthier_key")
+        result = run("open", "job_1", "--print")
+
+        page, _, form = result.stdout.strip().partition("#")
+        assert httpx.get(f"{url}/jobs/job_1").status_code == 401
+        assert httpx.get(page).status_code == 200
+        described = httpx.get(f"{url}/openapi.json").json()["paths"]["/jobs/{job_id}"]["get"]
+        assert form == f"/{described['tags'][0]}/{described['operationId']}"
+        assert "under Authorize" in result.stderr
 
 
 def test_log_of_what_failed_leaves_out_the_attempt_that_did_not(

@@ -189,6 +189,44 @@ def test_key_of_the_environment_is_sent_as_bearer(monkeypatch: pytest.MonkeyPatc
         assert path == "/jobs/job_1"
 
 
+def test_key_is_read_from_the_file_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("secret-1\n")
+    monkeypatch.setenv("LUTHIER_API_KEY_FILE", str(file))
+    with ScriptedServer([Answer(body=JOB)] * 2) as server:
+        with luthier.Client(server.url) as client:
+            client.jobs.get("job_1")
+        with luthier.Client(server.url, api_key="secret-2") as client:
+            client.jobs.get("job_1")
+
+        sent = [headers["Authorization"] for _, _, headers in server.requests]
+        assert sent == ["Bearer secret-1", "Bearer secret-2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "other", "message"),
+    [
+        (b"secret-1", "secret-2", "are both set"),
+        (None, "", "No such file"),
+        (b"", "", "the API key is empty"),
+        (b"\xff", "", "it is not text"),
+    ],
+)
+def test_file_without_one_key_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, other: str, message: str
+) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("LUTHIER_API_KEY_FILE", str(file))
+    monkeypatch.setenv("LUTHIER_API_KEY", other)
+    with pytest.raises(InvalidSetting, match=message) as caught:
+        luthier.Client("http://127.0.0.1:1")
+    assert "secret" not in str(caught.value)
+
+
 def test_refused_key_is_an_authentication_error() -> None:
     refused = Answer(401, {"title": "Unauthorized", "detail": "no.", "code": "unknown_key"})
     with (

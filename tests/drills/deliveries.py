@@ -13,10 +13,10 @@ from sqlalchemy import text
 
 from jobs.store import artifacts
 from tests.cutting_proxy import CuttingProxy
-from tests.drills.fake_hub import FakeHub
 from tests.drills.plan import Counted, Drill
 from tests.drills.site import Site, until
 from tests.drills.work import Work, save_model, spec_of
+from tests.fake_hub import FakeHub
 from tests.pushable_hub import HANG, PushableHub
 from tests.s3_server import RCLONE, s3_environment, s3_server
 

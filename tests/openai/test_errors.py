@@ -4,9 +4,12 @@ import httpx
 import openai
 import pytest
 
+from tests.api.conftest import serve
 from tests.openai.conftest import CHATS, MODEL, PAIRS, start, upload
 
 pytestmark = pytest.mark.slow
+
+TOKEN = "hf_" + "a1B2" * 8
 
 
 def test_unknown_ids_are_not_found(client):
@@ -61,6 +64,13 @@ def test_unknown_ids_are_not_found(client):
             "method.type is 'dpo'",
         ),
         ({"model": "model:no/way"}, "model", "is not a reference"),
+        ({"suffix": TOKEN}, "suffix", "looks like a secret"),
+        ({"metadata": {"key": TOKEN}}, "metadata.key", "looks like a secret"),
+        (
+            {"integrations": [{"type": "wandb", "wandb": {"project": "p", "tags": [TOKEN]}}]},
+            "integrations.0.wandb.tags.0",
+            "looks like a secret",
+        ),
     ],
 )
 def test_a_wrong_field_is_told_by_its_place_in_the_request(one_client, given, param, words):
@@ -70,6 +80,57 @@ def test_a_wrong_field_is_told_by_its_place_in_the_request(one_client, given, pa
     assert told.value.param == param
     assert words in told.value.message
     assert told.value.code in ("invalid_value", "unknown_parameter")
+
+
+def test_a_secret_as_the_name_of_a_file_is_refused_and_nothing_is_kept(facade, one_client):
+    kept = [file.id for file in one_client.files.list()]
+    name = f"{TOKEN}.jsonl"
+    upload_of = {"bytes": 8, "filename": name, "mime_type": "text/plain", "purpose": "batch"}
+    for call, param in (
+        (lambda: upload(one_client, name=name), "file"),
+        (lambda: one_client.files.create(file=(name, b"8 bytes."), purpose="batch"), "file"),
+        (lambda: one_client.uploads.create(**upload_of), "filename"),
+    ):
+        with pytest.raises(openai.BadRequestError) as told:
+            call()
+        assert told.value.param == param
+        assert "looks like a secret" in told.value.message
+        assert TOKEN not in told.value.message
+
+    announced = {"name": name, "size_bytes": 8, "sha256": "0" * 64}
+    native = httpx.post(f"{facade.url}/uploads", json=announced)
+    assert (native.status_code, native.json()["errors"][0]["pointer"]) == (422, "/name")
+    assert [file.id for file in one_client.files.list()] == kept
+
+
+def test_a_key_that_is_none_is_told(facade):
+    settings = facade.backends.settings.model_copy(update={"auth": "keys"})
+    key = "luthier_" + "x" * 43
+    with (
+        serve(settings) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key=key) as stranger,
+        pytest.raises(openai.AuthenticationError) as told,
+    ):
+        stranger.models.list()
+
+    assert (told.value.status_code, told.value.code) == (401, "invalid_api_key")
+    assert told.value.type == "authentication_error"
+    assert key not in told.value.message
+
+
+def test_graders_are_not_available(client):
+    grader = {
+        "type": "string_check", "name": "g", "operation": "eq", "input": "a", "reference": "a",
+    }  # fmt: skip
+    graders = client.fine_tuning.alpha.graders
+    for call in (
+        lambda: graders.run(grader=grader, model_sample="a"),
+        lambda: graders.validate(grader=grader),
+    ):
+        with pytest.raises(openai.BadRequestError) as told:
+            call()
+        assert (told.value.param, told.value.code) == ("grader", "invalid_value")
+        assert "graders are not run here" in told.value.message
 
 
 def test_a_missing_field_is_told(facade):

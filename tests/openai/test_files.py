@@ -2,15 +2,18 @@
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import openai
 import pytest
 from sqlalchemy import update
 
 from api.sweeping import sweep
 from jobs.tables import files, uploads
-from tests.openai.conftest import CHATS, jsonl, start, upload
+from tests.openai.conftest import CHATS, Facade, jsonl, start, upload
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +57,27 @@ def test_rows_that_cannot_be_read_are_told_by_the_status(client):
     assert made.status_details.startswith("line 13:")
 
 
+def test_content_is_read_by_the_old_name_too(client):
+    made = client.files.create(file=("a.txt", b"some words"), purpose="user_data")
+
+    with pytest.warns(DeprecationWarning, match="content"):
+        assert str(client.files.retrieve_content(made.id)) == "some words"
+
+
+def test_files_for_evaluations_are_told_as_what_the_client_knows(client):
+    made = client.files.create(file=("a.txt", b"some words"), purpose="evals")
+    upload = client.uploads.create(
+        bytes=8, filename="a.txt", mime_type="text/plain", purpose="evals"
+    )
+    part = client.uploads.parts.create(upload.id, data=b"8 bytes.")
+
+    done = client.uploads.complete(upload.id, part_ids=[part.id])
+
+    assert (made.purpose, done.file.purpose) == ("user_data", "user_data")
+    assert client.files.retrieve(made.id).purpose == "user_data"
+    assert {made.id, done.file.id} <= {file.id for file in client.files.list(purpose="evals")}
+
+
 def test_files_are_listed_by_purpose_in_either_order_and_page_by_page(client):
     ids = [
         client.files.create(file=(f"{n}.txt", b"some words"), purpose="user_data").id
@@ -72,8 +96,6 @@ def test_files_are_listed_by_purpose_in_either_order_and_page_by_page(client):
 
 
 def test_a_data_set_is_a_file_and_a_file_a_data_set(facade, one_client):
-    import httpx
-
     file_id = upload(one_client)
     dataset_id = file_id.replace("file-", "ds_")
     with httpx.Client(base_url=facade.url) as native:
@@ -206,3 +228,48 @@ def test_an_upload_expires_and_its_parts_go(facade, one_client):
 
     assert "is expired" in told.value.message
     assert not list((facade.home / "storage" / "uploads" / made.id).iterdir())
+
+
+def stored_bytes(facade: Facade) -> int:
+    return int(httpx.get(f"{facade.url}/projects/default").json()["use"]["storage_bytes"])
+
+
+@contextmanager
+def room_for(facade: Facade, num_bytes: int) -> Iterator[None]:
+    """Let the project store so many bytes more."""
+    project = f"{facade.url}/projects/default"
+    quota = {"max_storage_bytes": stored_bytes(facade) + num_bytes}
+    httpx.patch(project, json=quota).raise_for_status()
+    yield
+    httpx.patch(project, json={"max_storage_bytes": None}).raise_for_status()
+
+
+def test_a_file_of_any_purpose_counts_and_is_refused_beyond_the_quota(facade, one_client):
+    before = stored_bytes(facade)
+    with room_for(facade, 10):
+        made = one_client.files.create(file=("a.txt", b"8 bytes."), purpose="user_data")
+        kept = sorted((facade.home / "storage" / "files").iterdir())
+        with pytest.raises(openai.RateLimitError) as told:
+            one_client.files.create(file=("b.txt", b"8 bytes."), purpose="batch")
+
+    assert stored_bytes(facade) == before + 8
+    assert told.value.code == "insufficient_quota"
+    assert sorted((facade.home / "storage" / "files").iterdir()) == kept
+    one_client.files.delete(made.id)
+    assert stored_bytes(facade) == before
+
+
+def test_a_file_that_came_in_parts_counts_and_is_refused_beyond_the_quota(facade, one_client):
+    before = stored_bytes(facade)
+    given = {"bytes": 8, "filename": "a.txt", "mime_type": "text/plain", "purpose": "user_data"}
+    first, second = (one_client.uploads.create(**given) for _ in range(2))
+    parts = [one_client.uploads.parts.create(one.id, data=b"8 bytes.") for one in (first, second)]
+
+    with room_for(facade, 10):
+        one_client.uploads.complete(first.id, part_ids=[parts[0].id])
+        with pytest.raises(openai.RateLimitError) as told:
+            one_client.uploads.complete(second.id, part_ids=[parts[1].id])
+
+    assert stored_bytes(facade) == before + 8
+    assert told.value.code == "insufficient_quota"
+    assert one_client.uploads.complete(second.id, part_ids=[parts[1].id]).status == "completed"

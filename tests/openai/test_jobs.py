@@ -8,7 +8,8 @@ import openai
 import pytest
 
 from jobs.identifiers import sibling
-from jobs.store import jobs
+from jobs.states import State
+from jobs.store import attempts, jobs
 from tests.openai.conftest import CHATS, MODEL, PAIRS, Facade, jsonl, start, upload
 from trainer_core.events import EventType
 
@@ -208,6 +209,30 @@ def test_a_waiting_job_is_paused_resumed_and_cancelled(client):
     assert told.value.code == "illegal_transition"
 
 
+def test_a_running_job_is_paused_and_goes_on(facade, client):
+    made = start(client)
+    job = facade.claim(made.id)
+    if client._strict_response_validation:  # the client has no word for it, and its service has
+        with pytest.raises(openai.APIResponseValidationError):
+            client.fine_tuning.jobs.pause(made.id)
+    else:
+        assert client.fine_tuning.jobs.pause(made.id).status == "pausing"
+        with pytest.raises(openai.ConflictError):
+            client.fine_tuning.jobs.resume(made.id)  # before its worker has let it go
+    with facade.backends.database.transaction() as tx:
+        attempts.end(
+            tx,
+            job.id,
+            State.PAUSED,
+            attempt=job.attempt,
+            reason="paused by request",
+        )
+
+    assert client.fine_tuning.jobs.resume(made.id).status == "queued"
+    facade.train(made.id)
+    assert client.fine_tuning.jobs.retrieve(made.id).status == "succeeded"
+
+
 def test_a_running_job_tells_when_it_may_end_and_a_cancelled_one_still_runs(facade, client):
     made = start(client)
     job = facade.claim(made.id)
@@ -350,8 +375,6 @@ def test_a_project_begins_with_the_model_that_it_was_let_use(facade, one_client)
 
 
 def test_a_failed_job_tells_why(facade, one_client):
-    from jobs.states import State
-    from jobs.store import attempts
     from trainer_core.errors import Diverged
 
     made = start(one_client)

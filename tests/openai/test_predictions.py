@@ -1,10 +1,8 @@
 """Finished models asked through the unmodified client; a thread answers in place of a worker."""
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import httpx
@@ -45,8 +43,7 @@ def answering(
         yield seen
     finally:
         stop.set()
-        nobodys = Asked("job_of_nobody", [], {})
-        desk._client.rpush("luthier:predict:questions", json.dumps(asdict(nobodys)))  # wakes it
+        desk._client.rpush("luthier:predict:questions", "nobody:ask")  # wakes it
         worker.join()
         desk._client.delete("luthier:predict:alive")
 
@@ -220,7 +217,7 @@ def test_nobody_waits_where_nobody_answers_or_too_many_wait(facade, one_client, 
         one_client.chat.completions.create(model=writer, messages=ASK)
     desk = Desk(facade.backends.redis_url)
     desk.say_alive()
-    desk._client.rpush("luthier:predict:questions", *["{}"] * MAX_WAITING)
+    desk._client.rpush("luthier:predict:questions", *["other:ask"] * MAX_WAITING)
     try:
         with pytest.raises(openai.InternalServerError) as full:
             one_client.chat.completions.create(model=writer, messages=ASK)

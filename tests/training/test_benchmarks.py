@@ -1,6 +1,7 @@
 """That the benches still run, and say of both sides that they did the same."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from benchmarks import (
     time_to_first_step,
     tokenize,
 )
-from benchmarks.harness import result
+from benchmarks.harness import Learned, Pair, result
 from benchmarks.texts import write_rows
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,27 @@ def test_a_ratio_above_one_is_ours_ahead() -> None:
     assert (less["ours"], less["peer"], less["ratio"]) == (3.0, 6.0, 2.0)
     more = result("b", runs, is_more_better=True, **options)  # type: ignore[arg-type]
     assert more["ratio"] == 0.5
+
+
+def pair(ours: float, peer: float) -> Pair:
+    return {"ours": {"s": 1.0, "loss": ours, "n": 1}, "peer": {"s": 2.0, "loss": peer, "n": 1}}
+
+
+def ratio_of(runs: list[Pair], **given: Any) -> float:
+    options = {"figure": "s", "unit": "s", "is_more_better": False, "quality": lambda _: None}
+    return float(result("b", runs, **options, **given)["ratio"])
+
+
+def test_a_faster_run_that_learns_less_or_does_other_work_counts_as_nothing() -> None:
+    learned = [Learned("loss", is_more_better=False)]
+    noisy = [pair(1.1, 1.0), pair(1.0, 1.2), pair(1.2, 1.0)]
+    assert ratio_of(noisy, learned=learned, same=["n"]) == 2.0
+    worse = [pair(1.31, 1.01), pair(1.3, 1.0), pair(1.29, 0.99)]
+    assert ratio_of(worse, learned=learned) == 0.0
+    assert ratio_of(worse, learned=[Learned("loss", is_more_better=True)]) == 2.0
+    other = pair(1.0, 1.0)
+    other["ours"]["n"] = 2
+    assert ratio_of([pair(1.0, 1.0), other], same=["n"]) == 0.0
 
 
 def test_the_chunked_loss_has_the_gradients_of_autograd() -> None:
@@ -63,9 +85,10 @@ def test_both_sides_of_the_starting_bench_take_their_first_step(
 ) -> None:
     monkeypatch.setattr(time_to_first_step, "NUM_ROWS", 100)
     folder = time_to_first_step._prepared(tmp_path)
-    ours = time_to_first_step._measure_ours(folder)
+    with time_to_first_step.warm_worker(folder) as measure_ours:
+        ours = measure_ours()
     peer = time_to_first_step._measure_peer(folder)
-    assert 0 < ours["cpu_seconds"] < peer["cpu_seconds"]
+    assert ours["seconds"] > 0 < peer["seconds"]
     assert ours["loss"] == pytest.approx(peer["loss"], rel=0.1)  # of other rows, by random weights
 
 

@@ -81,6 +81,20 @@ def _texts(count: int) -> list[dict[str, str]]:
     ]
 
 
+def _rows_of(task: str, count: int) -> list[dict[str, Any]]:
+    texts = [row["text"] for row in _texts(count)]
+    match task:
+        case "causal-lm":
+            return [{"text": text} for text in texts]
+        case "kto":
+            return [
+                {"prompt": text, "completion": f" {WORDS[number % 7]}", "label": number % 3 == 0}
+                for number, text in enumerate(texts)
+            ]
+        case _:
+            return colour_rows(count, seed=count)
+
+
 def _make(folder: Path, model: Path, *, processes: int, **parts: Any) -> RunDirectory:
     spec = {
         "task": "text-classification",
@@ -89,10 +103,7 @@ def _make(folder: Path, model: Path, *, processes: int, **parts: Any) -> RunDire
         "evaluation": {"baseline": False, "metric": "loss"},
         **parts,
     }
-    is_text = spec["task"] == "causal-lm"
-    rows, held_out = (
-        _texts(count) if is_text else colour_rows(count, seed=count) for count in (NUM_ROWS, 7)
-    )
+    rows, held_out = (_rows_of(spec["task"], count) for count in (NUM_ROWS, 7))
     directory = make_run(folder, model=model, rows=rows, spec=spec, eval=held_out)
     inputs = read_json(directory.inputs)
     write_json(directory.inputs, {**inputs, "num_processes": processes})
@@ -143,9 +154,20 @@ def test_two_processes_follow_the_path_of_one(alone: RunDirectory, together: Run
     assert read_json(together.lineage)["num_processes"] == 2
 
 
-def test_two_processes_weigh_every_token_alike(decoder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"task": "causal-lm"},
+        {"task": "causal-lm", "packing": True, "adapter": {"dropout": 0.0}},
+        {"task": "kto"},
+    ],
+    ids=["whole", "adapter, packed", "answers of others"],
+)
+def test_two_processes_weigh_every_token_alike(
+    decoder: Path, tmp_path: Path, parts: dict[str, Any]
+) -> None:
     alone, together = (
-        _make(tmp_path / str(count), decoder, processes=count, task="causal-lm") for count in (1, 2)
+        _make(tmp_path / str(count), decoder, processes=count, **parts) for count in (1, 2)
     )
     assert carry_out(alone).result is Result.SUCCEEDED
     _carry_out_together(together)

@@ -1,5 +1,6 @@
 """A worker that no longer hears the bell ends, so that its supervisor starts it anew."""
 
+import itertools
 import secrets
 import threading
 import time
@@ -29,12 +30,13 @@ def queue(servers):
         client.flushdb()
 
 
-def listen(url, tmp_path, *, has_free_slot=lambda: True):
+def listen(url, tmp_path, *, has_free_slot=lambda: True, num_heard=lambda: 0):
     heard_nothing = threading.Event()
     listening = Listening(
         url,
         alive=tmp_path / "alive",
         has_free_slot=has_free_slot,
+        num_heard=num_heard,
         on_silence=heard_nothing.set,
         silent_seconds=0.6,
         look_seconds=0.05,
@@ -63,6 +65,14 @@ def test_message_that_is_taken_late_is_no_silence(queue, tmp_path):
         client.delete(QUEUE)
         time.sleep(0.15)
     assert not heard_nothing.is_set()
+    listening.stop()
+
+
+def test_messages_that_come_faster_than_they_are_dropped_are_no_silence(queue, tmp_path):
+    client, url = queue
+    client.lpush(QUEUE, "{}")
+    listening, heard_nothing = listen(url, tmp_path, num_heard=itertools.count().__next__)
+    assert not heard_nothing.wait(1.5)
     listening.stop()
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,25 @@ from jobs.store import keys
 from luthier.embedded.ports import free_port
 from tests.conftest import Servers, fresh_database
 from tests.drills.site import save_model
+from tests.pushable_hub import PushableHub
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROWS = "text,label\n" + "".join(f"message {n},{'ab'[n % 2]}\n" for n in range(40))
+REPO = "me/colours"
 FINAL = ("succeeded", "failed", "cancelled")
 
-# A training process that tells all that it knows, a while after its job has begun.
+# Every process logs what its libraries do, and a training process tells all that it knows, a while
+# after its job has begun.
 CHATTERER = """
-import os, sys, threading, time
+import logging, os, sys, threading, time
+logging.root.addHandler(logging.StreamHandler())
+for name in (
+    "api", "asyncio", "celery", "filelock", "httpcore", "httpx", "huggingface_hub", "jobs", "kombu",
+    "luthier", "mlflow", "redis", "requests", "sqlalchemy", "trainer_core", "transformers",
+    "urllib3", "uvicorn", "wandb", "worker",
+):
+    logging.getLogger(name).setLevel(logging.DEBUG)
 def tell():
     while not os.environ.get("TRACKIO_WRITE_TOKEN"):
         time.sleep(0.05)
@@ -109,7 +120,7 @@ def test_no_secret_is_anywhere_but_in_its_place(
         "hf", "wandb", "mlflow", "trackio",  # stored by name
         "WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD",
     )}  # fmt: skip
-    with fresh_database(servers) as database_url:
+    with ExitStack() as contexts, fresh_database(servers) as database_url:
         port = free_port()
         settings = load_settings(
             home=home, database_url=database_url, redis_url=servers.redis_url, auth="keys",
@@ -135,16 +146,23 @@ def test_no_secret_is_anywhere_but_in_its_place(
             "LUTHIER_TRAINING_THREADS": "1", "LUTHIER_WARM_SPARE": "false",
             "PYTHONPATH": os.pathsep.join([str(plugins), *sys.path]),
             "HF_ENDPOINT": echo, "MLFLOW_TRACKING_URI": echo,
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "HF_DEBUG": "1", "WANDB_DEBUG": "true",
         }  # fmt: skip
+        hub = PushableHub(canaries["hf"])
+        if state == "succeeded":
+            environment["HF_ENDPOINT"] = contexts.enter_context(hub.serve())
+            environment.pop("HF_HUB_OFFLINE", None)
         with Watch() as watch, running(home, environment) as url:
             submit_all(url, canaries, tmp_path / "models", state=state)
+            if state == "succeeded":
+                push_again(url, canaries, hub)
         told = "\n".join(everything(backends, settings.redis_url))
         backends.engine.dispose()
 
     files = [path for path in home.rglob("*") if path.is_file()]
     if state == "failed":
         assert any(canaries["hf"] in one for one in Echo.heard), "the Hub got no token"
+        assert "select" in (home / "logs" / "api.log").read_text().lower(), "nothing was debugged"
     else:
         assert any("model" in path.parts and path.name == "README.md" for path in files)
         assert "TRACKIO_WRITE_TOKEN=[redacted]" in told, "the process did not tell what it knows"
@@ -222,21 +240,71 @@ def submit_all(url: str, canaries: dict[str, str], models: Path, *, state: str) 
             "training": {"epochs": 1, "batch_size": 8},
             "tracking": ["tensorboard", "wandb", "mlflow", "trackio"],
             "secrets": {use: f"my-{use}" for use in ("hf", "wandb", "mlflow", "trackio")},
+            "output": {"push": {"repo": REPO}},
         }
         if state == "failed":
             spec["model"] = "hub:org/private"
-        for place in ({"name": canaries["hf"]}, {"labels": {"key": canaries["admin"]}}):
-            refused = client.post("/jobs", json={**spec, **place})
-            assert refused.status_code == 422
-            assert "holds what looks like a secret" in refused.text
-            assert not [one for one in canaries.values() if one in refused.text]
+        refuse_in_specs(client, canaries, spec)
+        refuse_as_openais(client, canaries["hf"], rows=rows)
         unknown = client.post("/jobs", json={**spec, "secrets": {"hf": "nobodys"}})
         assert unknown.json()["errors"][0]["pointer"] == "/secrets/hf"
-        job_id = client.post("/jobs", json=spec).raise_for_status().json()["id"]
-        job = ended(client, job_id)
-        assert job["state"] == state, json.dumps(job["error"])
-        log = client.get(f"/jobs/{job_id}/logs").text + json.dumps(job)
-        assert not [name for name, one in canaries.items() if one in log]
+        job_ids = [client.post("/jobs", json=spec).raise_for_status().json()["id"]]
+        if state == "failed":
+            given = {**spec, "training_file": rows}
+            del given["data"]
+            made = client.post("/v1/fine_tuning/jobs", json=given)
+            assert made.status_code == 200, made.text
+            job_ids.append(made.json()["id"].replace("ftjob-", "job_"))
+        for job_id in job_ids:
+            job = ended(client, job_id)
+            assert job["state"] == state, json.dumps(job["error"])
+            log = client.get(f"/jobs/{job_id}/logs").text + json.dumps(job)
+            assert not [name for name, one in canaries.items() if one in log]
+
+
+def refuse_in_specs(client: httpx.Client, canaries: dict[str, str], spec: dict[str, Any]) -> None:
+    for place in ({"name": canaries["hf"]}, {"labels": {"key": canaries["admin"]}}):
+        refused = client.post("/jobs", json={**spec, **place})
+        assert refused.status_code == 422
+        validated = client.post("/jobs/validate", json={**spec, **place})
+        for told in (refused.text, validated.text):
+            assert "holds what looks like a secret" in told
+            assert not [one for one in canaries.values() if one in told]
+
+
+def push_again(url: str, canaries: dict[str, str], hub: PushableHub) -> None:
+    """Await the push of what has succeeded, then have one refused by a Hub that says the token."""
+    headers = {"Authorization": f"Bearer {canaries['submit']}"}
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
+        (job,) = client.get("/jobs").json()["data"]
+        assert pushed(client, job["id"])["state"] == "pushed"
+        hub.fail("create", 403)
+        client.post(f"/jobs/{job['id']}/push", json={"repo": "me/others"}).raise_for_status()
+        refused = pushed(client, job["id"])
+        assert refused["state"] == "failed"
+        assert canaries["hf"] not in json.dumps(refused)
+
+
+def pushed(client: httpx.Client, job_id: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 120
+    while True:
+        push: dict[str, Any] = client.get(f"/jobs/{job_id}").json()["pushes"][-1]
+        if push["state"] != "pending":
+            return push
+        assert time.monotonic() < deadline, push
+        time.sleep(0.2)
+
+
+def refuse_as_openais(client: httpx.Client, canary: str, *, rows: str) -> None:
+    """Send a secret by OpenAI's routes, in each place that is kept."""
+    job = {"model": "tiny", "training_file": rows}
+    wandb = [{"type": "wandb", "wandb": {"project": canary}}]
+    for place in ({"suffix": canary}, {"metadata": {"key": canary}}, {"integrations": wandb}):
+        refused = client.post("/v1/fine_tuning/jobs", json=job | place)
+        assert (refused.status_code, canary in refused.text) == (400, False)
+    file = {"file": (canary, ROWS)}
+    refused = client.post("/v1/files", data={"purpose": "batch"}, files=file)
+    assert (refused.status_code, canary in refused.text) == (400, False)
 
 
 def ended(client: httpx.Client, job_id: str) -> dict[str, Any]:

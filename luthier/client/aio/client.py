@@ -13,11 +13,10 @@ from luthier.client.aio.tasks import AsyncTasks
 from luthier.client.aio.transport import AsyncTransport
 from luthier.client.aio.webhooks import AsyncWebhooks
 from luthier.client.aio.workers import AsyncWorkers
-from luthier.client.calls import MAX_RETRIES
+from luthier.client.calls import MAX_RETRIES, key_of
 
 DEFAULT_URL = "http://127.0.0.1:8750"
 URL_VARIABLE = "LUTHIER_URL"
-KEY_VARIABLE = "LUTHIER_API_KEY"
 
 
 class AsyncClient:
@@ -38,13 +37,14 @@ class AsyncClient:
 
         Args:
             base_url: where the service is; default LUTHIER_URL, else http://127.0.0.1:8750.
-            api_key: sent as bearer token; default LUTHIER_API_KEY, else none.
+            api_key: sent as bearer token; default LUTHIER_API_KEY, else what is in the file
+                LUTHIER_API_KEY_FILE, else none.
             timeout: longest silence in a request, seconds.
             max_retries: how often a call that is safe to repeat is sent again.
         """
         self._transport = AsyncTransport(
             base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL,
-            api_key=api_key or os.environ.get(KEY_VARIABLE) or None,
+            api_key=api_key or key_of(os.environ),
             timeout=timeout,
             max_retries=max_retries,
         )

@@ -5,7 +5,7 @@ import os
 from types import TracebackType
 from typing import Self
 
-from luthier.client.calls import MAX_RETRIES
+from luthier.client.calls import MAX_RETRIES, key_of
 from luthier.client.sync.access import Audit, Keys, Projects, Secrets
 from luthier.client.sync.datasets import Datasets
 from luthier.client.sync.jobs import Jobs
@@ -18,7 +18,6 @@ from luthier.client.sync.workers import Workers
 
 DEFAULT_URL = "http://127.0.0.1:8750"
 URL_VARIABLE = "LUTHIER_URL"
-KEY_VARIABLE = "LUTHIER_API_KEY"
 
 
 class Client:
@@ -39,13 +38,14 @@ class Client:
 
         Args:
             base_url: where the service is; default LUTHIER_URL, else http://127.0.0.1:8750.
-            api_key: sent as bearer token; default LUTHIER_API_KEY, else none.
+            api_key: sent as bearer token; default LUTHIER_API_KEY, else what is in the file
+                LUTHIER_API_KEY_FILE, else none.
             timeout: longest silence in a request, seconds.
             max_retries: how often a call that is safe to repeat is sent again.
         """
         self._transport = Transport(
             base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL,
-            api_key=api_key or os.environ.get(KEY_VARIABLE) or None,
+            api_key=api_key or key_of(os.environ),
             timeout=timeout,
             max_retries=max_retries,
         )

@@ -19,7 +19,10 @@ from trainer_core.training.process.devices import Device, processor
 from trainer_core.training.process.processes import num_processes
 from trainer_core.training.process.versions import versions_of
 
-_PACKAGES = ("luthier", "torch", "transformers", "accelerate", "tokenizers", "peft", "numpy")
+_PACKAGES = (
+    "luthier", "torch", "transformers", "accelerate", "tokenizers", "safetensors", "peft", "numpy",
+    "sentence-transformers", "bitsandbytes", "deepspeed", "schedulefree", "torch-optimi",
+)  # fmt: skip
 
 _WITHOUT_EFFECT: Any = {  # on the result
     "name": True,
