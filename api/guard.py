@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
+from api.keyring import Keyring
 from jobs.identifiers import new_id
 from trainer_core.errors import (
     CrossSiteRequest,
@@ -27,6 +28,8 @@ from trainer_core.errors import (
 )
 
 DOCS_PATH = "/docs"
+
+_UNCOUNTED = frozenset({"/livez", "/readyz"})  # asked without a key
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FRIENDLY_SITES = frozenset({"same-origin", "none"})
@@ -56,9 +59,10 @@ class Hosts:
 class Guard:
     """ASGI middleware around everything else."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Hosts) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: Hosts, keyring: Keyring) -> None:
         self._app = app
         self._hosts = hosts
+        self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,6 +72,7 @@ class Guard:
         exchange = _Exchange(scope, receive, send, request_id)
         try:
             check(scope, hosts=self._hosts)
+            self._check_flood(scope)
             await self._app(scope, exchange.receive, exchange.send)
         except LuthierError as error:
             response = problems.answer(error, scope=scope)
@@ -80,6 +85,11 @@ class Guard:
             if exchange.is_started:
                 raise  # the server cuts the connection, so that nobody takes a part for the whole
             await problems.internal(scope)(scope, receive, exchange.send)
+
+    def _check_flood(self, scope: Scope) -> None:
+        kind, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and scope["path"] not in _UNCOUNTED:
+            self._keyring.check_flood(secret.strip())
 
 
 class _Exchange:

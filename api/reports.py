@@ -130,7 +130,8 @@ class ReportedEstimate(Schema):
     disk_bytes: int | None
     """At once, at the least."""
     seconds: Between | None
-    """Of training, evaluations not counted; null where the device's speed was not measured."""
+    """Of training and its evaluations, texts that these generate not counted; null where the
+    device's speed was not measured."""
 
     @classmethod
     def of(cls, found: FoundEstimate) -> "ReportedEstimate":
@@ -166,7 +167,9 @@ class Validation(Schema):
     """Everything that is wrong with a job, and what it would do."""
 
     is_valid: bool
-    """A submission would be accepted."""
+    """There are no `errors`: a submission would be accepted now, and nothing was found for which
+    the job would fail. One with errors may be accepted all the same: `POST /jobs` does not look at
+    the model, at tokens, and at estimates other than of the weights' own state."""
     errors: list[ReportedError]
     warnings: list[ReportedWarning]
     missing: list[ReportedGap]

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 from jobs.backends import Backends
+from jobs.outlines import fetch_outline
 from jobs.records import Artifact
-from jobs.store import artifacts, models
+from jobs.sealing import cipher_of
+from jobs.store import artifacts, models, secrets
 from jobs.weights import header_bytes
-from trainer_core.spec import JobSpec, Scheme, parse_model_reference
+from trainer_core.errors import ServiceUnavailable
+from trainer_core.spec import JobSpec, Reference, Scheme, parse_model_reference
 
 _LENGTH_BYTES = 8
 _MAX_SMALL_BYTES = 100 << 20  # of a file that is copied whole: the largest are tokenizers
@@ -16,34 +19,54 @@ class NotHere(Exception):
     """The model's files can't be had here; the message says why."""
 
 
-def model_folder(backends: Backends, spec: JobSpec, folder: Path, *, project: str) -> Path:
+def model_folder(
+    backends: Backends, spec: JobSpec, folder: Path, *, project: str, may_use_secrets: bool
+) -> Path:
     """Return a folder with the base model of a job, or raise NotHere.
 
     Args:
         backends: where models are registered and kept.
-        spec: of the job, whose reference was looked up.
+        spec: of the job, whose references were looked up.
         folder: to be filled, where the model is that of another job.
         project: in which the model is registered.
+        may_use_secrets: a model of the Hub may be fetched with the token that the job names.
+
+    Raises:
+        ModelNotFound: the Hub has no such model, or does not show it.
     """
     model = parse_model_reference(spec.model)
     if model.checkpoint is not None:
         raise NotHere("checkpoints of jobs are opened by workers alone")
     with backends.database.transaction() as tx:
-        if model.scheme is Scheme.JOB:
-            files = artifacts.of_job(tx, model.name)
-        else:
-            files = []
-            path = None
-            if model.scheme is Scheme.MODEL:
-                path = models.get(tx, model.name, project=project).path
-            if path is None:
-                raise NotHere("models of the Hub are fetched by workers, when a job needs them")
+        files = artifacts.of_job(tx, model.name) if model.scheme is Scheme.JOB else []
+        hub = models.on_hub(tx, model, project=project)
+        if model.scheme is Scheme.MODEL and hub is None:
+            path = models.get(tx, model.name, project=project).path
+            assert path is not None, f"model {model.name} has no source"
             if not Path(path).is_dir():
                 raise NotHere("the model's folder is not on this machine of the API")
             return Path(path)
+    if hub is not None:
+        return _from_hub(backends, spec, hub, project=project, may_use_secrets=may_use_secrets)
     for file in files:
         _copy(backends, file, folder / file.path)
     return folder
+
+
+def _from_hub(
+    backends: Backends, spec: JobSpec, model: Reference, *, project: str, may_use_secrets: bool
+) -> Path:
+    settings, name, token = backends.settings, spec.secrets.hf, None
+    if name is not None:
+        if not may_use_secrets:
+            raise NotHere("the model needs a secret, which a key that may only read does not use")
+        with backends.database.transaction() as tx:
+            token = secrets.reveal(tx, name, project=project, cipher=cipher_of(settings))
+    owner = None if token is None else project
+    try:
+        return fetch_outline(model, home=settings.home, project=owner, token=token).folder
+    except (ServiceUnavailable, OSError) as error:
+        raise NotHere(str(error)) from error
 
 
 def _copy(backends: Backends, file: Artifact, target: Path) -> None:

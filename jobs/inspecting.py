@@ -43,10 +43,14 @@ class Inspector:
         self._server: _Server | None = None
         self._lock = threading.Lock()
 
-    def inspect(self, folder: Path) -> Findings:
-        """Return what is found of the job in a run directory, or raise CannotInspect."""
+    def check(self) -> None:
+        """Raise CannotInspect where nobody could look at any job."""
         if importlib.util.find_spec("torch") is None:
             raise CannotInspect("this machine of the API has no torch, which workers alone need")
+
+    def inspect(self, folder: Path) -> Findings:
+        """Return what is found of the job in a run directory, or raise CannotInspect."""
+        self.check()
         deadline = time.monotonic() + self._settings.inspect_seconds
         try:
             child = self._start(folder, deadline)

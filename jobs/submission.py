@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.backends import Backends
-from jobs.fitting import check_capacity
+from jobs.fitting import check_capacity, needs_gpu
+from jobs.outlines import known_outline
 from jobs.records import Dataset
 from jobs.sealing import Cipher, cipher_of
 from jobs.settings import Settings
@@ -55,7 +56,13 @@ def check(backends: Backends, spec: JobSpec, *, project: str) -> None:
         DataError: its rows can't be trained on.
     """
     with backends.database.transaction() as tx:
-        found = look_up(tx, spec, project=project, cipher=cipher_of(backends.settings))
+        found = look_up(
+            tx,
+            spec,
+            project=project,
+            home=backends.settings.home,
+            cipher=cipher_of(backends.settings),
+        )
     if is_checked(spec, found):
         return
     with files_of(backends.storage, found) as files:
@@ -71,6 +78,7 @@ def look_up(
     spec: JobSpec,
     *,
     project: str,
+    home: Path,
     cipher: Cipher | None,
     held: Mapping[str, Dataset] | None = None,
 ) -> dict[str, Dataset]:
@@ -80,6 +88,7 @@ def look_up(
         tx: the transaction.
         spec: what to train.
         project: whose job it is.
+        home: of the service, where models of the Hub may be known.
         cipher: of the project's secrets; None where it is known to have none.
         held: its data sets by id, where the caller has looked.
 
@@ -93,8 +102,8 @@ def look_up(
     found, problems = referred(tx, spec, project=project, held=held)
     if problems:
         raise InvalidSpec(problems)
-    num_weights = num_weights_of(tx, spec, project=project)
-    if num_weights is not None:
+    num_weights = num_weights_of(tx, spec, project=project, home=home)
+    if num_weights is not None or needs_gpu(spec):
         check_capacity(spec, num_weights=num_weights, workers=workers.present(tx))
     return found
 
@@ -231,21 +240,24 @@ def no_push_secret(pointer: str) -> FieldProblem:
     )
 
 
-def num_weights_of(tx: Transaction, spec: JobSpec, *, project: str) -> int | None:
-    """Return the number of weights of a job's base model, where that can be told at once."""
+def num_weights_of(tx: Transaction, spec: JobSpec, *, project: str, home: Path) -> int | None:
+    """Return the number of weights of a job's base model, where that can be told at once.
+
+    Of a model of the Hub it is what a validation has found last: nobody is asked.
+    """
     model = parse_model_reference(spec.model)
     if spec.scratch is not None:
         return None
-    match model.scheme:
-        case Scheme.MODEL:
-            folder = models.get(tx, model.name, project=project).path
-            return None if folder is None else num_weights_in(Path(folder))
-        case Scheme.JOB:
-            files = artifacts.of_job(tx, model.name)
-            sizes = (file.size_bytes for file in files if file.path.endswith(".safetensors"))
-            return sum(sizes) // WEIGHT_BYTES or None
-        case _:
-            return None
+    if model.scheme is Scheme.JOB:
+        files = artifacts.of_job(tx, model.name)
+        sizes = (file.size_bytes for file in files if file.path.endswith(".safetensors"))
+        return sum(sizes) // WEIGHT_BYTES or None
+    if (hub := models.on_hub(tx, model, project=project)) is not None:
+        known = known_outline(hub, home=home, project=project if spec.secrets.hf else None)
+        return None if known is None else known.num_weights
+    folder = models.get(tx, model.name, project=project).path
+    assert folder is not None, f"model {model.name} has no source"
+    return num_weights_in(Path(folder))
 
 
 def _model_problems(tx: Transaction, reference: str, *, project: str) -> Iterator[FieldProblem]:

@@ -17,9 +17,17 @@ from jobs.basemodels import NotHere, model_folder
 from jobs.fitting import Fit, check_capacity, fit, refusal, targets_of
 from jobs.inspecting import CannotInspect, Inspector
 from jobs.records import Dataset, Worker
-from jobs.store import workers
+from jobs.store import quotas, workers
 from jobs.submission import check_said, files_of, num_weights_of, referred
-from trainer_core.errors import FieldProblem, InvalidSpec, NothingFits, TypedError, Whose
+from trainer_core.errors import (
+    FieldProblem,
+    InvalidSpec,
+    ModelNotFound,
+    NothingFits,
+    QuotaExceeded,
+    TypedError,
+    Whose,
+)
 from trainer_core.inspection import Findings, Request
 from trainer_core.rows import apart
 from trainer_core.rows.examined import Examined
@@ -53,7 +61,14 @@ class Report:
     fits: list[Fit] = field(default_factory=list)
 
 
-def validate(backends: Backends, inspector: Inspector, values: object, *, project: str) -> Report:
+def validate(
+    backends: Backends,
+    inspector: Inspector,
+    values: object,
+    *,
+    project: str,
+    may_use_secrets: bool,
+) -> Report:
     """Return everything that is wrong with a job, and what it would do.
 
     Args:
@@ -61,6 +76,7 @@ def validate(backends: Backends, inspector: Inspector, values: object, *, projec
         inspector: looks at tokens and model.
         values: the body of a submission.
         project: in which its references are looked up.
+        may_use_secrets: whoever asks may also use the project's secrets in a job.
     """
     report = Report()
     spec = _parsed(values, report)
@@ -69,7 +85,7 @@ def validate(backends: Backends, inspector: Inspector, values: object, *, projec
     if spec is None:
         return report
     present = _look_up(backends, spec, report, project=project)
-    model = partial(model_folder, backends, spec, project=project)
+    model = partial(model_folder, backends, spec, project=project, may_use_secrets=may_use_secrets)
     with tempfile.TemporaryDirectory(
         prefix="luthier-inspection-", ignore_cleanup_errors=True
     ) as name:
@@ -82,6 +98,24 @@ def validate(backends: Backends, inspector: Inspector, values: object, *, projec
             report.errors += [error.to_typed() for error in report.examination.problems]
             _tell_rows(spec, report)
         _inspect(inspector, spec, report, present, model=model, folder=folder)
+    return report
+
+
+def validate_submission(
+    backends: Backends,
+    inspector: Inspector,
+    values: object,
+    *,
+    project: str,
+    may_use_secrets: bool,
+) -> Report:
+    """Return what `validate` does, and whether the project's quotas leave room for the job now."""
+    report = validate(backends, inspector, values, project=project, may_use_secrets=may_use_secrets)
+    with backends.database.transaction() as tx:
+        try:
+            quotas.foresee_job(tx, project)
+        except QuotaExceeded as error:
+            report.errors.append(error.to_typed())
     return report
 
 
@@ -144,7 +178,9 @@ def _look_up(backends: Backends, spec: JobSpec, report: Report, *, project: str)
             return present
         try:
             check_capacity(
-                spec, num_weights=num_weights_of(tx, spec, project=project), workers=present
+                spec,
+                num_weights=num_weights_of(tx, spec, project=project, home=backends.settings.home),
+                workers=present,
             )
         except NothingFits as error:
             report.errors.append(error.to_typed())
@@ -187,10 +223,14 @@ def _inspect(
     why = _why_not(spec, report)
     if why is None:
         try:
+            inspector.check()  # before a model is fetched for it
             _prepare(folder, spec, report, present, model=model)
             report.findings = inspector.inspect(folder)
         except (NotHere, CannotInspect) as error:
             why = str(error)
+        except ModelNotFound as error:
+            report.errors.append(error.to_typed())
+            why = "there is no model to look at"
     if why is not None:
         report.missing.append(Missing(_ALL_OF_IT, why))
     if report.findings is not None:

@@ -17,6 +17,7 @@ from trainer_core.spec.estimating import (
     state_bytes,
 )
 from trainer_core.spec.measured import DEVICES, KEPT
+from trainer_core.spec.resolving import num_evaluations
 
 BERT = ModelShape("bert", 12, 768, 3072, 12, has_dropped_scores=True)
 SIZE = ModelSize(110_000_000, shape=BERT)
@@ -116,11 +117,47 @@ def test_the_micro_batch_that_is_chosen_is_estimated_to_fit():
     assert memory_of(chosen, length=512).expected < 8 << 30
 
 
+def seconds_of(
+    spec: Any, *, num_tokens: float = 1e6, num_measured_tokens: float = 0, **how: Any
+) -> tuple[float, float, float]:
+    found = estimate_seconds(
+        spec,
+        num_tokens=num_tokens,
+        num_measured_tokens=num_measured_tokens,
+        num_weights=85_000_000,
+        device="cpu",
+        **how,
+    )
+    assert found is not None
+    return found
+
+
 def test_time_is_told_where_the_speed_was_measured():
     spec = spec_of()
-    low, expected, high = estimate_seconds(
-        spec, num_tokens=1e6, num_weights=85_000_000, device="cpu", num_threads=2
-    ) or (0, 0, 0)
+    low, expected, high = seconds_of(spec, num_threads=2)
     assert low < expected < high
     assert expected == pytest.approx(6 * 85e6 * 1e6 / (2 * DEVICES["cpu"].flops_per_second))
-    assert estimate_seconds(spec, num_tokens=1e6, num_weights=1, device="cuda") is None
+    how = {"num_tokens": 1e6, "num_measured_tokens": 0, "num_weights": 1}
+    assert estimate_seconds(spec, device="cuda", **how) is None
+
+
+def test_a_token_that_is_measured_takes_a_third_of_one_that_is_trained_on():
+    trained = seconds_of(spec_of())[1]
+    both = seconds_of(spec_of(), num_measured_tokens=1e6)[1]
+    assert both == pytest.approx(trained * 4 / 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 3),  # after each epoch
+        ({"training": {"epochs": 2.5}}, 3),
+        ({"training": {"max_steps": 14}}, 2),  # of 13 steps each
+        ({"evaluation": {"strategy": "steps", "steps": 10}}, 4),
+        ({"evaluation": {"strategy": "steps", "steps": 100}}, 1),
+        ({"evaluation": {"strategy": "no"}}, 1),
+        ({"evaluation": {"baseline": True}}, 4),
+    ],
+)
+def test_evaluations_are_counted(changes, expected):
+    assert num_evaluations(spec_of(**changes), num_train_rows=100) == expected

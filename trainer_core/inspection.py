@@ -80,7 +80,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """How long training takes, evaluations not counted."""
+    """How long training takes with its evaluations; loading, tokenizing and saving come besides."""
 
     low: float
     expected: float

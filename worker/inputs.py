@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jobs.backends import Backends
+from jobs.hub import fetch
 from jobs.records import Dataset, Job
 from jobs.sealing import cipher_of
 from jobs.store import artifacts, checkpoints, fine_tunes, models, permissions, secrets
@@ -24,7 +25,6 @@ from trainer_core.run_directory import (
     write_json,
 )
 from trainer_core.spec import JobSpec, Reference, Scheme, parse_model_reference, parse_spec
-from worker.hub import fetch
 
 _TAKEN_OVER = ("checkpoints", "evaluations", "model", "outcome.json", "tracking")
 """What an earlier attempt has done that need not be done again."""
@@ -67,16 +67,11 @@ def _sources(backends: Backends, job: Job, spec: JobSpec) -> Needs:
             datasets_of(tx, spec, project=job.project),
             environment=fine_tunes.tracking_of(tx, job.id),
         )
-        match model.scheme:
-            case Scheme.HUB:
-                return replace(needs, hub=model)
-            case Scheme.JOB:
-                return replace(needs, files=_files_of_job(tx, model, project=job.project))
-            case _:
-                registered = models.get(tx, model.name, project=job.project)
-    if registered.hub is not None:
-        hub = Reference(Scheme.HUB, registered.hub, registered.revision)
-        return replace(needs, hub=hub)
+        if model.scheme is Scheme.JOB:
+            return replace(needs, files=_files_of_job(tx, model, project=job.project))
+        if (hub := models.on_hub(tx, model, project=job.project)) is not None:
+            return replace(needs, hub=hub)
+        registered = models.get(tx, model.name, project=job.project)
     assert registered.path is not None, f"model {registered.name} has no source"
     return replace(needs, folder=Path(registered.path))
 

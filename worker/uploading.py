@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from jobs.hub import hub_environment
 from trainer_core.redaction import REDACTOR
-from worker.hub import hub_environment
 
 if TYPE_CHECKING:
     from httpx2 import Client

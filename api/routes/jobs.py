@@ -28,6 +28,7 @@ from jobs.sealing import cipher_of
 from jobs.states import State
 from jobs.store import audit, jobs
 from jobs.store.customs import customs_and_datasets
+from jobs.validation import validate_submission
 from trainer_core.errors import FieldProblem, IllegalTransition, InvalidSpec
 from trainer_core.spec import JobSpec, parse_spec
 from trainer_core.spec.base import SpecModel
@@ -68,11 +69,13 @@ async def create_job(
 ) -> Response:
     """Submit a job: its spec is the body.
 
-    Everything that can be told beforehand is checked: every field, what the spec refers to, and
-    every row that it would train on. Then the job is queued.
+    Everything that can be told at once is checked: every field, what the spec refers to, every row
+    that it would train on, the project's quotas, and whether the state of the weights alone is more
+    than any worker has. Then the job is queued. `POST /jobs/validate` also looks at the model, at
+    tokens and at estimates; what it alone finds is an error of the running job here.
     """
     if parameters.validate_only:
-        found = await validated(service, inspector, body, project=caller.project)
+        found = await validated(service, inspector, body, caller=caller, look=validate_submission)
         return JSONResponse(found.model_dump(mode="json"))
     return await _submit(service, readers, caller, body, once)
 
@@ -231,7 +234,10 @@ def _create(
         customs, held = customs_and_datasets(tx, project, needed)
         if only_if_checked:
             cipher = cipher_of(service.settings) if customs.has_secrets else None
-            found = submission.look_up(tx, spec, project=project, cipher=cipher, held=held)
+            home = service.settings.home
+            found = submission.look_up(
+                tx, spec, project=project, home=home, cipher=cipher, held=held
+            )
             if not submission.is_checked(spec, found):
                 return spec
         if parent_id is not None:

@@ -135,7 +135,8 @@ def _check(service: Backends, plan: Plan, *, project: str) -> None:
                 submission.check(service, variant.spec, project=project)
             else:
                 with service.database.transaction() as tx:
-                    submission.look_up(tx, variant.spec, project=project, cipher=cipher)
+                    home = service.settings.home
+                    submission.look_up(tx, variant.spec, project=project, home=home, cipher=cipher)
         except InvalidSpec as error:
             problems_found.extend(map(variant.placed, error.problems))
     if problems_found:

@@ -1,19 +1,20 @@
 """Looking at a job, or at a data set for a task, before anything is submitted."""
 
+from collections.abc import Callable
 from functools import partial
 
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
 from api import openapi, problems
-from api.access import Reader
+from api.access import Caller, Reader, Scope
 from api.bodies import JsonBody
 from api.dependencies import DatasetId, Service
 from api.inspections import Inspections, JobInspector
 from api.reports import Validation
 from jobs.backends import Backends
 from jobs.store import datasets
-from jobs.validation import NO_MODEL, validate
+from jobs.validation import NO_MODEL, Report, validate, validate_submission
 from trainer_core.errors import FieldProblem, InvalidSpec
 
 router = APIRouter(tags=["validation"])
@@ -31,10 +32,11 @@ async def validate_job(
 
     The rows are read whole: columns, labels, bad rows with their places, what is there twice, what
     of the evaluation rows is trained on. A sample of them is tokenized. For each kind of device of
-    the workers, every `auto` is decided, and memory, disk and time are estimated. A job with errors
-    is answered with 200, too: `is_valid` says whether it would be accepted.
+    the workers, every `auto` is decided, and memory, disk and time are estimated. The project's
+    quotas are looked at as they are now. A job with errors is answered with 200, too: see
+    `is_valid`.
     """
-    return await validated(service, inspector, body, project=caller.project)
+    return await validated(service, inspector, body, caller=caller, look=validate_submission)
 
 
 @router.post(
@@ -71,16 +73,24 @@ async def validate_dataset(
     With a `model` its tokens are counted, too, and memory and time are estimated.
     """
     spec = await run_in_threadpool(_spec, service, dataset_id, body, project=caller.project)
-    return await validated(service, inspector, spec, project=caller.project)
+    return await validated(service, inspector, spec, caller=caller, look=validate)
 
 
 async def validated(
-    service: Backends, inspector: Inspections, spec: object, *, project: str
+    service: Backends,
+    inspector: Inspections,
+    spec: object,
+    *,
+    caller: Caller,
+    look: Callable[..., Report],
 ) -> Validation:
     """Return what is to be said of a job, from a thread that may take its time."""
-    look = partial(validate, service, inspector.processes, spec, project=project)
-    report = await inspector.run(look)
-    return Validation.of(report)
+    may_use_secrets = Scope.SUBMIT in caller.scopes
+    project = caller.project
+    found = partial(
+        look, service, inspector.processes, spec, project=project, may_use_secrets=may_use_secrets
+    )
+    return Validation.of(await inspector.run(found))
 
 
 def _spec(service: Backends, dataset_id: str, values: object, *, project: str) -> dict[str, object]:

@@ -7,6 +7,7 @@ from jobs.records import Model
 from jobs.tables import models
 from jobs.transaction import Transaction
 from trainer_core.errors import ModelNotFound, NameTaken
+from trainer_core.spec import Reference, Scheme
 
 
 def create(
@@ -44,6 +45,18 @@ def get(tx: Transaction, name: str, *, project: str) -> Model:
             param="model",
         )
     return Model(**row._mapping)
+
+
+def on_hub(tx: Transaction, model: Reference, *, project: str) -> Reference | None:
+    """Return where on the Hub a model is, named directly or registered; None if it is not there."""
+    if model.scheme is Scheme.HUB:
+        return model
+    if model.scheme is not Scheme.MODEL:
+        return None
+    registered = get(tx, model.name, project=project)
+    if registered.hub is None:
+        return None
+    return Reference(Scheme.HUB, registered.hub, registered.revision)
 
 
 def page(tx: Transaction, *, project: str, after: str | None, limit: int) -> list[Model]:

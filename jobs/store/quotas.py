@@ -47,22 +47,14 @@ def check_job(tx: Transaction, project: str) -> None:
             .where(projects.c.name == project)
             .with_for_update(key_share=True)
         )
-        if (queued := _num_queued(tx, project)) >= limits.max_queued_jobs:
-            raise _exceeded(
-                f"{queued} jobs of project '{project}' wait", limits, "max_queued_jobs",
-                hint="Wait until some have started, or cancel some.",
-                retry_after_seconds=_QUEUE_SECONDS,
-            )  # fmt: skip
-    if limits.max_device_hours is not None:
-        hours = _device_seconds(tx, project) / _HOUR
-        if hours >= limits.max_device_hours:
-            raise _exceeded(
-                f"project '{project}' has used {hours:.1f} device-hours this month",
-                limits, "max_device_hours",
-                hint="Wait for the next month (UTC), or ask an operator for more.",
-                retry_after_seconds=_seconds_to_next_month(),
-            )  # fmt: skip
-    _check_storage(tx, limits, num_bytes=0)
+    _check_job(tx, limits)
+
+
+def foresee_job(tx: Transaction, project: str) -> None:
+    """Raise QuotaExceeded if a further job would be refused now; holds up no submission."""
+    limits = _limits(tx, project)
+    if limits is not None:
+        _check_job(tx, limits)
 
 
 def check_storage(tx: Transaction, project: str, *, num_bytes: int) -> None:
@@ -99,6 +91,28 @@ def _limits(tx: Transaction, project: str) -> Project | None:
     """Return the project, where it is known to have any quota."""
     row = tx.connection.execute(select(projects).where(projects.c.name == project)).one_or_none()
     return None if row is None else Project(**row._mapping)
+
+
+def _check_job(tx: Transaction, limits: Project) -> None:
+    project = limits.name
+    if limits.max_queued_jobs is not None:
+        queued = _num_queued(tx, project)
+        if queued >= limits.max_queued_jobs:
+            raise _exceeded(
+                f"{queued} jobs of project '{project}' wait", limits, "max_queued_jobs",
+                hint="Wait until some have started, or cancel some.",
+                retry_after_seconds=_QUEUE_SECONDS,
+            )  # fmt: skip
+    if limits.max_device_hours is not None:
+        hours = _device_seconds(tx, project) / _HOUR
+        if hours >= limits.max_device_hours:
+            raise _exceeded(
+                f"project '{project}' has used {hours:.1f} device-hours this month",
+                limits, "max_device_hours",
+                hint="Wait for the next month (UTC), or ask an operator for more.",
+                retry_after_seconds=_seconds_to_next_month(),
+            )  # fmt: skip
+    _check_storage(tx, limits, num_bytes=0)
 
 
 def _check_storage(tx: Transaction, limits: Project, *, num_bytes: int) -> None:

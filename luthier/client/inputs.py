@@ -82,7 +82,7 @@ class Task:
 class Validation:
     """Everything that is wrong with a job, and what it would do."""
 
-    is_valid: bool  # a submission would be accepted
+    is_valid: bool  # a submission would be accepted, and nothing is known for which it would fail
     errors: tuple[JobError, ...] = ()
     warnings: tuple[Mapping[str, Any], ...] = ()
     missing: tuple[Mapping[str, Any], ...] = ()  # what the service could not find out, and why

@@ -29,6 +29,12 @@ CSV = "text,label\n" + "".join(f"message {n},{'ab'[n % 2]}\n" for n in range(40)
 NEVER = 3600
 
 
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks the Hub, unless a test brings one."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
 @contextlib.contextmanager
 def serve(settings: Settings, *, marks_requests: bool = False) -> Iterator[str]:
     """Run the service for a while and give its URL."""

@@ -67,9 +67,7 @@ def test_what_the_model_can_not_do_is_an_error(inspecting):
     assert found["rows"]["num_rows"]["train"] == 36
 
 
-def test_a_job_that_is_too_large_for_every_worker_is_refused_by_the_low_estimate(
-    inspecting, backends
-):
+def test_a_job_that_is_estimated_too_large_is_told_by_a_validation_alone(inspecting, backends):
     with backends.database.transaction() as tx:
         workers.beat(tx, "small", num_slots=1, devices=[device(1)])
     training = {"batch_size": 256, "micro_batch_size": 256}
@@ -78,6 +76,8 @@ def test_a_job_that_is_too_large_for_every_worker_is_refused_by_the_low_estimate
     found = inspecting.post("/jobs/validate", json=spec).json()
     assert [error["code"] for error in found["errors"]] == ["nothing_fits"]
     assert found["errors"][0]["whose"] == "capacity"
+    # A submission looks at no estimate, as both say; its job would wait for a larger worker.
+    assert inspecting.post("/jobs", json=spec).status_code == 201
 
 
 def test_a_server_that_is_still_starting_is_not_waited_for_longer_than_allowed(settings, tmp_path):

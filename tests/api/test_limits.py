@@ -139,6 +139,25 @@ def test_quotas_are_told_with_what_to_do_and_leave_other_projects_alone(door: Do
     assert len(kept) == 4, "the file of a refused upload was left behind"
 
 
+def test_job_is_not_valid_while_the_quota_is_full_and_its_data_set_is(door: Door) -> None:
+    with door.client() as operator, door.client("small") as small:
+        operator.patch("/projects/small", json={"max_queued_jobs": 1}).raise_for_status()
+        spec = spec_of(upload(small))
+        free = small.post("/jobs/validate", json=spec).json()
+        submit(small)
+        full = small.post("/jobs/validate", json=spec).json()
+        refused = small.post("/jobs", json=spec)
+        url = f"/datasets/{spec['data']['train'].removeprefix('dataset:')}/validate"
+        dataset = small.post(url, json={"task": spec["task"]}).json()
+
+    assert free["is_valid"]
+    assert not full["is_valid"]
+    assert [error["code"] for error in full["errors"]] == ["quota_exceeded"]
+    assert full["errors"][0]["message"] == refused.json()["detail"]
+    assert full["rows"] == free["rows"]
+    assert dataset["is_valid"]
+
+
 def test_upload_that_would_be_too_much_leaves_no_file(door: Door) -> None:
     with door.client() as operator, door.client("small") as small:
         quotas = {"max_storage_bytes": len(CSV) + 10}

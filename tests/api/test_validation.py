@@ -37,8 +37,7 @@ def test_a_good_job_is_valid_and_its_rows_are_told(shared):
     assert found["rows"]["num_rows"] == {"train": 36, "eval": 4, "test": 0}
     assert [one["label"] for one in found["rows"]["labels"]] == ["a", "b"]
     assert found["files"][0]["columns"][0] == {"name": "text", "type": "string"}
-    # What the Hub has, a worker fetches; so that is all that can be told.
-    assert "Hub" in found["missing"][0]["why"]
+    assert "HF_HUB_OFFLINE" in found["missing"][0]["why"]
     assert jobs_on(shared.client, spec) == []
 
 

@@ -6,9 +6,10 @@ import click.testing
 import pytest
 
 from luthier.cli.main import cli
+from tests.api.conftest import no_hub
 from tests.client.conftest import client, rows, service_settings, url
 
-__all__ = ["client", "rows", "run", "service_settings", "url"]
+__all__ = ["client", "no_hub", "rows", "run", "service_settings", "url"]
 
 Run = Callable[..., click.testing.Result]
 

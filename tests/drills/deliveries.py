@@ -12,10 +12,10 @@ import httpx
 
 from jobs.store import artifacts
 from tests.cutting_proxy import CuttingProxy
-from tests.drills.fake_hub import FakeHub
 from tests.drills.plan import Counted, Drill
 from tests.drills.site import Site, save_model, until
 from tests.drills.work import Work, spec_of
+from tests.fake_hub import FakeHub
 from tests.pushable_hub import HANG, PushableHub
 from tests.s3_server import RCLONE, s3_environment, s3_server
 

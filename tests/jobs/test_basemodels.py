@@ -1,17 +1,23 @@
-"""The model of another job, as a folder in which the weights are a hole."""
+"""The base model of a job, as a folder in which the weights are a hole."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from jobs.basemodels import NotHere, model_folder
-from jobs.store import artifacts, attempts, jobs, models
+from jobs.sealing import cipher_of
+from jobs.store import artifacts, attempts, jobs, models, secrets
 from jobs.weights import num_weights_in
+from tests.fake_hub import hub
 from tests.stored import keep_dataset
+from trainer_core.errors import ModelNotFound
 from trainer_core.spec import parse_spec
+
+__all__ = ["hub"]
 
 PROJECT = "default"
 SPEC = {
@@ -27,6 +33,16 @@ def test_weights_are_counted_by_their_headers(tmp_path):
     assert num_weights_in(tmp_path) == 17
 
 
+def test_weights_that_are_there_twice_are_counted_once(tmp_path):
+    for name in ("consolidated", "model-1", "model-2"):
+        save_file({name: np.zeros(5, np.float32)}, tmp_path / f"{name}.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "../c"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert num_weights_in(tmp_path) == 10
+    save_file({"all": np.zeros(7, np.float32)}, tmp_path / "model.safetensors")
+    assert num_weights_in(tmp_path) == 7
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0[]"])
 def test_what_is_no_model_has_no_known_number_of_weights(tmp_path, content):
     (tmp_path / "model.safetensors").write_bytes(content)
@@ -40,7 +56,7 @@ def test_of_the_weights_of_a_job_only_the_header_is_copied(backends, tmp_path):
     job_id = _keep_model(backends, {"config.json": b"{}", weights.name: weights.read_bytes()})
     spec = parse_spec({**SPEC, "model": f"job:{job_id}"})
 
-    folder = model_folder(backends, spec, tmp_path / "model", project=PROJECT)
+    folder = model_folder(backends, spec, tmp_path / "model", project=PROJECT, may_use_secrets=True)
 
     assert (folder / "config.json").read_bytes() == b"{}"
     copy = folder / weights.name
@@ -50,15 +66,46 @@ def test_of_the_weights_of_a_job_only_the_header_is_copied(backends, tmp_path):
         assert tensors.get_slice("a").get_shape() == [1000, 1000]
 
 
-def test_models_of_the_hub_and_folders_of_elsewhere_are_not_here(backends, tmp_path):
+def test_what_is_elsewhere_or_not_to_be_fetched_is_not_here(backends, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with backends.database.transaction() as tx:
         models.create(tx, "away", project=PROJECT, path="/no/such/folder", hub=None, revision=None)
         models.create(tx, "hub", project=PROJECT, path=None, hub="org/name", revision=None)
-    for model, why in (("model:away", "folder"), ("model:hub", "Hub"), ("hub:org/name", "Hub")):
+    gated = {"model": "hub:org/name", "secrets": {"hf": "mine"}}
+    for changes, why in (
+        ({"model": "model:away"}, "folder"),
+        ({"model": "model:hub"}, "HF_HUB_OFFLINE"),
+        ({"model": "hub:org/name"}, "HF_HUB_OFFLINE"),
+        (gated, "may only read"),
+    ):
+        spec = parse_spec({**SPEC, **changes})
         with pytest.raises(NotHere, match=why):
-            model_folder(
-                backends, parse_spec({**SPEC, "model": model}), Path(tmp_path), project=PROJECT
-            )
+            model_folder(backends, spec, Path(tmp_path), project=PROJECT, may_use_secrets=False)
+
+
+@pytest.mark.parametrize("is_registered", [False, True])
+def test_a_model_of_the_hub_is_outlined_with_the_token_that_the_job_names(
+    backends, tmp_path, hub, is_registered
+):
+    hub.token = "hf_" + "t" * 30
+    hub.push({"config.json": b"{}", "model.safetensors": save({"a": np.zeros(5)})})
+    with backends.database.transaction() as tx:
+        models.create(tx, "hub", project=PROJECT, path=None, hub="org/name", revision="main")
+        cipher = cipher_of(backends.settings)
+        secrets.put(tx, "mine", hub.token, project=PROJECT, cipher=cipher)
+    model = "model:hub" if is_registered else "hub:org/name"
+    spec = parse_spec({**SPEC, "model": model, "secrets": {"hf": "mine"}})
+    folder = model_folder(backends, spec, tmp_path, project=PROJECT, may_use_secrets=True)
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert folder.is_relative_to(backends.settings.home / "cache/outlines/of-projects/default")
+    with pytest.raises(ModelNotFound, match="gated"):
+        model_folder(
+            backends,
+            parse_spec({**SPEC, "model": model}),
+            tmp_path,
+            project=PROJECT,
+            may_use_secrets=True,
+        )
 
 
 def _keep_model(backends, files: dict[str, bytes]) -> str:

@@ -11,6 +11,7 @@ from tests.training.tiny import (
     WORDS,
     carry_out,
     colour_rows,
+    events_of,
     make_run,
     save_decoder,
     save_encoder,
@@ -21,6 +22,7 @@ from trainer_core.inspection import Findings, Request, Segment, Target
 from trainer_core.rows.checking import look_through
 from trainer_core.run_directory import RunDirectory, read_json
 from trainer_core.spec import TASKS, parse_spec
+from trainer_core.spec.resolving import num_evaluations
 from trainer_core.training.inspecting import inspect
 from trainer_core.training.models.base_model import open_model
 
@@ -43,7 +45,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def inspected(directory: RunDirectory, *targets: Target) -> Findings:
     spec, inputs = parse_spec(directory.read_spec()), directory.read_inputs()
-    files = {"train": inputs.train} | ({"eval": inputs.eval} if inputs.eval else {})
+    given = {"train": inputs.train, "eval": inputs.eval, "test": inputs.test}
+    files = {split: file for split, file in given.items() if file is not None}
     found, _ = look_through(spec, files)
     assert found is not None
     Request(found.num_rows, found.classes, found.class_counts, targets or (CPU,)).write(
@@ -123,6 +126,58 @@ def test_what_a_run_decides_is_what_was_told_before(models, tmp_path):
     events = [json.loads(line) for line in directory.events.read_text().splitlines()]
     steps = [event["data"]["max_steps"] for event in events if event["type"] == "progress"]
     assert told.num_steps == steps[-1]
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "training", "expected"),
+    [
+        ({"strategy": "epoch", "baseline": True}, {"epochs": 2.5}, 4),
+        ({"strategy": "steps", "steps": 2}, {"epochs": 1}, 3),  # after the last step, too
+        ({"strategy": "steps", "steps": 9}, {"epochs": 1}, 1),
+        ({"strategy": "no"}, {"max_steps": 3}, 1),
+    ],
+)
+def test_a_run_measures_as_often_as_its_time_is_told_for(
+    models, tmp_path, evaluation, training, expected
+):
+    spec = {
+        "task": "text-classification",
+        "training": {"batch_size": 8, **training},
+        "evaluation": {"baseline": False, **evaluation},
+    }
+    directory = make_run(
+        tmp_path / "run",
+        model=models["encoder"],
+        rows=colour_rows(40),
+        spec=spec,
+        eval=colour_rows(10, seed=2),
+    )
+    assert carry_out(directory).error is None
+    measured = [event.data["split"] for event in events_of(directory, "metrics")]
+    assert measured.count("eval") == expected
+    resolved = parse_spec(read_json(directory.resolved)["spec"])
+    assert num_evaluations(resolved, num_train_rows=40) == expected
+
+
+def test_evaluations_take_time(models, tmp_path):
+    rows = [{"text": "red red red red", "label": label} for label in "ab"] * 10
+    seconds = {}
+    for num_measured, splits in ((0, {}), (20, {"eval": rows}), (40, {"eval": rows, "test": rows})):
+        spec = {
+            "task": "text-classification",
+            "data": {"eval": None},
+            "training": {"epochs": 1, "batch_size": 10},
+            "evaluation": {"strategy": "no", "baseline": False},
+        }
+        directory = make_run(
+            tmp_path / str(num_measured), model=models["encoder"], rows=rows, spec=spec, **splits
+        )
+        (told,) = inspected(directory).estimates
+        assert told.seconds is not None
+        seconds[num_measured] = told.seconds.expected
+    # Each row is read three times over where it is trained on.
+    assert seconds[20] == pytest.approx(seconds[0] * 4 / 3)
+    assert seconds[40] == pytest.approx(seconds[0] * 5 / 3)
 
 
 def test_tokens_are_counted_before_they_are_cut(models, tmp_path):

@@ -158,13 +158,20 @@ def _kept_bytes(spec: JobSpec, size: ModelSize, *, device: DeviceKind, length: i
 
 
 def estimate_seconds(
-    spec: JobSpec, *, num_tokens: float, num_weights: int, device: DeviceKind, num_threads: int = 1
+    spec: JobSpec,
+    *,
+    num_tokens: float,
+    num_measured_tokens: float,
+    num_weights: int,
+    device: DeviceKind,
+    num_threads: int = 1,
 ) -> tuple[float, float, float] | None:
     """Return how long training takes at the least, as expected and at the most; None: not known.
 
     Args:
         spec: resolved.
         num_tokens: that are trained on in all.
+        num_measured_tokens: that evaluations read in all. Text that they generate is not foreseen.
         num_weights: that each token goes through.
         device: whose speed was measured.
         num_threads: of the CPU.
@@ -177,5 +184,6 @@ def estimate_seconds(
     flops_per_weight = 4 if spec.adapter else 6
     if spec.training.gradient_checkpointing is True:
         flops_per_weight += 2
-    expected = num_tokens * num_weights * flops_per_weight / (speed * num_threads)
+    flops = num_weights * (num_tokens * flops_per_weight + num_measured_tokens * 2)
+    expected = flops / (speed * num_threads)
     return expected / _SPREAD, expected, expected * _SPREAD

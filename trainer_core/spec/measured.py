@@ -2,7 +2,8 @@
 
 `KEPT` is printed by `python -m benchmarks.activations` (torch 2.13, transformers 5.23, fp32, CPU).
 The figures of `CPU` were fitted to the runs of `tests/training/test_estimates.py`, which measures
-them again and holds the estimates to 20 %. Nothing has been measured on a GPU yet.
+them again and holds estimates of memory to 20 %, and of time to a factor of ten, since machines
+differ. Nothing has been measured on a GPU yet.
 """
 
 from dataclasses import dataclass

@@ -100,6 +100,21 @@ def num_optimizer_steps(spec: JobSpec, *, num_train_rows: int) -> int:
     return max(1, round(steps_per_epoch * spec.training.epochs))
 
 
+def num_evaluations(spec: JobSpec, *, num_train_rows: int) -> int:
+    """Return how often a run with a resolved spec measures its evaluation rows, if it has any."""
+    num_steps = num_optimizer_steps(spec, num_train_rows=num_train_rows)
+    match spec.evaluation.strategy:
+        case "epoch":
+            apart = -(-num_train_rows // spec.training.batch_size)
+        case "steps":
+            assert spec.evaluation.steps is not None, "the strategy goes with steps"
+            apart = spec.evaluation.steps
+        case "no":
+            apart = num_steps
+    # The last step is always followed by one; a baseline comes before the first.
+    return -(-num_steps // apart) + (spec.evaluation.baseline is True)
+
+
 def usual_learning_rate(spec: JobSpec) -> _Chosen:
     """Return the learning rate of a spec that leaves it open, and why."""
     of_all_weights, of_adapter = spec.usual_rates

@@ -19,7 +19,7 @@ from trainer_core.rows.files import InputFile
 from trainer_core.run_directory import Inputs, RunDirectory
 from trainer_core.spec import JobSpec, parse_spec, resolve
 from trainer_core.spec.estimating import Memory, estimate_memory, estimate_seconds
-from trainer_core.spec.resolving import Resolution, num_optimizer_steps
+from trainer_core.spec.resolving import Resolution, num_evaluations, num_optimizer_steps
 from trainer_core.training.building import learning_model
 from trainer_core.training.data.caching import Cache
 from trainer_core.training.deciding import facts_of
@@ -230,13 +230,13 @@ def _estimate(
     known: _Known, target: Target, resolution: Resolution, recipe: Recipe, count: _Count
 ) -> Estimate:
     spec, lengths = resolution.spec, recipe.rows["train"].lengths
-    share = len(lengths) / known.sampled.num_rows["train"]  # rows left out, or parts of rows
-    num_examples = max(1, round(known.request.num_rows["train"] * share))
+    num_examples = max(1, _num_examples(known, recipe, "train"))
     num_steps = num_optimizer_steps(spec, num_train_rows=num_examples)
     need = estimate_need(spec, known.base, num_train_rows=num_examples)
     seconds = estimate_seconds(
         spec,
         num_tokens=num_steps * min(spec.training.batch_size, num_examples) * float(lengths.mean()),
+        num_measured_tokens=_num_measured_tokens(known, recipe, spec, num_train_rows=num_examples),
         num_weights=count.num_computing,
         device=target.kind,
         num_threads=target.num_threads,
@@ -251,6 +251,24 @@ def _estimate(
         ),
         disk_bytes=need.total_bytes,
         seconds=Seconds(*seconds) if seconds else None,
+    )
+
+
+def _num_examples(known: _Known, recipe: Recipe, split: str) -> int:
+    """Return how many examples all rows of a split make: some are left out, some cut in parts."""
+    share = len(recipe.rows[split].lengths) / known.sampled.num_rows[split]
+    return round(known.request.num_rows[split] * share)
+
+
+def _num_measured_tokens(
+    known: _Known, recipe: Recipe, spec: JobSpec, *, num_train_rows: int
+) -> float:
+    """Return how many tokens all evaluations read; the test rows are measured once, at the end."""
+    times = {"eval": num_evaluations(spec, num_train_rows=num_train_rows), "test": 1}
+    return sum(
+        times[split] * _num_examples(known, recipe, split) * float(rows.lengths.mean())
+        for split, rows in recipe.rows.items()
+        if split in times
     )
 
 

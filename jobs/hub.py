@@ -1,6 +1,6 @@
-"""Fetching a model from the Hub, in a process of its own: a download can be long, and be cancelled.
+"""Fetching from the Hub, in a process of its own: a download can be long, and be cancelled.
 
-    python -m worker.hub REPOSITORY REVISION CACHE
+    python -m jobs.hub REPOSITORY REVISION CACHE
 
 reads a token on standard input, or nothing, and prints one line of JSON: {"path": …}, or
 {"code": …, "message": …, "hint": …}. An empty REVISION is the main branch.
@@ -12,15 +12,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from jobs.settings import PREFIX
 from trainer_core.errors import LuthierError, ModelNotFound, ServiceUnavailable
 from trainer_core.redaction import REDACTOR, is_secret
 
-_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
-"""What is fetched of a repository: no pickle, no code."""
+SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+"""What is fetched of a repository beside its safetensors: no pickle, no code."""
 _ERRORS: dict[str, type[LuthierError]] = {
     error.code: error for error in (ModelNotFound, ServiceUnavailable)
 }
@@ -49,8 +50,30 @@ def fetch(
         ModelNotFound: no such repository or revision, or not for everybody.
         ServiceUnavailable: the Hub did not answer.
     """
+    arguments = [repository, revision or "", str(cache)]
+    found = ask("jobs.hub", arguments, repository=repository, check=check, token=token)
+    return Path(found["path"])
+
+
+def ask(
+    module: str,
+    arguments: list[str],
+    *,
+    repository: str,
+    check: Callable[[], None],
+    token: str | None,
+) -> dict[str, Any]:
+    """Return what a process finds that talks to the Hub, or raise what it says.
+
+    Args:
+        module: what it runs; it answers as `answer` does.
+        arguments: of its command line.
+        repository: `owner/name`, for messages.
+        check: called again and again meanwhile; what it raises ends the process.
+        token: what it reads on its standard input; None for nothing.
+    """
     with subprocess.Popen(
-        [sys.executable, "-m", "worker.hub", repository, revision or "", str(cache)],
+        [sys.executable, "-m", module, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -66,22 +89,34 @@ def fetch(
         finally:
             child.kill()
         assert child.stdout is not None
-        answer = child.stdout.read()
+        told = child.stdout.read()
     try:
-        values = json.loads(answer)
+        values: dict[str, Any] = json.loads(told)
     except ValueError as error:
         raise ServiceUnavailable(
             f"fetching hub:{repository} broke off with exit code {child.returncode}.",
             hint="Try again.",
             param="model",
         ) from error
-    if "path" in values:
-        return Path(values["path"])
-    raise _ERRORS[values["code"]](values["message"], hint=values["hint"], param="model")
+    if "code" in values:
+        raise _ERRORS[values["code"]](values["message"], hint=values["hint"], param="model")
+    return values
+
+
+def answer(find: Callable[[str], Mapping[str, Any]]) -> None:
+    """Print what is found with the token on standard input, for who called `ask`."""
+    token = sys.stdin.read().strip()
+    try:
+        told = find(token)
+    except LuthierError as error:
+        told = {"code": error.code, "message": error.message, "hint": error.hint}
+    sys.stdout.write(json.dumps(told) + "\n")
 
 
 def hub_environment() -> dict[str, str]:
     """Return this process's environment without its secrets, for one that talks to the Hub."""
+    from jobs.settings import PREFIX  # which takes longer than a small download
+
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -90,25 +125,19 @@ def hub_environment() -> dict[str, str]:
     return kept | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
-def _download(repository: str, revision: str | None, cache: str, *, token: str) -> str:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
+@contextmanager
+def understanding(repository: str, revision: str, *, token: str) -> Iterator[None]:
+    """Raise ModelNotFound or ServiceUnavailable for what the Hub's library raises in a block."""
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # its HTTP client's error
         GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
+        HTTPError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     name = f"hub:{repository}" + (f"@{revision}" if revision else "")
     try:
-        return snapshot_download(
-            repository,
-            revision=revision,
-            cache_dir=cache,
-            allow_patterns=list(_FILES),
-            token=token or False,  # never the operator's own, which would open it to tenants
-        )
+        yield
     except GatedRepoError as error:
         raise ModelNotFound(
             f"{name} is gated, and {_whose(token)} may not read it.",
@@ -119,7 +148,7 @@ def _download(repository: str, revision: str | None, cache: str, *, token: str) 
             f"the Hub has no {name}, or does not show it to {_whose(token)}.",
             hint="Check the name and the revision; for a private one, the token in secrets.hf.",
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         REDACTOR.learn([token])
         first_line = REDACTOR.text(str(error).partition("\n")[0])
         raise ServiceUnavailable(
@@ -132,14 +161,23 @@ def _whose(token: str) -> str:
     return "the owner of the token" if token else "somebody without a token"
 
 
+def _download(repository: str, revision: str, cache: str, *, token: str) -> dict[str, str]:
+    from huggingface_hub import snapshot_download
+
+    with understanding(repository, revision, token=token):
+        path = snapshot_download(
+            repository,
+            revision=revision or None,
+            cache_dir=cache,
+            allow_patterns=["*.safetensors", *SMALL_FILES],
+            token=token or False,  # never the operator's own, which would open it to tenants
+        )
+    return {"path": path}
+
+
 def main(repository: str, revision: str, cache: str) -> None:
     """Download and print the answer."""
-    token = sys.stdin.read().strip()
-    try:
-        answer = {"path": _download(repository, revision or None, cache, token=token)}
-    except LuthierError as error:
-        answer = {"code": error.code, "message": error.message, "hint": error.hint}
-    sys.stdout.write(json.dumps(answer) + "\n")
+    answer(lambda token: _download(repository, revision, cache, token=token))
 
 
 if __name__ == "__main__":
