@@ -12,7 +12,7 @@ class Use(Schema):
     device_hours: float
     """Of this calendar month (UTC), running jobs included."""
     storage_bytes: int
-    """Of data sets, models and checkpoints."""
+    """Of data sets, other files, models and checkpoints."""
 
 
 class Project(Schema):

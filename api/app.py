@@ -111,7 +111,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     idempotency.install(app)
     hosts = Hosts(is_open=is_open, names=frozenset(backends.settings.allowed_hosts))
-    app.add_middleware(Guard, hosts=hosts)
+    app.add_middleware(Guard, hosts=hosts, keyring=app.state.keyring)
     describe(app)
     return app
 

@@ -7,6 +7,8 @@ with keys, too, only names that were set are answered to. An address is no name 
 could point here.
 """
 
+import asyncio
+import contextlib
 import ipaddress
 import logging
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
+from api.keyring import Keyring
 from jobs.identifiers import new_id
 from trainer_core.errors import (
     CrossSiteRequest,
@@ -28,8 +31,12 @@ from trainer_core.errors import (
 
 DOCS_PATH = "/docs"
 
+_UNCOUNTED = frozenset({"/livez", "/readyz"})  # asked without a key
+
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FRIENDLY_SITES = frozenset({"same-origin", "none"})
+_SMALL_BODY_BYTES = 1 << 16
+_READ_OUT_SECONDS = 1.0
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -56,9 +63,10 @@ class Hosts:
 class Guard:
     """ASGI middleware around everything else."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Hosts) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: Hosts, keyring: Keyring) -> None:
         self._app = app
         self._hosts = hosts
+        self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,6 +76,7 @@ class Guard:
         exchange = _Exchange(scope, receive, send, request_id)
         try:
             check(scope, hosts=self._hosts)
+            self._check_flood(scope)
             await self._app(scope, exchange.receive, exchange.send)
         except LuthierError as error:
             response = problems.answer(error, scope=scope)
@@ -81,6 +90,11 @@ class Guard:
                 raise  # the server cuts the connection, so that nobody takes a part for the whole
             await problems.internal(scope)(scope, receive, exchange.send)
 
+    def _check_flood(self, scope: Scope) -> None:
+        kind, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and scope["path"] not in _UNCOUNTED:
+            self._keyring.check_flood(secret.strip())
+
 
 class _Exchange:
     """One request and its response, on their way."""
@@ -88,6 +102,7 @@ class _Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         self.is_started = False  # the response
         self._is_read = not _has_body(scope)  # the request, to its end
+        self._is_small = _has_small_body(scope)
         self._path = scope["path"]
         self._receive = receive
         self._send = send
@@ -103,9 +118,22 @@ class _Exchange:
             self.is_started = True
             headers = MutableHeaders(scope=message)
             _add_headers(headers, self._request_id, path=self._path)
+            if not self._is_read and self._is_small:
+                await self._read_out()
             if not self._is_read:
                 headers["Connection"] = "close"  # what is left of a refused body stays unread
         await self._send(message)
+
+    async def _read_out(self) -> None:
+        """Read what is left of a small body.
+
+        A connection that is closed on unread bytes is reset, and the answer may be lost with it.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_READ_OUT_SECONDS):
+                while not self._is_read:
+                    if (await self.receive())["type"] == "http.disconnect":
+                        return
 
 
 def check(scope: Scope, *, hosts: Hosts) -> None:
@@ -175,6 +203,14 @@ def _check_same_site(headers: Headers, *, host: str) -> None:
 def _has_body(scope: Scope) -> bool:
     headers = Headers(scope=scope)
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
+def _has_small_body(scope: Scope) -> bool:
+    """Return whether a body is short, and on its way without being asked for."""
+    headers = Headers(scope=scope)
+    length = headers.get("content-length", "")
+    is_coming = "expect" not in headers and "transfer-encoding" not in headers
+    return is_coming and length.isdecimal() and int(length) <= _SMALL_BODY_BYTES
 
 
 def _add_headers(headers: MutableHeaders, request_id: str, *, path: str) -> None:

@@ -103,6 +103,18 @@ class Keyring:
             return False
         return True
 
+    def check_flood(self, secret: str) -> None:
+        """Raise RateLimited for a key that was refused a moment ago, before anything else is done.
+
+        So a flood of one key costs others as little as can be.
+        """
+        known = self._known.get(keys.digest(secret))
+        if known is None or known.tokens or not known.works or not _is_fresh(known):
+            return  # let it be admitted, or not
+        now = time.monotonic()
+        if now < known.refused_until:
+            raise _limited(known, now)
+
     async def _find(self, sha256: str) -> _Known:
         known = self._known.get(sha256)
         if known is None:
@@ -152,11 +164,7 @@ class Keyring:
             drawn = await run_in_threadpool(partial(self._drawn, known))
             known.tokens, known.refused_until = drawn.tokens, now + drawn.wait_seconds
         if not known.tokens:
-            raise RateLimited(
-                f"the key '{known.caller.name}' may send {known.rate:g} requests a second.",
-                hint="Send the request again later, or wait for events in place of asking often.",
-                retry_after_seconds=max(1, math.ceil(known.refused_until - now)),
-            )
+            raise _limited(known, now)
 
     def _drawn(self, known: _Known) -> Drawn:
         assert known.caller.key_id is not None
@@ -172,6 +180,14 @@ class Keyring:
 
 def _is_fresh(known: _Known) -> bool:
     return time.monotonic() - known.read_at < FRESH_SECONDS
+
+
+def _limited(known: _Known, now: float) -> RateLimited:
+    return RateLimited(
+        f"the key '{known.caller.name}' may send {known.rate:g} requests a second.",
+        hint="Send the request again later, or wait for events in place of asking often.",
+        retry_after_seconds=max(1, math.ceil(known.refused_until - now)),
+    )
 
 
 def _unauthorized() -> Unauthorized:

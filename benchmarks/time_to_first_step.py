@@ -40,7 +40,10 @@ def run(num_runs: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         folder = _prepared(Path(name))
         with warm_worker(folder) as measure_ours:
-            measures = {"ours": measure_ours, "peer": partial(_measure_peer, folder)}
+            measures: dict[str, Callable[[], dict[str, Any]]] = {
+                "ours": measure_ours,
+                "peer": partial(_measure_peer, folder),
+            }
             for measure in measures.values():
                 measure()
             runs = pairs(lambda side, _: measures[side](), num_runs=num_runs)

@@ -75,8 +75,18 @@ def refusal(fits: Sequence[Fit], estimates: Sequence[Estimate]) -> TypedError | 
 
 
 def check_capacity(spec: JobSpec, *, num_weights: int | None, workers: Sequence[Worker]) -> None:
-    """Raise NothingFits where each worker that is there is smaller than the weights' own state."""
+    """Raise NothingFits where no worker that is there has a GPU that the job asks for.
+
+    The same where each of them is smaller than the weights' own state.
+    """
     devices = [device for worker in workers for device in worker.devices]
+    if devices and needs_gpu(spec) and all(device.kind == "cpu" for device in devices):
+        raise NothingFits(
+            f"the job asks for GPUs, and none of the {len(workers)} workers there has one.",
+            hint="Set resources.gpus to 'auto' or 0, or start a worker that has GPUs.",
+            param="/resources/gpus",
+            detail={"num_workers": len(workers)},
+        )
     if num_weights is None or not devices or spec.resources.parallel.strategy != "ddp":
         return
     largest = max(memory_of(device, spec) for device in devices)
@@ -90,6 +100,11 @@ def check_capacity(spec: JobSpec, *, num_weights: int | None, workers: Sequence[
             param="/model",
             detail={"least_bytes": least, "largest_bytes": largest, "num_workers": len(workers)},
         )
+
+
+def needs_gpu(spec: JobSpec) -> bool:
+    """Return whether a job is for GPUs alone."""
+    return spec.resources.gpus not in ("auto", 0)
 
 
 def memory_of(device: WorkerDevice, spec: JobSpec) -> float:

@@ -288,7 +288,7 @@ class Use:
     queued_jobs: int
     running_jobs: int
     device_hours: float  # of this calendar month, UTC; running jobs among them
-    storage_bytes: int  # of data sets, models and checkpoints
+    storage_bytes: int  # of data sets, other files, models and checkpoints
 
 
 @dataclass(frozen=True, slots=True)

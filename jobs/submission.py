@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.backends import Backends
-from jobs.fitting import check_capacity
+from jobs.fitting import check_capacity, needs_gpu
 from jobs.outlines import known_outline
 from jobs.records import Dataset
 from jobs.sealing import Cipher, cipher_of
@@ -103,7 +103,7 @@ def look_up(
     if problems:
         raise InvalidSpec(problems)
     num_weights = num_weights_of(tx, spec, project=project, home=home)
-    if num_weights is not None:
+    if num_weights is not None or needs_gpu(spec):
         check_capacity(spec, num_weights=num_weights, workers=workers.present(tx))
     return found
 

@@ -47,6 +47,7 @@ def test_logins_in_addresses_and_headers_are_taken_out(text: str, shown: str) ->
         "pad_token=[PAD] eos_token=</s>",
         "mail me@example.org about the hf_model of job_01k9abcdefghjkmnpqrstvwxyz",
         "the key luthier_x is unknown",
+        "sk-learn-intents-dataset-of-2024.csv",
         "sha256:" + "ab12" * 16,
     ],
 )

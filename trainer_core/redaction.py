@@ -19,7 +19,8 @@ MIN_CHARACTERS = 8
 _LOOKS = re.compile(
     r"luthier_[A-Za-z0-9_-]{43}"  # our own keys
     r"|\bhf_[A-Za-z0-9]{20,}"  # Hugging Face
-    r"|\bsk-[A-Za-z0-9_-]{20,}"  # OpenAI and others
+    # OpenAI and others; words with hyphens, such as a file's name, are none.
+    r"|\bsk-(?=[A-Za-z0-9_-]{0,200}[A-Za-z0-9]{16})[A-Za-z0-9_-]{20,}"
     r"|\bwhsec_[A-Za-z0-9+/=]{24,}"  # Standard Webhooks
     r"|\b(?:gh[pousr]_|github_pat_)[A-Za-z0-9_]{20,}"
     r"|(?<=://)[^\s/@:]*:[^\s\"'<>]+(?=@)"  # name and password of an address, to its last @

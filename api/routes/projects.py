@@ -32,7 +32,7 @@ class Quotas(SpecModel):
     max_device_hours: Annotated[float, Field(ge=0, le=1e9)] | None = None
     """Hours of devices in a calendar month (UTC)."""
     max_storage_bytes: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
-    """Bytes of data sets and models."""
+    """Bytes of data sets, other files, models and checkpoints."""
 
 
 class NewProject(Quotas):

@@ -1,11 +1,16 @@
 """Requests that mean harm: paths that lead out, bodies that explode, clients that dawdle."""
 
+import bz2
 import gzip
 import http.client
+import io
 import itertools
+import lzma
 import socket
+import tarfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +18,7 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from api import serving
 from tests.api.conftest import Shared, claim, spec_of, submit, succeed
@@ -109,6 +115,48 @@ def test_a_file_that_explodes_is_refused_and_the_service_goes_on(
         reply = shared.client.post("/datasets", files={"file": (name, content)}, timeout=120)
         assert reply.status_code in (413, 422), (name, reply.text[:300])
     assert shared.client.get("/readyz").status_code == 200
+
+
+def archives() -> Iterator[tuple[str, bytes]]:
+    """Yield archives whose members lie outside, are links or devices, come twice, or explode."""
+    members = {
+        "../../canary.csv": tarfile.REGTYPE,
+        "/tmp/canary.csv": tarfile.REGTYPE,
+        "symlink": tarfile.SYMTYPE,
+        "hardlink": tarfile.LNKTYPE,
+        "device": tarfile.CHRTYPE,
+        "pipe": tarfile.FIFOTYPE,
+    }
+    packers = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress,
+               ".zst": zstandard.compress}  # fmt: skip
+    for (name, kind), (end, pack) in itertools.product(members.items(), packers.items()):
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            member.size = len(CANARY) if kind == tarfile.REGTYPE else 0
+            for _ in range(2):  # the same name twice
+                archive.addfile(member, io.BytesIO(CANARY))
+        yield f"rows.tar{end}", pack(packed.getvalue())
+    for name in ("../../canary.csv", "/tmp/canary.csv", "bomb.csv", "rows.csv/../../canary.csv"):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as zipped:
+            zipped.writestr(name, CANARY * (1_000_000 if name == "bomb.csv" else 1))
+        yield "rows.zip", packed.getvalue()
+
+
+def test_no_archive_is_unpacked(shared: Shared) -> None:
+    def files() -> set[Path]:
+        return {path for path in shared.home.parent.rglob("*") if path.is_file()}
+
+    before, sent = files(), list(archives())
+    assert len(sent) >= 30
+    for (name, content), named in itertools.product(sent, ("rows.csv", "")):
+        reply = shared.client.post("/datasets", files={"file": (named or name, content)})
+        assert reply.status_code in (413, 422), (name, reply.text[:300])
+    made = {path for path in files() - before if "logs" not in path.parts}
+    assert not made
+    assert not Path("/tmp/canary.csv").exists()
 
 
 def raw(shared: Shared, head: str, body: bytes = b"") -> bytes:

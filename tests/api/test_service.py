@@ -303,6 +303,31 @@ def test_body_of_a_refused_request_is_not_read_on(shared: Shared, host: str, sta
     assert b"connection: close" in answer.lower()
 
 
+def test_small_body_of_a_refused_request_is_read_so_that_no_reset_takes_the_answer(
+    shared: Shared,
+) -> None:
+    address = httpx.URL(shared.url)
+    with socket.create_connection((address.host, address.port or 0), timeout=5) as connection:
+        for _ in range(2):  # on one connection
+            head = b"POST /jobs HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 20000\r\n\r\n"
+            connection.sendall(head)
+            connection.sendall(b"x" * 20_000)
+            answer = connection.recv(65_536)
+            assert answer.split()[1] == b"421"
+            assert b"connection: close" not in answer.lower()
+
+
+def test_small_body_that_does_not_come_is_not_waited_for(shared: Shared) -> None:
+    address = httpx.URL(shared.url)
+    with socket.create_connection((address.host, address.port or 0), timeout=5) as connection:
+        connection.sendall(
+            b"POST /jobs HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 9\r\n\r\n"
+        )
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.split()[1] == b"421"
+    assert b"connection: close" in answer.lower()
+
+
 def test_connection_is_kept_after_an_answer_to_a_whole_body(shared: Shared) -> None:
     response = shared.client.post("/jobs", json={})
 

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from jobs.store import jobs
 from tests.drills.plan import Counted, Drill, not_run
-from tests.drills.site import Site
+from tests.drills.site import Site, within
 from tests.drills.work import Work, spec_of
 from trainer_core.spec import parse_spec
 
@@ -68,7 +68,7 @@ class _Trials:
         site.client.post(f"/jobs/{job_id}/cancel")
         assert num_connections <= _MAX_CONNECTIONS + 10, num_connections  # ten are the drill's
         slow = _p99(seconds)
-        assert slow <= 0.5, f"p99 is {slow * 1000:.0f} ms"
+        within(0.5, took=slow, what="p99")
         return slow
 
     def d12(self, site: Site, _: random.Random) -> Counted:
@@ -109,7 +109,7 @@ class _Trials:
         failed = {status: n for status, n in load.statuses.items() if status >= 500}
         assert not failed, failed
         slow = _p99(load.seconds)
-        assert slow <= 0.25, f"p99 is {slow * 1000:.0f} ms of {len(load.seconds)} requests"
+        within(0.25, took=slow, what=f"p99 of {len(load.seconds)} requests")
         return Counted(_LOAD_SECONDS, slow)
 
 

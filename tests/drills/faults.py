@@ -13,7 +13,7 @@ from tests.cutting_proxy import CuttingProxy
 from tests.drills.control_groups import fork_server_of, limited_group, obstacle_to_control_groups
 from tests.drills.disk_space import fill, mounted, obstacle_to_mounting
 from tests.drills.plan import Counted, Drill
-from tests.drills.site import Part, Site, through, until
+from tests.drills.site import Part, Site, through, until, within
 from tests.drills.work import Work, spec_of
 from worker.logs import MAX_LOG_BYTES
 
@@ -112,7 +112,7 @@ class _Trials:
         told = _first_error(site, job_id)
         seconds = time.monotonic() - began
         assert told["code"] == "stalled", told
-        assert seconds <= _STALL_SECONDS + 10, f"it took {seconds:.1f} s to tell"
+        within(_STALL_SECONDS + 10, took=seconds, what="it is told")
         stacks = "\n".join(told["detail"]["last_lines"])
         assert "in failpoint" in stacks, stacks
         site.only_worker()
@@ -159,7 +159,7 @@ class _Trials:
         assert job["progress"] is None, job["progress"]
 
     def e7(self, site: Site, _: random.Random) -> Counted:
-        if self._before is None:
+        if self._before is None or not site.workers:  # those that were measured are gone
             site.only_worker()
             site.only_api()
             self._do_batch(site)
@@ -190,7 +190,8 @@ class _Trials:
             job_id = site.submit(spec_of(self._work.dataset))
             swallowed = time.monotonic()
             while worker.is_alive() and site.job(job_id)["state"] == "queued":
-                assert time.monotonic() - swallowed < _DEAF_SECONDS, "it is deaf and stays"
+                took = time.monotonic() - swallowed
+                within(_DEAF_SECONDS, took=took, what="it is deaf and stays")
                 time.sleep(0.1)
             seconds = time.monotonic() - swallowed
             site.only_worker()

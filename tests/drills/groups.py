@@ -10,7 +10,9 @@ from tests.drills import (
     faults,
     hooks,
     keys,
+    messages,
     outages,
+    poison,
     races,
     servers,
     streams,
@@ -23,8 +25,8 @@ MAIN = "K1 K2 K6 K14 B1 B2 B4 B5 B11 C1 D3 D6 D7 E1".split()  # noqa: SIM905 - a
 """The rows to run first."""
 _ORDER = "KBCDE"
 _GROUPS = (
-    workers, servers, outages, races, clocks, checkpoints, disks, deliveries, cancels, streams,
-    hooks, crowds, faults, keys,
+    workers, poison, servers, messages, outages, races, clocks, checkpoints, disks, deliveries,
+    cancels, streams, hooks, crowds, faults, keys,
 )  # fmt: skip
 
 

@@ -1,12 +1,16 @@
 """What must be true of a service after any fault, asked of its database, disk and processes."""
 
+import json
 from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, Row, text
 
 from jobs.states import FINAL, LEASED, TRANSITIONS, State
 from tests.drills.parts import outputs
-from tests.drills.site import Site
+from tests.drills.site import FOLDERS, Site
+from trainer_core.run_directory import MANIFEST, file_sha256
 
 _LEASED = ", ".join(f"'{state}'" for state in sorted(LEASED))
 _FINAL = ", ".join(f"'{state}'" for state in sorted(FINAL))
@@ -61,7 +65,10 @@ _HOME = {
 
 def check(site: Site) -> None:
     """Raise AssertionError with everything that is not as it must be."""
-    found = [*in_database(site.backends.engine), *_in_storage(site), *_left_over(site)]
+    found = [
+        *in_database(site.backends.engine), *_in_storage(site), *_in_models(site),
+        *_out_of_place(site), *_left_over(site),
+    ]  # fmt: skip
     assert not found, "; ".join(found)
 
 
@@ -109,10 +116,42 @@ def _in_storage(site: Site) -> Iterator[str]:
             yield f"{key} is stored and no row names it"
 
 
+def _in_models(site: Site) -> Iterator[str]:
+    """Yield what models are not as their rows and manifests say; each is read through once."""
+    query = "SELECT job_id, path, key, size_bytes, sha256 FROM artifacts ORDER BY job_id"
+    with site.backends.engine.connect() as connection:
+        rows = connection.execute(text(query)).all()
+    root = site.settings.home / "storage"
+    for job_id, files in groupby(rows, key=lambda row: str(row.job_id)):
+        if job_id not in site.compared:
+            site.compared.add(job_id)
+            yield from _unlike(root, job_id, list(files))
+
+
+def _unlike(root: Path, job_id: str, rows: list[Row]) -> Iterator[str]:
+    for row in rows:
+        path = root / row.key
+        if path.is_file() and file_sha256(path) != row.sha256:
+            yield f"{row.key} is stored with another SHA-256 than its row has"
+    manifest = next((root / row.key for row in rows if row.path == MANIFEST), None)
+    if manifest is None or not manifest.is_file():
+        return  # told elsewhere
+    files = json.loads(manifest.read_text("utf-8"))["files"]
+    sealed = {(file["path"], file["size_bytes"], file["sha256"]) for file in files}
+    shown = {(row.path, row.size_bytes, row.sha256) for row in rows if row.path != MANIFEST}
+    if sealed != shown:
+        yield f"{job_id} shows other files than its manifest: {sealed ^ shown}"
+
+
+def _out_of_place(site: Site) -> Iterator[str]:
+    home = site.settings.home
+    for folder, known in ((home, _HOME), (home.parent, FOLDERS), (site.working, set())):
+        for name in sorted({path.name for path in folder.iterdir()} - known):
+            yield f"{folder / name} is none of the service's places"
+
+
 def _left_over(site: Site) -> Iterator[str]:
     home = site.settings.home
-    for name in sorted({path.name for path in home.iterdir()} - _HOME):
-        yield f"{home / name} is none of the service's places"
     query = "SELECT id FROM jobs WHERE finished_at IS NOT NULL"
     with site.backends.engine.connect() as connection:
         ended = {home / "runs" / job_id for job_id in connection.execute(text(query)).scalars()}

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -64,11 +65,14 @@ class Part:
 class Executed:
     """A process that runs a program of its own, where a fork would not do."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], *, log: Path, working: Path
+    ) -> None:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 command,
                 env=dict(environment),
+                cwd=working,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -88,19 +92,22 @@ def preload() -> None:
     _FORKS.set_forkserver_preload(_PRELOADED)
 
 
-def start_part(command: str, values: Mapping[str, object], *, log: Path) -> Part:
+def start_part(command: str, values: Mapping[str, object], *, log: Path, working: Path) -> Part:
     """Start `luthier api` or `luthier worker`.
 
     Args:
         command: which.
         values: settings by name, `failpoints` for one; a name in capitals is a variable as it is.
         log: where it prints to.
+        working: its working directory.
     """
     environment = _environment(values)
     if "LD_PRELOAD" in environment:
         ours = {**os.environ, **environment}
-        return Part(Executed([sys.executable, "-m", "luthier", command], ours, log), log)
-    process = _FORKS.Process(target=_run, args=(command, environment, str(log)), name=command)
+        program = [sys.executable, "-m", "luthier", command]
+        return Part(Executed(program, ours, log=log, working=working), log)
+    arguments = (command, environment, str(log), str(working))
+    process = _FORKS.Process(target=_run, args=arguments, name=command)
     process.start()
     return Part(process, log)
 
@@ -113,14 +120,16 @@ def outputs() -> Iterator[tuple[int, Path]]:
                 yield int(entry.name), (entry / "fd" / "1").readlink()
 
 
-def _run(command: str, environment: Mapping[str, str], log: str) -> None:
+def _run(command: str, environment: Mapping[str, str], log: str, working: str) -> None:
     os.setsid()
+    os.chdir(working)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
     os.environ.update(environment)
+    tempfile.tempdir = None  # what was imported before may have asked for it
     from luthier.cli.main import cli
 
     cli([command], prog_name="luthier")

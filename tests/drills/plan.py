@@ -4,11 +4,15 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import httpx
+from sqlalchemy.exc import DBAPIError
+
 from tests.drills import invariants
-from tests.drills.site import Site
+from tests.drills.site import Site, TooSlow
 
 ALL = 100_000
 """For a drill that has a trial for every case, whose number is known once a run was looked at."""
@@ -70,6 +74,7 @@ class Report:
     worst_seconds: float | None = None
     took_seconds: float = 0.0
     failures: list[str] = field(default_factory=list)  # with the seed of each
+    num_late: int = 0  # of the failures: a limit of time was passed, and that is all
     obstacle: str | None = None
 
     @property
@@ -158,6 +163,7 @@ def _try_once(drill: Drill, site: Site, report: Report, *, seed: int) -> None:
         where = traceback.extract_tb(error.__traceback__)[-1]
         told = " ".join(_words_of(error).split())[:1000]
         report.failures.append(f"{drill.id} seed {seed}: {told} ({where.name})")
+        report.num_late += _is_late(error, site)
         report.num_failed += drill.per_trial
         site.mend()
     else:
@@ -166,6 +172,15 @@ def _try_once(drill: Drill, site: Site, report: Report, *, seed: int) -> None:
         report.worst_seconds = max(took, report.worst_seconds or 0.0)
         report.num_passed += counted.number
     report.num_trials += 1
+
+
+def _is_late(error: Exception, site: Site) -> bool:
+    """Return whether a trial took too long, and what there is by then is in order."""
+    if not isinstance(error, TooSlow | httpx.TimeoutException):
+        return False
+    with suppress(DBAPIError):
+        return not any(invariants.in_database(site.backends.engine))
+    return True
 
 
 def _words_of(error: Exception) -> str:

@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,7 +25,15 @@ from tests.drills.parts import Part, outputs, preload, start_part
 FINAL = ("succeeded", "failed", "cancelled")
 PATIENT_LEASE_SECONDS = 30
 """A service's own, for drills of outages that are shorter; the site's is far shorter."""
+FOLDERS = frozenset(
+    {"home", "models", "working", "temporary", "kept", "alone", "strace.txt", "clock.so"}
+)
+"""All that is in a site's folder, of the service and of drills."""
 _READY_SECONDS = 120
+
+
+class TooSlow(AssertionError):
+    """A limit of time was passed: the fault of the service, or of a machine that is shared."""
 
 
 @dataclass(slots=True)
@@ -42,6 +48,12 @@ class Site:
     apis: list[Part] = field(default_factory=list)
     workers: list[Part] = field(default_factory=list)
     started: list[Part] = field(default_factory=list)  # all that there ever were
+    compared: set[str] = field(default_factory=set)  # jobs whose models were read through
+
+    @property
+    def working(self) -> Path:
+        """The working directory of the service's processes, in which none has anything to do."""
+        return self.settings.home.parent / "working"
 
     # What runs.
 
@@ -90,7 +102,11 @@ class Site:
 
     def _start(self, command: str, changes: Mapping[str, object]) -> Part:
         log = self.settings.home / "logs" / f"{command}-{len(self.started)}.log"
-        part = start_part(command, {**self.settings.model_dump(), **changes}, log=log)
+        temporary = self.settings.home.parent / "temporary"
+        for folder in (self.working, temporary):
+            folder.mkdir(exist_ok=True)
+        values = {**self.settings.model_dump(), "TMPDIR": str(temporary), **changes}
+        part = start_part(command, values, log=log, working=self.working)
         self.started.append(part)
         return part
 
@@ -145,7 +161,7 @@ class Site:
     def wait(
         self, job_id: str, condition: Callable[[dict[str, Any]], bool], *, seconds: float = 60
     ) -> dict[str, Any]:
-        """Return the job once it is as wanted; AssertionError if that takes too long."""
+        """Return the job once it is as wanted; TooSlow if that takes too long."""
         deadline = time.monotonic() + seconds
         while True:
             job = self.job(job_id)
@@ -153,7 +169,8 @@ class Site:
                 return job
             told = {name: job[name] for name in ("id", "state", "phase", "attempts", "error")}
             assert job["state"] not in FINAL, f"it ended too early: {told}"
-            assert time.monotonic() < deadline, f"not within {seconds} s: {told}"
+            if time.monotonic() >= deadline:
+                raise TooSlow(f"not within {seconds} s: {told}")
             time.sleep(0.02)
 
     def wait_for_end(self, job_id: str, *, seconds: float = 60) -> dict[str, Any]:
@@ -187,12 +204,18 @@ class Site:
 
 
 def until(condition: Callable[[], object], *, seconds: float, what: str = "") -> float:
-    """Wait for a condition and return how long it took; AssertionError if too long."""
+    """Wait for a condition and return how long it took; TooSlow if too long."""
     started = time.monotonic()
     while not condition():
-        assert time.monotonic() - started < seconds, f"not within {seconds} s: {what}"
+        within(seconds, took=time.monotonic() - started, what=what)
         time.sleep(0.02)
     return time.monotonic() - started
+
+
+def within(seconds: float, *, took: float, what: str) -> None:
+    """Raise TooSlow if something took longer than it may."""
+    if took > seconds:
+        raise TooSlow(f"not within {seconds:g} s: {what} ({took:.1f} s)")
 
 
 def through(proxy: CuttingProxy, url: str) -> str:
@@ -246,12 +269,3 @@ def open_site(folder: Path, *, fork_server: Path, **changes: object) -> Iterator
         site = Site(settings, postgres, valkey, client, backends)
         stack.callback(site.stop)
         yield site
-
-
-def save_model(kind: str, folder: Path) -> None:
-    """Save a tiny model of `tests/training/tiny.py`; this process imports no torch."""
-    code = (
-        "import sys; from pathlib import Path; from tests.training import tiny; "
-        "getattr(tiny, f'save_{sys.argv[1]}')(Path(sys.argv[2]))"
-    )
-    subprocess.run([sys.executable, "-c", code, kind, str(folder)], check=True)

@@ -1,16 +1,13 @@
 """Group D, streams: readers that are cut, late, slow, and events that come while one connects."""
 
-import json
 import random
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
-import httpx
 import psutil
 import redis
 
@@ -19,18 +16,18 @@ from jobs.store import events as store
 from jobs.store.events import NewEvent
 from tests.cutting_proxy import CuttingProxy
 from tests.drills.plan import Counted, Drill
+from tests.drills.readers import read, read_by_client, read_on
 from tests.drills.site import Site
 from tests.drills.work import Work, spec_of
 from trainer_core.events import EventType
 
 _NUM_EVENTS = 200
+_LAST = _NUM_EVENTS + 1  # the first is of its submission
 _NUM_READERS = 10  # of D7, a trial
 _NUM_SLOW = 100  # readers of D9
 _NUM_LONG = 4000  # events of a kilobyte that they do not read
 _SLOW_SECONDS = 15
-_READ_SECONDS = 60
 _MB = 1_000_000
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # else each client reads all certificates
 
 
 def drills(work: Work) -> list[Drill]:
@@ -63,10 +60,9 @@ class _Trials:
             _waiting(site, self._work) as job_id,
             CuttingProxy(_url(site), cut_after_bytes=cut_after_bytes) as proxy,
         ):
+            follow = chance.choice([read_on, read_by_client])
             speaker = _speak(site, job_id)
-            numbers: list[int] = []
-            while len(numbers) <= _NUM_EVENTS:
-                numbers += _read(proxy.url, job_id, after=numbers[-1] if numbers else 0)
+            numbers = follow(proxy.url, job_id, last=_LAST)
             speaker.join()
             assert proxy.num_cuts >= 10, f"only {proxy.num_cuts} cuts"
             _assert_all(numbers)
@@ -77,7 +73,7 @@ class _Trials:
 
         def connect(delay: float) -> list[int]:
             time.sleep(delay)
-            return _read(_url(site), job_id, after=0)
+            return read(_url(site), job_id, after=0, last=_LAST)
 
         with _waiting(site, self._work) as job_id:
             speaker = _speak(site, job_id)
@@ -94,7 +90,7 @@ class _Trials:
             with redis.Redis.from_url(site.valkey.url, socket_timeout=5) as client:
                 client.xtrim(stream_of(job_id), maxlen=chance.randrange(100), approximate=False)
             after = chance.randrange(1, 90)
-            numbers = _read(_url(site), job_id, after=after)
+            numbers = read(_url(site), job_id, after=after, last=_LAST)
         _assert_all(numbers, after=after)
 
     def d9(self, site: Site, _: random.Random) -> None:
@@ -116,7 +112,7 @@ class _Trials:
                 time.sleep(1)
             for reader in readers:
                 reader.close()
-            numbers = _read(_url(site), job_id, after=1, last=_NUM_LONG + 1)
+            numbers = read(_url(site), job_id, after=1, last=_NUM_LONG + 1)
         assert numbers == list(range(2, _NUM_LONG + 2)), "a reader who comes back misses some"
         assert most - before <= 20 * _MB, f"the API grew by {(most - before) / _MB:.0f} MB"
 
@@ -150,25 +146,8 @@ def _say(site: Site, job_id: str, *, count: int, text: str) -> None:
         store.append(tx, job_id, [said] * count)
 
 
-def _read(url: str, job_id: str, *, after: int, last: int = _NUM_EVENTS + 1) -> list[int]:
-    """Return the numbers of the events that a stream brings until it breaks off, or the last."""
-    headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
-    numbers = []
-    with (
-        suppress(httpx.TransportError),
-        httpx.Client(timeout=_READ_SECONDS, verify=_NO_TLS) as client,
-        client.stream("GET", f"{url}/jobs/{job_id}/events", headers=headers) as answer,
-    ):
-        for line in answer.iter_lines():
-            if line.startswith("data:"):
-                numbers.append(int(json.loads(line[5:])["id"]))
-                if numbers[-1] == last:
-                    break
-    return numbers
-
-
 def _assert_all(numbers: list[int], *, after: int = 0) -> None:
-    assert numbers == list(range(after + 1, _NUM_EVENTS + 2)), numbers
+    assert numbers == list(range(after + 1, _LAST + 1)), numbers
 
 
 def _connect(site: Site, job_id: str) -> socket.socket:

@@ -1,5 +1,7 @@
 """One trial or two of each drill."""
 
+import sys
+
 import pytest
 
 from tests.drills.__main__ import ready_site
@@ -28,13 +30,15 @@ def test_every_row_of_the_plan_is_there(ready):
 
 
 @pytest.mark.parametrize("id_", IDS)
-def test_the_service_bears(ready, id_):
+def test_the_service_bears(ready, id_, capsys):
     site, known = ready
     (drill,) = [one for one in known if one.id == id_]
     if drill.obstacle or not drill.quick:
         pytest.skip(drill.obstacle or "it takes too long or too quiet a machine for a quick run")
     report = carry_out(drill, site, seed=1, num_trials=drill.quick)
-    if report.failures:  # the limits are seconds, and the machines of tests are shared
+    if report.failures and report.num_late == len(report.failures):
+        with capsys.disabled():  # the machines of tests are shared, but it may be more than that
+            sys.stderr.write(f"\ntoo slow, and tried again: {report.failures}\n")
         report = carry_out(drill, site, seed=2, num_trials=drill.quick)
     assert not report.failures, report.failures
     assert report.num_trials == drill.quick

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.drills.plan import Drill
-from tests.drills.site import Part, Site, until
+from tests.drills.site import Part, Site, TooSlow, until, within
 from tests.drills.work import Work, spec_of
 from worker.group import members_of
 
@@ -41,7 +41,6 @@ def drills(work: Work) -> list[Drill]:
         Drill("K8", "worker killed while it saves to leave", "resumes", trials.k8, 30),
         Drill("K9", "API killed between commit and bell", "starts all the same", trials.k9, 100),
         Drill("K12", "worker killed after the last write", "nothing changes", trials.k12, 50),
-        Drill("K13", "a job that always dies", "failed at the cap", trials.k13, 20),
     ]
 
 
@@ -119,7 +118,7 @@ class _Trials:
         assert job["attempts"][1]["worker"] != job["attempts"][0]["worker"], job["attempts"]
         gone.kill_group()
         site.workers.remove(gone)
-        assert seconds <= 1.5 * site.settings.lease_seconds, f"it took {seconds:.1f} s"
+        within(1.5 * site.settings.lease_seconds, took=seconds, what="it is taken over")
         return seconds
 
     def k6(self, site: Site, chance: random.Random) -> None:
@@ -146,7 +145,7 @@ class _Trials:
         site.wait(job_id, lambda job: (job["progress"] or {}).get("step", 0) >= 1)
         time.sleep(chance.uniform(0, 1))
         seconds = _leave(site.workers.pop())
-        assert seconds <= 30, f"it took {seconds:.0f} s to leave"
+        within(30, took=seconds, what="it leaves")
         site.start_worker()
         attempts = self._work.assert_whole(site, job_id)["attempts"]
         assert isinstance(attempts, list)
@@ -198,16 +197,6 @@ class _Trials:
         )
         assert _row(site, job_id) == before
 
-    def k13(self, site: Site, _: random.Random) -> None:
-        site.only_worker(failpoints="step.ended:kill")
-        poison = site.submit(spec_of(self._work.dataset))
-        job = site.wait_for_end(poison)
-        assert job["state"] == "failed", job["state"]
-        assert len(job["attempts"]) == site.settings.max_attempts, job["attempts"]
-        assert "SIGKILL" in job["error"]["message"], job["error"]
-        site.only_worker()
-        self._work.assert_whole(site, site.submit(spec_of(self._work.dataset)))
-
 
 def _pool(worker: Part) -> set[int]:
     """Return the children of a worker that carry out jobs."""
@@ -230,8 +219,10 @@ def _leave(worker: Part) -> float:
     started = time.monotonic()
     worker.send(signal.SIGTERM)
     worker.process.join(60)
-    assert not worker.is_alive(), "it did not leave"
-    return time.monotonic() - started
+    seconds = time.monotonic() - started
+    if worker.is_alive():
+        raise TooSlow(f"it did not leave within {seconds:.0f} s")
+    return seconds
 
 
 def _row(site: Site, job_id: str) -> tuple[object, ...]:

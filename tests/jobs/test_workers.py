@@ -118,7 +118,7 @@ def test_a_device_of_which_the_memory_is_not_known_is_taken_for_large_enough():
     ],
 )
 def test_a_submission_is_refused_by_the_state_of_its_weights_alone(changes, is_refused):
-    spec, present = spec_of(**changes), [worker_of(CPU)]
+    spec, present = spec_of(**changes), [worker_of(GPU if "resources" in changes else CPU)]
     num_weights = 900_000_000  # 14.4 GB with Adam, 7.2 GB without moments, of which 80 % count
     if not is_refused:
         check_capacity(spec, num_weights=num_weights, workers=present)
@@ -126,6 +126,15 @@ def test_a_submission_is_refused_by_the_state_of_its_weights_alone(changes, is_r
     with pytest.raises(NothingFits) as caught:
         check_capacity(spec, num_weights=num_weights, workers=present)
     assert caught.value.detail["least_bytes"] > caught.value.detail["largest_bytes"]
+
+
+def test_a_job_for_gpus_is_refused_where_no_worker_has_one():
+    spec = spec_of(resources={"gpus": 1})
+    with pytest.raises(NothingFits, match="asks for GPUs") as caught:
+        check_capacity(spec, num_weights=None, workers=[worker_of(CPU)])
+    assert caught.value.param == "/resources/gpus"
+    check_capacity(spec, num_weights=None, workers=[worker_of(CPU), worker_of(GPU)])
+    check_capacity(spec, num_weights=None, workers=[])
 
 
 def test_without_a_worker_or_a_known_size_nothing_is_refused():

@@ -226,7 +226,6 @@ def test_a_running_job_is_paused_and_goes_on(facade, client):
             State.PAUSED,
             attempt=job.attempt,
             reason="paused by request",
-            steps=attempts.Steps(0, 5),
         )
 
     assert client.fine_tuning.jobs.resume(made.id).status == "queued"

@@ -244,13 +244,7 @@ def submit_all(url: str, canaries: dict[str, str], models: Path, *, state: str) 
         }
         if state == "failed":
             spec["model"] = "hub:org/private"
-        for place in ({"name": canaries["hf"]}, {"labels": {"key": canaries["admin"]}}):
-            refused = client.post("/jobs", json={**spec, **place})
-            assert refused.status_code == 422
-            validated = client.post("/jobs/validate", json={**spec, **place})
-            for told in (refused.text, validated.text):
-                assert "holds what looks like a secret" in told
-                assert not [one for one in canaries.values() if one in told]
+        refuse_in_specs(client, canaries, spec)
         refuse_as_openais(client, canaries["hf"], rows=rows)
         unknown = client.post("/jobs", json={**spec, "secrets": {"hf": "nobodys"}})
         assert unknown.json()["errors"][0]["pointer"] == "/secrets/hf"
@@ -266,6 +260,16 @@ def submit_all(url: str, canaries: dict[str, str], models: Path, *, state: str) 
             assert job["state"] == state, json.dumps(job["error"])
             log = client.get(f"/jobs/{job_id}/logs").text + json.dumps(job)
             assert not [name for name, one in canaries.items() if one in log]
+
+
+def refuse_in_specs(client: httpx.Client, canaries: dict[str, str], spec: dict[str, Any]) -> None:
+    for place in ({"name": canaries["hf"]}, {"labels": {"key": canaries["admin"]}}):
+        refused = client.post("/jobs", json={**spec, **place})
+        assert refused.status_code == 422
+        validated = client.post("/jobs/validate", json={**spec, **place})
+        for told in (refused.text, validated.text):
+            assert "holds what looks like a secret" in told
+            assert not [one for one in canaries.values() if one in told]
 
 
 def push_again(url: str, canaries: dict[str, str], hub: PushableHub) -> None:

@@ -15,8 +15,8 @@ class DataSpec(SpecModel):
     """Where the rows come from. Each task adds `columns`, the mapping from its roles to columns."""
 
     train: DataReference
-    """Rows to learn from: `dataset:ID` of an upload. Data sets of the Hub, `hub:org/name`, are refused
-    in this version: upload their rows."""
+    """Rows to learn from: `dataset:ID` of an upload. Data sets of the Hub, `hub:org/name`, are
+    refused in this version: upload their rows."""
     eval: Fraction | DataReference | None = 0.1
     """Rows to measure on while training: a fraction of `train` in (0, 1), a reference, or null for
     none. Default 0.1: without held-out rows nobody can tell learning from memorizing."""
