@@ -84,12 +84,15 @@ class Follower:
                 is_due = time.monotonic() >= due_at
                 if is_due and not fresh and not self._is_behind:
                     fresh = await self._replay(channel)
+                is_last = any(map(_is_final, fresh))
                 if fresh or is_due:
                     if not await self._is_admitted(is_heartbeat=not fresh):
                         return
-                    yield fresh
+                    handed = [fresh]
+                    fresh = []  # a reader may take long: only what it is sent waits for it
+                    yield handed.pop()
                     spoke_at = time.monotonic()
-                if any(map(_is_final, fresh)) or (self._is_over and not self._is_behind):
+                if is_last or (self._is_over and not self._is_behind):
                     return
         finally:
             self._hub.channels.leave(self._job_id, channel)
@@ -172,7 +175,9 @@ async def encoded(batches: AsyncIterator[list[Told]]) -> AsyncIterator[bytes]:
         if not batch:
             yield format_sse_event(comment="heartbeat")
             continue
-        yield b"".join(told.encoded for told in batch)
+        told = b"".join(one.encoded for one in batch)
+        del batch  # as above
+        yield told
 
 
 def _is_final(told: Told) -> bool:
