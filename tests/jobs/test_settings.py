@@ -122,7 +122,8 @@ def test_database_url_gets_the_driver():
 
 def test_readme_lists_every_setting_with_its_default():
     rows = dict(re.findall(r"^\| `LUTHIER_(\w+)` \| (.*?) \|", README.read_text(), re.MULTILINE))
-    assert set(rows) == {name.upper() for name in Settings.model_fields} | {"URL", "API_KEY"}
+    of_clients = {"URL", "API_KEY", "API_KEY_FILE"}
+    assert set(rows) == {name.upper() for name in Settings.model_fields} | of_clients
     for name, field in Settings.model_fields.items():
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
             assert str(field.default).removesuffix(".0") in rows[name.upper()], name

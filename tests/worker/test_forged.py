@@ -156,11 +156,11 @@ def test_forged_messages_are_dropped_and_counted_and_the_next_job_is_taken(road,
         values |= {"data": {"train": f"dataset:{DATASET}"}}
         job = jobs.create(tx, parse_spec(values), project="default", max_attempts=1)
     wait_until(worker, lambda: road.job(job.id)["state"] == State.FAILED)
+    wait_until(worker, lambda: f"({2 * len(messages)} so far)" in log.read_text())
     road.stop_workers()
     backends.engine.dispose()
 
     told = log.read_text()
-    assert f"({2 * len(messages)} so far)" in told
     assert len(re.findall(rf"{re.escape(TASK)}\[.*received", told)) <= 3  # ours, and the sweeper's
     assert "Traceback" not in told
     assert "os.system" not in told

@@ -23,7 +23,7 @@ from jobs.settings import load_settings
 from jobs.store import keys
 from luthier.embedded.ports import free_port
 from tests.conftest import Servers, fresh_database
-from tests.drills.site import save_model
+from tests.drills.work import save_model
 from tests.pushable_hub import PushableHub
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
