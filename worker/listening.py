@@ -60,7 +60,8 @@ class Listening:
     def stop(self) -> None:
         """End looking."""
         self._ended.set()
-        self._thread.join(self._silent_seconds)
+        if self._thread.is_alive():  # or the worker never was ready
+            self._thread.join(self._silent_seconds)
         self._alive.unlink(missing_ok=True)
 
     def _watch(self) -> None:

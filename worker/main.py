@@ -17,6 +17,7 @@ from celery.signals import (
     worker_process_init,
     worker_process_shutdown,
     worker_ready,
+    worker_shutdown,
     worker_shutting_down,
 )
 from sqlalchemy.exc import DBAPIError
@@ -172,10 +173,16 @@ def run(settings: Settings) -> int:
     def begin_listening(**_: Any) -> None:
         listening.start()
 
+    codes = [0]
+
+    def note_exit(sender: Any, **_: Any) -> None:
+        codes.append(sender.exitcode or 0)
+
     worker_process_init.connect(open_slot, weak=False)
     worker_process_shutdown.connect(close_slot, weak=False)
     worker_shutting_down.connect(begin_draining, weak=False)
     worker_ready.connect(begin_listening, weak=False)
+    worker_shutdown.connect(note_exit, weak=False)
     with beside(settings):
         app.worker_main(
             [
@@ -190,7 +197,7 @@ def run(settings: Settings) -> int:
             ]
         )
     listening.stop()
-    return 0
+    return max(codes)
 
 
 def _end_self(board: Board, *, seconds: float) -> None:

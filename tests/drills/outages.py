@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import redis
@@ -70,8 +71,12 @@ class _Trials:
                 time.sleep(chance.uniform(0, 2))
             freed = time.monotonic()
             until(lambda: site.client.get("/readyz").status_code == 200, seconds=5, what="ready")
-        _replace_ended(site)
-        site.wait(job_id, lambda job: job["state"] in ("running", *FINAL), seconds=30)
+
+        def has_begun(job: dict[str, Any]) -> bool:
+            _replace_ended(site)  # a worker that began meanwhile could not, and ends
+            return job["state"] in ("running", *FINAL)
+
+        site.wait(job_id, has_begun, seconds=30)
         seconds = time.monotonic() - freed
         self._work.assert_whole(site, job_id)
         return seconds

@@ -129,3 +129,18 @@ def test_worker_whose_connections_were_swallowed_ends_within_half_a_minute(road)
             worker.wait(30)
             client.delete(QUEUE)
     road.workers.clear()
+
+
+def test_worker_that_can_not_begin_says_so_by_its_exit_code(servers, tmp_path):
+    with (
+        open_road(servers, tmp_path, warm_spare=False) as road,
+        redis.Redis.from_url(servers.redis_url) as client,
+    ):
+        client.replicaof("127.0.0.1", "1")  # it takes no writes
+        try:
+            assert road.start_worker().wait(60) == 1
+        finally:
+            client.replicaof("NO", "ONE")
+        log = (road.settings.home / "logs" / "worker-0.log").read_text()
+        assert "read only replica" in log
+        assert "a defect of luthier" not in log
