@@ -145,7 +145,7 @@ def run(settings: Settings) -> int:
     # The pool's children inherit the slot and the task: macOS would start them anew without.
     set_start_method("fork", force=True)
     app = make_celery(str(settings.redis_url), socket_timeout_seconds=_CONSUMER_SECONDS)
-    app.conf.broker_transport = Screened
+    app.conf.broker_transport = f"{Screened.__module__}:{Screened.__name__}"  # as it is logged
     board = Board(settings.num_slots)
     slot = Slot(settings, board)
     listening = Listening(
