@@ -38,10 +38,11 @@ def main() -> None:
     known: dict[str, dict[str, Any]] = {}
     if _RESULTS.exists():
         known = {one["name"]: one for one in json.loads(_RESULTS.read_text("utf-8"))}
+    measured = _moment()
     for name in names:
         bench = importlib.import_module(f"benchmarks.{name}")
         for one in bench.run(_BENCHES[name]):
-            known[one["name"]] = {**one, "measured": _moment()}
+            known[one["name"]] = {**one, "measured": measured}
             print(f"{one['name']}: ratio {one['ratio']:.3f} ({one['unit']})", flush=True)
         text = json.dumps(list(known.values()), indent=2, ensure_ascii=False)
         _RESULTS.write_text(text + "\n", encoding="utf-8")
