@@ -46,4 +46,5 @@ def test_no_request_fails_and_every_reply_is_documented(shared: Shared, tmp_path
     assert done.returncode == 0, done.stdout[-6000:]
     found = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
     assert found is not None, done.stdout[-3000:]
+    print(found[0])  # shown with -s
     assert int(found[1]) >= 50
