@@ -10,7 +10,7 @@ import pytest
 
 from jobs.records import WorkerDevice
 from jobs.store import workers
-from tests.api.conftest import spec_of, upload
+from tests.api.conftest import Shared, spec_of, upload
 from trainer_core.rows import apart
 
 GB = 1 << 30
@@ -179,3 +179,11 @@ def write_header(path: Path, *, num_weights: int) -> None:
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + num_bytes)
+
+
+def test_rows_that_suit_no_form_of_the_task_are_told(shared: Shared) -> None:
+    data = {"train": f"dataset:{upload(shared.client)}"}  # of texts and labels
+    spec = spec_of("", task="sentence-embedding", data=data)
+    found = validated(shared.client, spec)
+    assert not found["is_valid"]
+    assert found["errors"]
