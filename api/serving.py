@@ -14,7 +14,6 @@ from jobs.settings import Settings
 
 _IDLE_SECONDS = 75  # longer than clients keep a connection: who closes first loses no request
 _STOP_SECONDS = 5  # how long requests may take to end when the service stops
-_WAITING_BYTES = 1 << 14  # of an answer, for a client that takes it slowly
 _MAX_HEAD_BYTES = 1 << 16  # of the request line and the headers
 _HEADER_BYTES = 32  # what a header costs besides
 _HEAD_SECONDS = 30  # from the first byte of a request to the end of its headers
@@ -29,7 +28,6 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=_WAITING_BYTES)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -37,20 +37,19 @@ def model_folder(
     model = parse_model_reference(spec.model)
     if model.checkpoint is not None:
         raise NotHere("checkpoints of jobs are opened by workers alone")
+    if model.scheme is Scheme.JOB:
+        with backends.database.transaction() as tx:
+            files = artifacts.of_job(tx, model.name)
+        for file in files:
+            _copy(backends, file, folder / file.path)
+        return folder
     with backends.database.transaction() as tx:
-        files = artifacts.of_job(tx, model.name) if model.scheme is Scheme.JOB else []
-        hub = models.on_hub(tx, model, project=project)
-        if model.scheme is Scheme.MODEL and hub is None:
-            path = models.get(tx, model.name, project=project).path
-            assert path is not None, f"model {model.name} has no source"
-            if not Path(path).is_dir():
-                raise NotHere("the model's folder is not on this machine of the API")
-            return Path(path)
-    if hub is not None:
-        return _from_hub(backends, spec, hub, project=project, may_use_secrets=may_use_secrets)
-    for file in files:
-        _copy(backends, file, folder / file.path)
-    return folder
+        source = models.source(tx, model, project=project)
+    if not isinstance(source, Path):
+        return _from_hub(backends, spec, source, project=project, may_use_secrets=may_use_secrets)
+    if not source.is_dir():
+        raise NotHere("the model's folder is not on this machine of the API")
+    return source
 
 
 def _from_hub(

@@ -80,7 +80,7 @@ def check_capacity(spec: JobSpec, *, num_weights: int | None, workers: Sequence[
     The same where each of them is smaller than the weights' own state.
     """
     devices = [device for worker in workers for device in worker.devices]
-    if devices and needs_gpu(spec) and all(device.kind == "cpu" for device in devices):
+    if devices and spec.resources.num_gpus and all(device.kind == "cpu" for device in devices):
         raise NothingFits(
             f"the job asks for GPUs, and none of the {len(workers)} workers there has one.",
             hint="Set resources.gpus to 'auto' or 0, or start a worker that has GPUs.",
@@ -100,11 +100,6 @@ def check_capacity(spec: JobSpec, *, num_weights: int | None, workers: Sequence[
             param="/model",
             detail={"least_bytes": least, "largest_bytes": largest, "num_workers": len(workers)},
         )
-
-
-def needs_gpu(spec: JobSpec) -> bool:
-    """Return whether a job is for GPUs alone."""
-    return spec.resources.gpus not in ("auto", 0)
 
 
 def memory_of(device: WorkerDevice, spec: JobSpec) -> float:

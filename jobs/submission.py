@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.backends import Backends
-from jobs.fitting import check_capacity, needs_gpu
+from jobs.fitting import check_capacity
 from jobs.outlines import known_outline
 from jobs.records import Dataset
 from jobs.sealing import Cipher, cipher_of
@@ -103,7 +103,7 @@ def look_up(
     if problems:
         raise InvalidSpec(problems)
     num_weights = num_weights_of(tx, spec, project=project, home=home)
-    if num_weights is not None or needs_gpu(spec):
+    if num_weights is not None or spec.resources.num_gpus:
         check_capacity(spec, num_weights=num_weights, workers=workers.present(tx))
     return found
 
@@ -252,12 +252,11 @@ def num_weights_of(tx: Transaction, spec: JobSpec, *, project: str, home: Path) 
         files = artifacts.of_job(tx, model.name)
         sizes = (file.size_bytes for file in files if file.path.endswith(".safetensors"))
         return sum(sizes) // WEIGHT_BYTES or None
-    if (hub := models.on_hub(tx, model, project=project)) is not None:
-        known = known_outline(hub, home=home, project=project if spec.secrets.hf else None)
-        return None if known is None else known.num_weights
-    folder = models.get(tx, model.name, project=project).path
-    assert folder is not None, f"model {model.name} has no source"
-    return num_weights_in(Path(folder))
+    source = models.source(tx, model, project=project)
+    if isinstance(source, Path):
+        return num_weights_in(source)
+    known = known_outline(source, home=home, project=project if spec.secrets.hf else None)
+    return None if known is None else known.num_weights
 
 
 def _model_problems(tx: Transaction, reference: str, *, project: str) -> Iterator[FieldProblem]:

@@ -68,6 +68,7 @@ def validate(
     *,
     project: str,
     may_use_secrets: bool,
+    is_submission: bool,
 ) -> Report:
     """Return everything that is wrong with a job, and what it would do.
 
@@ -77,8 +78,11 @@ def validate(
         values: the body of a submission.
         project: in which its references are looked up.
         may_use_secrets: whoever asks may also use the project's secrets in a job.
+        is_submission: the project's quotas have to leave room for it, as they are now.
     """
     report = Report()
+    if is_submission:
+        _foresee(backends, report, project=project)
     spec = _parsed(values, report)
     if spec is not None:
         spec = _without_secrets(backends, spec, report, project=project)
@@ -101,22 +105,13 @@ def validate(
     return report
 
 
-def validate_submission(
-    backends: Backends,
-    inspector: Inspector,
-    values: object,
-    *,
-    project: str,
-    may_use_secrets: bool,
-) -> Report:
-    """Return what `validate` does, and whether the project's quotas leave room for the job now."""
-    report = validate(backends, inspector, values, project=project, may_use_secrets=may_use_secrets)
-    with backends.database.transaction() as tx:
-        try:
+def _foresee(backends: Backends, report: Report, *, project: str) -> None:
+    """Note which quota has no room for a further job."""
+    try:
+        with backends.database.transaction() as tx:
             quotas.foresee_job(tx, project)
-        except QuotaExceeded as error:
-            report.errors.append(error.to_typed())
-    return report
+    except QuotaExceeded as error:
+        report.errors.append(error.to_typed())
 
 
 def _parsed(values: object, report: Report) -> JobSpec | None:

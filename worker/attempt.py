@@ -249,8 +249,8 @@ class Attempt:
             values["max_attempts"] = self.job.max_attempts + 1
         elif ending.state is State.QUEUED:
             settings = self.backends.settings
-            num_uncounted = self.job.max_attempts - settings.max_attempts
-            num_tries = self.job.attempt - max(num_uncounted, 0)
+            num_left = self.job.max_attempts - self.job.attempt  # of those that count
+            num_tries = max(1, settings.max_attempts - num_left)
             again_in_seconds = pause_seconds(num_tries, first_seconds=settings.retry_seconds)
         with self.backends.database.transaction() as tx:
             if ending.error is not None:

@@ -23,25 +23,28 @@ _FIRST_WITH_BF16 = 8  # Ampere
 _log = logging.getLogger(__name__)
 
 
-def devices_of(settings: Settings) -> tuple[WorkerDevice, ...]:
-    """Return the devices that the settings name, or the best that this machine has."""
-    gpus = {gpu.name: gpu for gpu in _gpus()}
-    names = settings.devices or _best(gpus)
-    return tuple(_device(name, gpus, settings) for name in names)
+class Machine:
+    """The devices of this machine. The driver is asked once, when this is made."""
 
+    def __init__(self) -> None:
+        self._gpus = {gpu.name: gpu for gpu in _gpus()}
 
-def num_gpus(device: str | None) -> int:
-    """Return how many GPUs a job may ask for of a slot with a device; None is all that there is."""
-    match device:
-        case "cpu":
-            return 0
-        case "cuda":
-            return max(1, sum(1 for _ in _gpus()))
-        case None:
-            gpus = {gpu.name: gpu for gpu in _gpus()}
-            return len([name for name in _best(gpus) if name != "cpu"])
-        case _:
-            return 1
+    def chosen(self, settings: Settings) -> tuple[WorkerDevice, ...]:
+        """Return the devices that the settings name, or the best that there are."""
+        names = settings.devices or _best(self._gpus)
+        return tuple(_device(name, self._gpus, settings) for name in names)
+
+    def num_gpus(self, device: str | None) -> int:
+        """Return how many GPUs a job may ask for of a slot with a device; None is all of them."""
+        match device:
+            case "cpu":
+                return 0
+            case "cuda":
+                return max(1, len(self._gpus))
+            case None:
+                return len([name for name in _best(self._gpus) if name != "cpu"])
+            case _:
+                return 1
 
 
 def _best(gpus: dict[str, WorkerDevice]) -> tuple[str, ...]:

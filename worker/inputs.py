@@ -69,11 +69,10 @@ def _sources(backends: Backends, job: Job, spec: JobSpec) -> Needs:
         )
         if model.scheme is Scheme.JOB:
             return replace(needs, files=_files_of_job(tx, model, project=job.project))
-        if (hub := models.on_hub(tx, model, project=job.project)) is not None:
-            return replace(needs, hub=hub)
-        registered = models.get(tx, model.name, project=job.project)
-    assert registered.path is not None, f"model {registered.name} has no source"
-    return replace(needs, folder=Path(registered.path))
+        source = models.source(tx, model, project=job.project)
+    if isinstance(source, Path):
+        return replace(needs, folder=source)
+    return replace(needs, hub=source)
 
 
 def _files_of_job(tx: Transaction, model: Reference, *, project: str) -> dict[str, str]:

@@ -30,7 +30,7 @@ from trainer_core.failpoints import failpoint
 from trainer_core.redaction import guard_process
 from worker.attempt import Attempt
 from worker.board import Board
-from worker.devices import devices_of, num_gpus
+from worker.devices import Machine
 from worker.group import kill, members_of
 from worker.listening import ALIVE_FILE, Listening
 from worker.outputs import tidy_finished
@@ -55,6 +55,7 @@ class Slot:
         self._settings = settings
         self._board = board
         self._backends: Backends | None = None
+        self._machine = Machine()
         self._spare = Spare(settings)
         self._name = _name()  # of the worker: the children of its pool have other numbers
         self._presence: Presence | None = None
@@ -74,12 +75,12 @@ class Slot:
                 self._backends.database,
                 self._name,
                 num_slots=self._settings.num_slots,
-                devices=devices_of(self._settings),
+                devices=self._machine.chosen(self._settings),
             )
             self._presence.open()
             self._pusher = Pusher(self._backends)
             self._pusher.open()
-        self._num_gpus = num_gpus(_device(self._settings))
+        self._num_gpus = self._machine.num_gpus(_device(self._settings))
         self._spare.refill()
         self._tidy(self._backends)
 

@@ -39,7 +39,6 @@ from trainer_core.run_directory import MANIFEST
 from worker.uploading import Answer, Upload, upload
 
 _LOOK_SECONDS = 1.0
-_MAX_WAIT_SECONDS = 3600.0
 _MARGIN = 0.8  # share of the lease after which a worker that can't renew gives up
 _END_SECONDS = 5.0
 _NOT_PUSHED = (MANIFEST, "predictions.jsonl", "tracking/")
@@ -222,8 +221,9 @@ def _settle(tx: Transaction, push: Push, answer: Answer, *, retry_seconds: float
     if not answer.is_passing or push.num_tries >= push.max_tries:
         pushes.fail(tx, push, error=error.to_dict())
         return
-    pause = pause_seconds(push.num_tries, first_seconds=retry_seconds)
-    wait = min(max(pause, answer.retry_after_seconds or 0.0), _MAX_WAIT_SECONDS)
+    wait = pause_seconds(
+        push.num_tries, first_seconds=retry_seconds, at_least=answer.retry_after_seconds or 0.0
+    )
     pushes.put_off(tx, push, error=error.to_dict(), again_in_seconds=wait)
 
 

@@ -23,7 +23,6 @@ from api.openai_errors import responses as errors
 from api.reading import RowReaders
 from jobs import submission
 from jobs.backends import Backends
-from jobs.identifiers import new_id
 from jobs.records import Dataset
 from jobs.store import audit, checkpoints, datasets, events, files, fine_tunes, jobs, models
 from jobs.transaction import Transaction
@@ -271,14 +270,9 @@ def _create(
 ) -> Response:
     integrations = [one.model_dump(mode="json") for one in said.integrations or ()]
     with service.database.transaction() as tx:
-        job_id = new_id("job")
+        max_attempts = service.settings.max_attempts
         job = jobs.create(
-            tx,
-            spec,
-            job_id=job_id,
-            project=caller.project,
-            max_attempts=service.settings.max_attempts,
-            beside=[audit.entry(caller, "job.create", job_id, detail={})],
+            tx, spec, project=caller.project, max_attempts=max_attempts, caller=caller
         )
         values = {
             "suffix": said.suffix,

@@ -22,13 +22,11 @@ from api.schemas import Job
 from api.showing import shown, shown_new
 from jobs import submission
 from jobs.backends import Backends
-from jobs.identifiers import new_id
 from jobs.records import Job as StoredJob
 from jobs.sealing import cipher_of
 from jobs.states import State
 from jobs.store import audit, jobs
 from jobs.store.customs import customs_and_datasets
-from jobs.validation import validate_submission
 from trainer_core.errors import FieldProblem, IllegalTransition, InvalidSpec
 from trainer_core.spec import JobSpec, parse_spec
 from trainer_core.spec.base import SpecModel
@@ -75,7 +73,7 @@ async def create_job(
     tokens and at estimates; what it alone finds is an error of the running job here.
     """
     if parameters.validate_only:
-        found = await validated(service, inspector, body, caller=caller, look=validate_submission)
+        found = await validated(service, inspector, body, caller=caller, is_submission=True)
         return JSONResponse(found.model_dump(mode="json"))
     return await _submit(service, readers, caller, body, once)
 
@@ -228,7 +226,6 @@ def _create(
 ) -> Response | JobSpec:
     """Create a job whose rows are good, or return the spec whose rows are to be read first."""
     project = caller.project
-    job_id = new_id("job")
     with service.database.transaction() as tx:
         needed = spec.data.dataset_ids() if only_if_checked else []
         customs, held = customs_and_datasets(tx, project, needed)
@@ -242,17 +239,15 @@ def _create(
                 return spec
         if parent_id is not None:
             jobs.get(tx, parent_id, project=project, is_locked=True)  # may be deleted by now
-        detail = {"parent_id": parent_id}
         job = jobs.create(
             tx,
             spec,
-            job_id=job_id,
             project=project,
             max_attempts=service.settings.max_attempts,
             parent_id=parent_id,
+            caller=caller,
             customs=customs,
             are_held=only_if_checked,
-            beside=[audit.entry(caller, "job.create", job_id, detail=detail)],
         )
         return once.answer(tx, shown_new(tx, job), location=f"/jobs/{job.id}")
 

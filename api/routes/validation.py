@@ -1,6 +1,5 @@
 """Looking at a job, or at a data set for a task, before anything is submitted."""
 
-from collections.abc import Callable
 from functools import partial
 
 from fastapi import APIRouter
@@ -14,7 +13,7 @@ from api.inspections import Inspections, JobInspector
 from api.reports import Validation
 from jobs.backends import Backends
 from jobs.store import datasets
-from jobs.validation import NO_MODEL, Report, validate, validate_submission
+from jobs.validation import NO_MODEL, validate
 from trainer_core.errors import FieldProblem, InvalidSpec
 
 router = APIRouter(tags=["validation"])
@@ -36,7 +35,7 @@ async def validate_job(
     quotas are looked at as they are now. A job with errors is answered with 200, too: see
     `is_valid`.
     """
-    return await validated(service, inspector, body, caller=caller, look=validate_submission)
+    return await validated(service, inspector, body, caller=caller, is_submission=True)
 
 
 @router.post(
@@ -73,7 +72,7 @@ async def validate_dataset(
     With a `model` its tokens are counted, too, and memory and time are estimated.
     """
     spec = await run_in_threadpool(_spec, service, dataset_id, body, project=caller.project)
-    return await validated(service, inspector, spec, caller=caller, look=validate)
+    return await validated(service, inspector, spec, caller=caller, is_submission=False)
 
 
 async def validated(
@@ -82,15 +81,19 @@ async def validated(
     spec: object,
     *,
     caller: Caller,
-    look: Callable[..., Report],
+    is_submission: bool,
 ) -> Validation:
     """Return what is to be said of a job, from a thread that may take its time."""
-    may_use_secrets = Scope.SUBMIT in caller.scopes
-    project = caller.project
-    found = partial(
-        look, service, inspector.processes, spec, project=project, may_use_secrets=may_use_secrets
+    look = partial(
+        validate,
+        service,
+        inspector.processes,
+        spec,
+        project=caller.project,
+        may_use_secrets=Scope.SUBMIT in caller.scopes,
+        is_submission=is_submission,
     )
-    return Validation.of(await inspector.run(found))
+    return Validation.of(await inspector.run(look))
 
 
 def _spec(service: Backends, dataset_id: str, values: object, *, project: str) -> dict[str, object]:

@@ -1,14 +1,15 @@
 """Jobs as their owners see them: create, get, cancel, pause, resume."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Insert, RowMapping, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import RowMapping, Select, bindparam, delete, func, insert, select, update
 
 from jobs.identifiers import new_id
 from jobs.records import Job, StoredEvent
 from jobs.states import FINAL, LEASED, State, sources_of
-from jobs.store import datasets, deliveries, events, quotas
+from jobs.store import audit, datasets, deliveries, events, quotas
+from jobs.store.audit import Actor
 from jobs.store.customs import Customs, customs_of
 from jobs.store.events import NewEvent
 from jobs.tables import job_labels, jobs
@@ -40,14 +41,13 @@ def create(
     parent_id: str | None = None,
     notes: str | None = None,
     sweep_id: str | None = None,
-    job_id: str | None = None,
+    caller: Actor | None = None,
     customs: Customs | None = None,
     are_held: bool = False,
-    beside: Sequence[Insert] = (),
 ) -> Job:
     """Keep a new job, queued; its bell is rung after the commit.
 
-    Job, first event and what is to be kept beside are one statement: each costs a round trip.
+    Job, first event and audit entry are one statement: each costs a round trip.
 
     Args:
         tx: the transaction.
@@ -57,10 +57,9 @@ def create(
         parent_id: the job of the same project that it was made from.
         notes: what its owner says about it.
         sweep_id: the sweep of which it is a trial.
-        job_id: its id, where the caller needs it before.
+        caller: who is noted in the audit log.
         customs: what there is in its project, where the caller has asked.
         are_held: the caller holds its data sets.
-        beside: rows to insert with it.
 
     Raises:
         QuotaExceeded: its project may have no more.
@@ -72,8 +71,9 @@ def create(
     if not are_held:
         datasets.hold(tx, values["dataset_ids"])
     _hold_base(tx, spec.model)
+    job_id = new_id("job")
     values |= {
-        "id": job_id or new_id("job"),
+        "id": job_id,
         "project": project,
         "sweep_id": sweep_id,
         "parent_id": parent_id,
@@ -81,12 +81,12 @@ def create(
         "max_attempts": max_attempts,
     }
     said = {"state": State.QUEUED, "attempt": 0, "reason": "submitted"}
-    ctes = [one.cte(f"beside_{number}") for number, one in enumerate(beside)]
-    row = tx.connection.execute(
-        _KEEP.add_cte(*ctes),
-        {f"new_{name}": value for name, value in values.items()} | {"said": said},
-    ).one()
-    job = job_of(row._mapping)
+    keep: Select[Any] = _KEEP
+    if caller is not None:
+        made = audit.entry(caller, "job.create", job_id, detail={"parent_id": parent_id})
+        keep = keep.add_cte(made.cte("made"))
+    given = {f"new_{name}": value for name, value in values.items()} | {"said": said}
+    job = job_of(tx.connection.execute(keep, given).one()._mapping)
     tx.events.append(StoredEvent(job.id, 1, None, job.created_at, EventType.STATE.value, said))
     if job.labels:
         keep_labels(tx, job)
@@ -106,7 +106,7 @@ def _new_values(spec: JobSpec) -> dict[str, Any]:
         "dataset_ids": spec.data.dataset_ids(),
         "labels": spec.labels,
         "priority": spec.resources.priority,
-        "num_gpus": 0 if spec.resources.gpus == "auto" else spec.resources.gpus,
+        "num_gpus": spec.resources.num_gpus,
         "state": State.QUEUED,
         "last_event_id": 1,
     }

@@ -1,5 +1,7 @@
 """Registered base models."""
 
+from pathlib import Path
+
 from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
@@ -47,16 +49,15 @@ def get(tx: Transaction, name: str, *, project: str) -> Model:
     return Model(**row._mapping)
 
 
-def on_hub(tx: Transaction, model: Reference, *, project: str) -> Reference | None:
-    """Return where on the Hub a model is, named directly or registered; None if it is not there."""
+def source(tx: Transaction, model: Reference, *, project: str) -> Reference | Path:
+    """Return where a base model is that no job has made: on the Hub, or in a folder."""
     if model.scheme is Scheme.HUB:
         return model
-    if model.scheme is not Scheme.MODEL:
-        return None
     registered = get(tx, model.name, project=project)
-    if registered.hub is None:
-        return None
-    return Reference(Scheme.HUB, registered.hub, registered.revision)
+    if registered.hub is not None:
+        return Reference(Scheme.HUB, registered.hub, registered.revision)
+    assert registered.path is not None, f"model {registered.name} has no source"
+    return Path(registered.path)
 
 
 def page(tx: Transaction, *, project: str, after: str | None, limit: int) -> list[Model]:

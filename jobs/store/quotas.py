@@ -6,7 +6,7 @@ one is claimed, see `turns.py`. What a quota forbids is refused; what is there i
 
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Date, Float, case, cast, extract, func, literal, select
+from sqlalchemy import Date, Float, cast, extract, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
 from jobs.records import Job, Project, Use
@@ -65,13 +65,16 @@ def check_storage(tx: Transaction, project: str, *, num_bytes: int) -> None:
 
 
 def charge(tx: Transaction, job: Job) -> None:
-    """Write down the device time of the attempt that ends now, to the month in which it ends."""
+    """Write down the device time of the attempt that ends now, to the month in which it ends.
+
+    Each GPU counts, and a CPU as one.
+    """
     seconds = cast(extract("epoch", func.clock_timestamp() - attempts.c.started_at), Float)
     spent = tx.connection.execute(
         select(seconds).where(attempts.c.job_id == job.id, attempts.c.number == job.attempt)
     ).scalar_one()
     statement = insert(usage).values(
-        project=job.project, month=_this_month(), device_seconds=spent * num_devices(job)
+        project=job.project, month=_this_month(), device_seconds=spent * max(1, job.num_gpus)
     )
     tx.connection.execute(
         statement.on_conflict_do_update(
@@ -79,12 +82,6 @@ def charge(tx: Transaction, job: Job) -> None:
             set_={"device_seconds": usage.c.device_seconds + statement.excluded.device_seconds},
         )
     )
-
-
-def num_devices(job: Job) -> int:
-    """Return how many devices a job occupies; a CPU counts as one."""
-    gpus = job.spec["resources"]["gpus"]
-    return max(1, gpus) if isinstance(gpus, int) else 1
 
 
 def _limits(tx: Transaction, project: str) -> Project | None:
@@ -138,11 +135,7 @@ def _device_seconds(tx: Transaction, project: str) -> float:
     written = select(usage.c.device_seconds).where(
         usage.c.project == project, usage.c.month == _this_month()
     )
-    gpus = jobs.c.spec["resources"]["gpus"]
-    num = case(
-        (func.jsonb_typeof(gpus) == "number", func.greatest(cast(gpus.astext, Float), 1.0)),
-        else_=1.0,
-    )
+    num = func.greatest(jobs.c.num_gpus, 1)
     elapsed = cast(extract("epoch", func.now() - attempts.c.started_at), Float)
     running = (
         select(func.coalesce(func.sum(num * elapsed), 0.0))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.backends import Backends
-from jobs.identifiers import new_id
 from jobs.records import Job, Sweep, Trial
 from jobs.states import FINAL, State, SweepState, TrialState
 from jobs.store import audit, events, jobs, sweeps
@@ -162,7 +161,14 @@ def _submit(
         try:
             spec = _spec_of(sweep, plan, params, number=number)
             with tx.connection.begin_nested():
-                job = _create_job(tx, sweep, spec, max_attempts=max_attempts)
+                job = jobs.create(
+                    tx,
+                    spec,
+                    project=sweep.project,
+                    max_attempts=max_attempts,
+                    sweep_id=sweep.id,
+                    caller=_Searcher(sweep.project, sweep.id),
+                )
         except LuthierError as error:
             if error.retryable:
                 return  # such as a quota: another look will do it
@@ -172,19 +178,6 @@ def _submit(
                 tx, sweep.id, number, params=params, job_id=job.id if job else None, reason=reason
             )
         )
-
-
-def _create_job(tx: Transaction, sweep: Sweep, spec: JobSpec, *, max_attempts: int) -> Job:
-    job_id, searcher = new_id("job"), _Searcher(sweep.project, sweep.id)
-    return jobs.create(
-        tx,
-        spec,
-        job_id=job_id,
-        project=sweep.project,
-        max_attempts=max_attempts,
-        sweep_id=sweep.id,
-        beside=[audit.entry(searcher, "job.create", job_id, detail={})],
-    )
 
 
 def _spec_of(sweep: Sweep, plan: Plan, params: dict[str, Any], *, number: int) -> JobSpec:

@@ -17,12 +17,12 @@ from trainer_core.spec import parse_spec
 pytestmark = pytest.mark.slow
 
 
-def submit(database, project, *, priority=0):  # noqa: F811
+def submit(database, project, *, priority=0, gpus="auto"):  # noqa: F811
     values = {
         "task": "text-classification",
         "model": "model:tiny",
         "data": {"train": f"dataset:{DATASET}"},
-        "resources": {"priority": priority},
+        "resources": {"priority": priority, "gpus": gpus},
     }
     with database.transaction() as tx:
         return jobs.create(tx, parse_spec(values), project=project, max_attempts=3)
@@ -126,16 +126,11 @@ def test_project_has_no_more_jobs_in_the_queue_than_it_may(database):  # noqa: F
 
 def test_device_hours_are_counted_by_device_and_used_up(database):  # noqa: F811
     limit(database, "small", max_device_hours=1.0)
-    running = submit(database, "small")
+    running = submit(database, "small", gpus=4)
     held = submit(database, "small")
-    job = claim(database)
+    job = claim(database, num_gpus=4)
     assert job.id == running.id
     with database.transaction() as tx:
-        tx.connection.execute(
-            text("""UPDATE jobs SET spec = jsonb_set(spec, '{resources,gpus}', '4')
-                    WHERE id = :id"""),
-            {"id": job.id},
-        )
         tx.connection.execute(text("UPDATE attempts SET started_at = now() - interval '14 min'"))
         assert quotas.use_of(tx, "small").device_hours == pytest.approx(56 / 60, abs=0.02)
     submit(database, "small")

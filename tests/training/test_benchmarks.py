@@ -88,7 +88,6 @@ def test_both_sides_of_the_starting_bench_take_their_first_step(
     with time_to_first_step.warm_worker(folder) as measure_ours:
         ours = measure_ours()
     peer = time_to_first_step._measure_peer(folder)
-    assert ours["seconds"] > 0 < peer["seconds"]
     assert ours["loss"] == pytest.approx(peer["loss"], rel=0.1)  # of other rows, by random weights
 
 

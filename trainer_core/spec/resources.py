@@ -65,3 +65,8 @@ class ResourcesSpec(SpecModel):
     of."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Higher starts earlier; equal ones in the order of submission. Default 0."""
+
+    @property
+    def num_gpus(self) -> int:
+        """How many GPUs a worker must have for the job; 0 where any worker will do."""
+        return 0 if self.gpus == "auto" else self.gpus
