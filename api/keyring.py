@@ -13,7 +13,7 @@ from functools import partial
 
 from fastapi.concurrency import run_in_threadpool
 
-from jobs.records import Key
+from jobs.access_records import Key
 from jobs.scopes import DEFAULT_PROJECT, Scope, with_included
 from jobs.store import keys, rates
 from jobs.store.rates import Drawn

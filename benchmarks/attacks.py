@@ -186,7 +186,7 @@ async def _flood(key: str, *, port: int) -> dict[str, float]:
 def _stalls(settings: Mapping[str, str]) -> dict[str, Any]:
     answers = Counter[str]()
     with service(settings) as (port, _), _listening(port) as heard:
-        for attack in _attacks(port).values():
+        for attack in costly_requests(port).values():
             attack()  # what is made at the first request is not counted
         time.sleep(1)
         heard.clear()
@@ -194,7 +194,7 @@ def _stalls(settings: Mapping[str, str]) -> dict[str, Any]:
         rest = heard.copy()
         heard.clear()
         for _ in range(NUM_STALL_ROUNDS):
-            for name, attack in _attacks(port).items():
+            for name, attack in costly_requests(port).items():
                 answers[f"{name}: {attack()}"] += 1
         found = heard.copy()
     return {
@@ -230,8 +230,12 @@ def _listening(port: int) -> Iterator[list[float]]:
         thread.join()
 
 
-def _attacks(port: int) -> dict[str, Callable[[], str]]:
-    """Return requests that cost much to read, each sent when called; what is answered is given."""
+def costly_requests(port: int) -> dict[str, Callable[[], str]]:
+    """Return requests that cost much to read.
+
+    Each is sent when called, and gives the status that is answered; `cut` where nothing is, and
+    `left` where nobody waits for that.
+    """
     host = f"Host: 127.0.0.1:{port}\r\n"
     part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nx\r\n'
     parts = part * 10_000 + b"--b--\r\n"
@@ -254,6 +258,9 @@ def _attacks(port: int) -> dict[str, Callable[[], str]]:
             connection.close()
         return "left"
 
+    chunk = b"10000\r\n" + b"[" * 65_536 + b"\r\n"
+    endless = f"POST /jobs HTTP/1.1\r\n{host}Content-Type: application/json\r\n"
+    endless += "Transfer-Encoding: chunked\r\n\r\n"
     return {
         "10,000 parts": lambda: posted("/datasets", "multipart/form-data; boundary=b", parts),
         "100 MB of JSON": lambda: posted("/jobs", "application/json", deep, claimed=100_000_000),
@@ -268,6 +275,7 @@ def _attacks(port: int) -> dict[str, Callable[[], str]]:
         "10,000 ranges": lambda: _status(
             port, f"GET /docs HTTP/1.1\r\n{host}Range: bytes={ranges}\r\n\r\n".encode()
         ),
+        "JSON without end": lambda: _status(port, endless.encode(), chunk * 40),
         "200 that dawdle": dawdled,
     }
 

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 from sqlalchemy import Insert, insert, select
 
+from jobs.access_records import AuditEntry
 from jobs.identifiers import new_id
-from jobs.records import AuditEntry
 from jobs.store.events import storable
 from jobs.tables import audit
 from jobs.transaction import Transaction

@@ -47,8 +47,6 @@ def create(
 ) -> Job:
     """Keep a new job, queued; its bell is rung after the commit.
 
-    Job, first event and audit entry are one statement: each costs a round trip.
-
     Args:
         tx: the transaction.
         spec: what to train.
@@ -71,28 +69,34 @@ def create(
     if not are_held:
         datasets.hold(tx, values["dataset_ids"])
     _hold_base(tx, spec.model)
-    job_id = new_id("job")
     values |= {
-        "id": job_id,
+        "id": new_id("job"),
         "project": project,
         "sweep_id": sweep_id,
         "parent_id": parent_id,
         "notes": notes,
         "max_attempts": max_attempts,
     }
-    said = {"state": State.QUEUED, "attempt": 0, "reason": "submitted"}
-    keep: Select[Any] = _KEEP
-    if caller is not None:
-        made = audit.entry(caller, "job.create", job_id, detail={"parent_id": parent_id})
-        keep = keep.add_cte(made.cte("made"))
-    given = {f"new_{name}": value for name, value in values.items()} | {"said": said}
-    job = job_of(tx.connection.execute(keep, given).one()._mapping)
-    tx.events.append(StoredEvent(job.id, 1, None, job.created_at, EventType.STATE.value, said))
+    job = _keep(tx, values, caller=caller)
     if job.labels:
         keep_labels(tx, job)
     if customs.has_webhooks:
         deliveries.announce(tx, job)
     tx.bells.append(job.id)
+    return job
+
+
+def _keep(tx: Transaction, values: dict[str, Any], *, caller: Actor | None) -> Job:
+    """Keep job, first event and audit entry in one statement: each costs a round trip."""
+    said = {"state": State.QUEUED, "attempt": 0, "reason": "submitted"}
+    statement: Select[Any] = _KEEP
+    if caller is not None:
+        detail = {"parent_id": values["parent_id"]}
+        made = audit.entry(caller, "job.create", values["id"], detail=detail)
+        statement = statement.add_cte(made.cte("made"))
+    given = {f"new_{name}": value for name, value in values.items()} | {"said": said}
+    job = job_of(tx.connection.execute(statement, given).one()._mapping)
+    tx.events.append(StoredEvent(job.id, 1, None, job.created_at, EventType.STATE.value, said))
     return job
 
 

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from jobs.access_records import Key
 from jobs.identifiers import new_id
-from jobs.records import Key
 from jobs.tables import api_keys
 from jobs.transaction import Transaction
 from trainer_core.errors import KeyNotFound, ProjectNotFound

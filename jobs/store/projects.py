@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from jobs.records import Project
+from jobs.access_records import Project
 from jobs.tables import projects
 from jobs.transaction import Transaction
 from trainer_core.errors import NameTaken, ProjectNotFound

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Date, Float, cast, extract, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
-from jobs.records import Job, Project, Use
+from jobs.access_records import Project, Use
+from jobs.records import Job
 from jobs.states import LEASED, State
 from jobs.tables import artifacts, attempts, checkpoints, datasets, files, jobs, projects, usage
 from jobs.transaction import Transaction

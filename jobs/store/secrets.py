@@ -5,7 +5,7 @@ import json
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from jobs.records import Secret
+from jobs.access_records import Secret
 from jobs.sealing import Cipher
 from jobs.tables import secrets, webhooks
 from jobs.transaction import Transaction

@@ -21,6 +21,7 @@ import pytest
 import zstandard
 
 from api import serving
+from benchmarks.attacks import costly_requests
 from tests.api.conftest import Shared, claim, spec_of, submit, succeed
 
 pytestmark = pytest.mark.slow
@@ -99,17 +100,17 @@ def test_rows_that_name_files_are_rows_and_no_files(shared: Shared, tmp_path: Pa
 def test_a_file_that_explodes_is_refused_and_the_service_goes_on(
     shared: Shared, tmp_path: Path
 ) -> None:
-    zeros = gzip.compress(b"\\0" * (1 << 20)) * 2_000  # 1000 : 1
+    zeros = gzip.compress(bytes(1 << 20)) * 2_000  # 1000 : 1
     cell = tmp_path / "cell.parquet"
     table = pa.table({"text": ["x" * (1 << 20)] * 4})
     pq.write_table(table, cell, compression="zstd", use_dictionary=True)
     whole = cell.read_bytes()
     bombs = {
         "zeros.csv.gz": zeros,
-        "damaged.parquet": whole[:100] + b"\\xff" * 200 + whole[300:],
+        "damaged.parquet": whole[:100] + b"\xff" * 200 + whole[300:],
         "short.parquet": b"PAR1" + whole[-200:],
         "deep.json": b"[" * 100_000,
-        "rows.tar": b"x" * 257 + b"ustar\\x0000" + b"x" * 512,
+        "rows.tar": b"x" * 257 + b"ustar\x0000" + b"x" * 512,
     }
     for name, content in bombs.items():
         reply = shared.client.post("/datasets", files={"file": (name, content)}, timeout=120)
@@ -159,42 +160,11 @@ def test_no_archive_is_unpacked(shared: Shared) -> None:
     assert not Path("/tmp/canary.csv").exists()
 
 
-def raw(shared: Shared, head: str, body: bytes = b"") -> bytes:
-    """Send bytes as they are, and return the first line of the answer."""
-    address = httpx.URL(shared.url)
-    with socket.create_connection((address.host, address.port or 0), timeout=30) as connection:
-        try:
-            connection.sendall(head.encode() + b"\r\n\r\n" + body)
-        except (BrokenPipeError, ConnectionResetError):
-            return b"cut"
-        return connection.recv(4096).split(b"\r\n")[0]
-
-
 def test_what_only_costs_is_refused_soon(shared: Shared) -> None:
-    host = "Host: localhost"
-    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nx\r\n'
-    parts = part * 10_000 + b"--b--\r\n"
-    multipart = f"{host}\r\nContent-Type: multipart/form-data; boundary=b"
-    json_ = f"{host}\r\nContent-Type: application/json"
-    tried = {
-        "10,000 parts": raw(
-            shared, f"POST /datasets HTTP/1.1\r\n{multipart}\r\nContent-Length: {len(parts)}", parts
-        ),
-        "big header": raw(shared, f"GET /jobs HTTP/1.1\r\n{host}\r\nX: {'a' * 200_000}"),
-        "10,000 headers": raw(
-            shared, f"GET /jobs HTTP/1.1\r\n{host}\r\n" + "\r\n".join(["X: y"] * 10_000)
-        ),
-        "100 MB of JSON": raw(
-            shared, f"POST /jobs HTTP/1.1\r\n{json_}\r\nContent-Length: 100000000", b"[" * 65_536
-        ),
-        "chunked for ever": raw(
-            shared,
-            f"POST /jobs HTTP/1.1\r\n{json_}\r\nTransfer-Encoding: chunked",
-            b"10000\r\n" + b"[" * 65_536 + b"\r\n" + (b"10000\r\n" + b"[" * 65_536 + b"\r\n") * 40,
-        ),
-    }
-    for what, status in tried.items():
-        assert status == b"cut" or status.split()[1][:1] == b"4", (what, status)
+    for what, send in costly_requests(httpx.URL(shared.url).port or 0).items():
+        status = send()
+        is_answered = what == "10,000 ranges"  # all of the page, once
+        assert status in ("cut", "left") or status[0] == ("2" if is_answered else "4"), what
     assert shared.client.get("/livez").status_code == 200
 
 

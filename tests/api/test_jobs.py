@@ -40,13 +40,7 @@ def test_attempts_tell_how_many_of_their_steps_were_taken_again(
         attempt = claim(backends).attempt
         with backends.database.transaction() as tx:
             attempts.count_batch(tx, job_id, attempt=attempt, number=1, steps=worked)
-            attempts.end(
-                tx,
-                job_id,
-                State.QUEUED,
-                attempt=attempt,
-                reason="the worker stopped",
-            )
+            attempts.end(tx, job_id, State.QUEUED, attempt=attempt, reason="the worker stopped")
     found = client.get(f"/jobs/{job_id}").json()["attempts"]
     assert [one["steps_lost"] for one in found] == [7, 0, None]
 

@@ -54,14 +54,7 @@ def measure(backends: Backends, job: Job, values: dict[int, float]) -> None:
 
 def end(backends: Backends, job: Job, state: State, **values: Any) -> None:
     with backends.database.transaction() as tx:
-        attempts.end(
-            tx,
-            job.id,
-            state,
-            attempt=job.attempt,
-            reason="test",
-            values=values,
-        )
+        attempts.end(tx, job.id, state, attempt=job.attempt, reason="test", values=values)
 
 
 def finish(backends: Backends, job: Job, accuracy: float | None) -> None:

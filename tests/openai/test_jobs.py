@@ -220,13 +220,7 @@ def test_a_running_job_is_paused_and_goes_on(facade, client):
         with pytest.raises(openai.ConflictError):
             client.fine_tuning.jobs.resume(made.id)  # before its worker has let it go
     with facade.backends.database.transaction() as tx:
-        attempts.end(
-            tx,
-            job.id,
-            State.PAUSED,
-            attempt=job.attempt,
-            reason="paused by request",
-        )
+        attempts.end(tx, job.id, State.PAUSED, attempt=job.attempt, reason="paused by request")
 
     assert client.fine_tuning.jobs.resume(made.id).status == "queued"
     facade.train(made.id)

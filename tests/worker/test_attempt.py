@@ -343,13 +343,7 @@ def test_lease_that_ended_well_raises_no_alarm(backends, claim, caplog):
     lost = threading.Event()
     with Lease(backends.database, job, seconds=1.0, on_loss=lost.set) as lease:
         with backends.database.transaction() as tx:
-            attempts.end(
-                tx,
-                job.id,
-                State.SUCCEEDED,
-                attempt=job.attempt,
-                reason="",
-            )
+            attempts.end(tx, job.id, State.SUCCEEDED, attempt=job.attempt, reason="")
         lease.let_go()
         time.sleep(1.5)
     assert not lost.is_set()
