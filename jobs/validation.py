@@ -100,7 +100,7 @@ def validate(
                     spec.model_dump(mode="json"), files, folder=folder
                 )
             report.errors += [error.to_typed() for error in report.examination.problems]
-            _tell_rows(spec, report)
+            _tell_rows(report)
         _inspect(inspector, spec, report, present, model=model, folder=folder)
     return report
 
@@ -182,11 +182,11 @@ def _look_up(backends: Backends, spec: JobSpec, report: Report, *, project: str)
     return present
 
 
-def _tell_rows(spec: JobSpec, report: Report) -> None:
+def _tell_rows(report: Report) -> None:
     assert report.examination is not None, "the rows were examined"
     found, repetition = report.examination.found, report.examination.repetition
-    for problem in unused(found.spec if found else spec):
-        report.warnings.append(_warning("setting_unused", problem))
+    if found is not None:  # which columns there are says what rows can use
+        report.warnings += [_warning("setting_unused", one) for one in unused(found.spec)]
     if repetition is None:
         return
     for code, numbers, what in (

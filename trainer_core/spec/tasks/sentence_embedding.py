@@ -235,8 +235,6 @@ class SentenceEmbedding(TaskSpec):
         return found | {"loss": "lower"}
 
     def unused(self) -> Iterator[FieldProblem]:
-        if self.columns.form is None:  # the rows suit none, which is told elsewhere
-            return
         loss = self.loss_in_use
         for name, losses in (
             ("scale", ("in-batch", "cosent")),
