@@ -31,20 +31,24 @@ _TOKEN = re.compile(
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the bytes of a small body, or raise PayloadTooLarge if it has more than MAX_BYTES."""
+    """Return the bytes of a small body, or raise PayloadTooLarge if it has more than MAX_BYTES.
+
+    It may be asked for again: the request keeps them.
+    """
+    kept: bytes | None = getattr(request.state, "body", None)
+    if kept is not None:
+        return kept
     check_length(request, limit=MAX_BYTES)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BYTES:
             raise too_large(MAX_BYTES)
+    request.state.body = bytes(body)
     return bytes(body)
 
 
-RawBody = Annotated[bytes, Depends(read_body)]
-
-
-async def check_is_json(request: Request) -> None:
+def check_is_json(request: Request) -> None:
     """Raise UnsupportedMediaType if the request does not say that its body is JSON."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
@@ -54,7 +58,7 @@ async def check_is_json(request: Request) -> None:
         )
 
 
-async def read_json(_: Annotated[None, Depends(check_is_json)], body: RawBody) -> Any:
+async def read_json(request: Request) -> Any:
     """Return the values of a JSON body; what does not say that it is one is not read.
 
     Raises:
@@ -62,16 +66,17 @@ async def read_json(_: Annotated[None, Depends(check_is_json)], body: RawBody) -
         PayloadTooLarge: it has more than MAX_BYTES.
         InvalidJson: it is not JSON as RFC 8259 has it, or nested too deeply.
     """
-    return await _parsed(body)
+    check_is_json(request)
+    return await _parsed(await read_body(request))
 
 
-async def read_optional_json(request: Request, body: RawBody) -> Any:
+async def read_optional_json(request: Request) -> Any:
     """Return the values of a JSON body as `read_json` does, or an empty object where none is."""
     is_empty = request.headers.get("content-length", "0") == "0"
     if is_empty and "transfer-encoding" not in request.headers:
         return {}
-    await check_is_json(request)
-    return await _parsed(body)
+    check_is_json(request)
+    return await _parsed(await read_body(request))
 
 
 async def _parsed(body: bytes) -> Any:

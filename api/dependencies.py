@@ -9,10 +9,15 @@ from jobs.backends import Backends
 from jobs.delivery.sender import Sender
 
 
-async def _backends(request: Request) -> Backends:
+def backends_of(request: Request) -> Backends:
+    """Return the servers on which the application works."""
     backends = request.app.state.backends
     assert isinstance(backends, Backends)
     return backends
+
+
+async def _backends(request: Request) -> Backends:
+    return backends_of(request)
 
 
 async def _sender(request: Request) -> Sender:

@@ -20,9 +20,9 @@ from fastapi import Depends, FastAPI, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
-from api.access import Reader
-from api.bodies import RawBody
-from api.dependencies import Service
+from api.access import caller_of
+from api.bodies import read_body
+from api.dependencies import backends_of
 from api.problems import RETRY
 from jobs.backends import Backends
 from jobs.records import Reply
@@ -135,17 +135,17 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Replay, _on_replay)
 
 
-async def _once(
-    request: Request, caller: Reader, service: Service, body: RawBody, key: _Key = None
-) -> AsyncIterator[Once]:
-    once = Once(caller.project, key, _fingerprint(request, body))
+async def _once(request: Request, key: _Key = None) -> AsyncIterator[Once]:
+    # Asked for here and not as dependencies: FastAPI solves each anew wherever it is named.
+    project = caller_of(request).project
+    once = Once(project, key, _fingerprint(request, await read_body(request)))
     if key is None:
         yield once
         return
     flights = request.app.state.flights
     assert isinstance(flights, Flights)
-    async with flights.flight(caller.project, key, fingerprint=once.fingerprint):
-        kept = await run_in_threadpool(partial(_find, service, key, project=caller.project))
+    async with flights.flight(project, key, fingerprint=once.fingerprint):
+        kept = await run_in_threadpool(partial(_find, backends_of(request), key, project=project))
         if kept is not None:
             _replay(kept, fingerprint=once.fingerprint)
         yield once

@@ -2,6 +2,7 @@
 
 from api.schemas import Job, JobDetail
 from jobs.records import Job as StoredJob
+from jobs.states import FINAL
 from jobs.store import artifacts, attempts, estimates, pushes
 from jobs.transaction import Transaction
 
@@ -17,11 +18,15 @@ def shown_new(tx: Transaction, job: StoredJob) -> Job:
 
 
 def shown_whole(tx: Transaction, job: StoredJob) -> JobDetail:
-    """Return a job with its place in the queue, its attempts, its files and its pushes."""
+    """Return a job with its place in the queue, its attempts, its files and its pushes.
+
+    What a job in its state can't have is not asked for: it is those under way that are polled.
+    """
+    has_ended = job.state in FINAL
     return JobDetail.whole(
         job,
         place=estimates.places(tx, [job])[job.id],
-        attempts=attempts.of_job(tx, job.id),
-        artifacts=artifacts.of_job(tx, job.id),
-        pushes=pushes.of_job(tx, job.id),
+        attempts=attempts.of_job(tx, job.id) if job.attempt else [],
+        artifacts=artifacts.of_job(tx, job.id) if has_ended else [],
+        pushes=pushes.of_job(tx, job.id) if has_ended else [],
     )

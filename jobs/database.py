@@ -3,8 +3,9 @@
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from psycopg import Connection
+from psycopg import Connection, Cursor
 from psycopg.pq import ExecStatus
+from pydantic_core import from_json
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import InvalidatePoolError
 
@@ -16,11 +17,27 @@ if TYPE_CHECKING:  # it takes a while to import, and a worker needs none of it
 _IDLE_MILLISECONDS = 10_000
 _LOCK_MILLISECONDS = 5_000
 _LOCK = 4_817_023_551  # an arbitrary number that only Luthier's migrations lock
+_UNTOLD = (None,) * 5  # sizes, precision, scale, and whether there are nulls
 _CONNECT = {
     "connect_timeout": 5,
     "tcp_user_timeout": 10_000,  # milliseconds: a peer that vanished is an error, soon
     "application_name": "luthier",
 }
+
+
+class _Cursor(Cursor[Any]):
+    """Tells of its columns what SQLAlchemy asks for, name and type, at a third of the cost."""
+
+    @property
+    def description(self) -> list[Any] | None:
+        """Each column as the DB-API has it, without what it leaves to the driver."""
+        result = self.pgresult
+        if result is None or not result.nfields:
+            return None
+        return [
+            ((result.fname(index) or b"").decode(), result.ftype(index), *_UNTOLD)
+            for index in range(result.nfields)
+        ]
 
 
 def make_engine(url: str) -> Engine:
@@ -42,7 +59,8 @@ def make_engine(url: str) -> Engine:
         pool_size=10,
         max_overflow=20,
         hide_parameters=True,  # errors are logged, and values are the users'
-        connect_args={**_CONNECT, "options": limits},
+        json_deserializer=from_json,  # several times as fast as the standard library's
+        connect_args={**_CONNECT, "options": limits, "cursor_factory": _Cursor},
     )
     # Many rows are one statement. The driver's own way is a pipeline, whose last message, a flush,
     # has PostgreSQL stop the clock of an idle transaction: one frozen then is never ended.

@@ -16,7 +16,8 @@ from trainer_core.redaction import SHOWN, Redactor, secrets_in
         "hf_" + "a1B2" * 8,
         "sk-proj-" + "a1B2" * 8,
         "whsec_" + "a1B2" * 8,
-        "ghp_" + "a1B2" * 9,
+        *(f"gh{kind}_" + "a1B2" * 9 for kind in "pousr"),
+        "github_pat_" + "a1B2" * 9,
     ],
 )
 def test_what_looks_like_a_key_is_taken_out_wherever_it_stands(secret: str) -> None:
@@ -33,7 +34,13 @@ def test_what_looks_like_a_key_is_taken_out_wherever_it_stands(secret: str) -> N
         ("postgresql://me:p@ss/w@db:5432/x", f"postgresql://{SHOWN}@db:5432/x"),
         ("redis://:abc@queue/0", f"redis://{SHOWN}@queue/0"),
         ("Authorization: Bearer abcdefgh12", f"Authorization: Bearer {SHOWN}"),
+        ("authorization: bearer abcdefgh12", f"authorization: bearer {SHOWN}"),
         ("GET /x?api_key=12345678&y=1", f"GET /x?{SHOWN}&y=1"),
+        ("GET /x?a=1&apikey=12345678", f"GET /x?a=1&{SHOWN}"),
+        ("?key=12345678", f"?{SHOWN}"),
+        ("?token=12345678", f"?{SHOWN}"),
+        ("?secret=12345678", f"?{SHOWN}"),
+        ("?password=12345678", f"?{SHOWN}"),
     ],
 )
 def test_logins_in_addresses_and_headers_are_taken_out(text: str, shown: str) -> None:

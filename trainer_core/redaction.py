@@ -16,17 +16,26 @@ SHOWN = "[redacted]"
 MIN_CHARACTERS = 8
 """What is shorter is no secret: to take it out would take words out."""
 
-_LOOKS = re.compile(
-    r"luthier_[A-Za-z0-9_-]{43}"  # our own keys
-    r"|\bhf_[A-Za-z0-9]{20,}"  # Hugging Face
+# What looks like a key, and what none is without: most texts are looked at for that alone.
+_LOOKS = (
+    (("luthier_",), r"luthier_[A-Za-z0-9_-]{43}"),  # our own keys
+    (("hf_",), r"\bhf_[A-Za-z0-9]{20,}"),  # Hugging Face
     # OpenAI and others; words with hyphens, such as a file's name, are none.
-    r"|\bsk-(?=[A-Za-z0-9_-]{0,200}[A-Za-z0-9]{16})[A-Za-z0-9_-]{20,}"
-    r"|\bwhsec_[A-Za-z0-9+/=]{24,}"  # Standard Webhooks
-    r"|\b(?:gh[pousr]_|github_pat_)[A-Za-z0-9_]{20,}"
-    r"|(?<=://)[^\s/@:]*:[^\s\"'<>]+(?=@)"  # name and password of an address, to its last @
-    r"|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{8,}"
-    r"|(?<=[?&])(?:api_?key|key|token|secret|password)=[^\s&\"']{8,}"
+    (("sk-",), r"\bsk-(?=[A-Za-z0-9_-]{0,200}[A-Za-z0-9]{16})[A-Za-z0-9_-]{20,}"),
+    (("whsec_",), r"\bwhsec_[A-Za-z0-9+/=]{24,}"),  # Standard Webhooks
+    (
+        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+        r"\b(?:gh[pousr]_|github_pat_)[A-Za-z0-9_]{20,}",
+    ),
+    (("://",), r"(?<=://)[^\s/@:]*:[^\s\"'<>]+(?=@)"),  # login of an address, to its last @
+    (("earer ",), r"(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{8,}"),
+    (
+        ("key=", "token=", "secret=", "password="),
+        r"(?<=[?&])(?:api_?key|key|token|secret|password)=[^\s&\"']{8,}",
+    ),
 )
+_MARKS = tuple(mark for marks, _ in _LOOKS for mark in marks)
+_PATTERN = re.compile("|".join(pattern for _, pattern in _LOOKS))
 _FORMATTER = logging.Formatter()
 _SECRET_NAMES = re.compile(r"(?:^|_)(?:KEY|TOKEN|PASSWORD|SECRET)(?:_|$)")
 
@@ -37,7 +46,8 @@ class Redactor:
     def __init__(self) -> None:
         """Begin with what looks like a key."""
         self._known: frozenset[str] = frozenset()
-        self._pattern = _LOOKS
+        self._marks = _MARKS
+        self._pattern = _PATTERN
 
     def learn(self, secrets: Iterable[str]) -> None:
         """Take these for secrets from now on."""
@@ -45,11 +55,14 @@ class Redactor:
         if known != self._known:
             # The longest first: one may be the beginning of another.
             forms = sorted({form for one in known for form in _forms(one)}, key=len, reverse=True)
-            self._pattern = re.compile("|".join([*map(re.escape, forms), _LOOKS.pattern]))
+            self._marks = (*forms, *_MARKS)
+            self._pattern = re.compile("|".join([*map(re.escape, forms), _PATTERN.pattern]))
             self._known = known
 
     def text(self, text: str) -> str:
         """Return a text without secrets."""
+        if not any(mark in text for mark in self._marks):
+            return text
         return self._pattern.sub(SHOWN, text)
 
     def value(self, value: Any) -> Any:

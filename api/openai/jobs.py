@@ -86,7 +86,7 @@ class JobListParameters(PageOf20):
     responses=errors(404, 409, 413, 415, 503),
 )
 async def create_fine_tuning_job(
-    caller: Submitter, service: Service, readers: RowReaders, once: Idempotent, body: JsonBody
+    caller: Submitter, service: Service, readers: RowReaders, body: JsonBody, once: Idempotent
 ) -> Response:
     """Submit a job. What is no field of OpenAI's is one of the spec: `task`, `adapter`, `training`.
 

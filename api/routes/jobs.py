@@ -61,8 +61,8 @@ async def create_job(
     service: Service,
     readers: RowReaders,
     inspector: JobInspector,
-    once: Idempotent,
     body: JsonBody,
+    once: Idempotent,
     parameters: Annotated[CreateParameters, Query()],
 ) -> Response:
     """Submit a job: its spec is the body.
@@ -98,9 +98,9 @@ async def clone_job(
     caller: Submitter,
     service: Service,
     readers: RowReaders,
-    once: Idempotent,
     job_id: JobId,
     body: OptionalJsonBody,
+    once: Idempotent,
 ) -> Response:
     """Submit a job like another one, with changes: a JSON merge patch (RFC 7396) of its spec.
 

@@ -61,7 +61,7 @@ class TrialParameters(Parameters):
     ),
 )
 async def create_sweep(
-    caller: Submitter, service: Service, readers: RowReaders, once: Idempotent, body: JsonBody
+    caller: Submitter, service: Service, readers: RowReaders, body: JsonBody, once: Idempotent
 ) -> Response:
     """Search for the best values of some fields of a job's spec: a grid, at random, or by TPE.
 

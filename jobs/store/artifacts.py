@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, func, insert, or_, select
+from sqlalchemy import bindparam, delete, func, insert, or_, select
 
 from jobs.records import Artifact
 from jobs.states import FINAL
 from jobs.tables import artifacts, jobs
 from jobs.transaction import Transaction
 from trainer_core.errors import FileNotFound, ModelInUse
+
+_OF_JOB = (
+    select(artifacts).where(artifacts.c.job_id == bindparam("wanted")).order_by(artifacts.c.path)
+)
 
 
 def add(tx: Transaction, job_id: str, files: Sequence[dict[str, Any]]) -> None:
@@ -19,9 +23,7 @@ def add(tx: Transaction, job_id: str, files: Sequence[dict[str, Any]]) -> None:
 
 def of_job(tx: Transaction, job_id: str) -> list[Artifact]:
     """Return the files of a job, by path."""
-    rows = tx.connection.execute(
-        select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.path)
-    )
+    rows = tx.connection.execute(_OF_JOB, {"wanted": job_id})
     return [Artifact(**row._mapping) for row in rows]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Update, func, insert, select, update
+from sqlalchemy import Update, bindparam, func, insert, select, update
 
 from jobs.records import Attempt, Job
 from jobs.states import FINAL, LEASED, State, sources_of
@@ -19,6 +19,10 @@ from jobs.store.jobs import job_of, say_state
 from jobs.tables import attempts, jobs
 from jobs.transaction import Transaction
 from trainer_core.errors import WorkerLost
+
+_OF_JOB = (
+    select(attempts).where(attempts.c.job_id == bindparam("wanted")).order_by(attempts.c.number)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ def claim(tx: Transaction, *, worker: str, lease_seconds: float, num_gpus: int =
         )
         .returning(jobs)
     ).one()
-    job = job_of(row._mapping)
+    job = job_of(row)
     tx.connection.execute(insert(attempts).values(job_id=job.id, number=job.attempt, worker=worker))
     say_state(tx, job, reason=f"claimed by {worker}")
     return job
@@ -78,7 +82,7 @@ def renew(tx: Transaction, job_id: str, *, attempt: int, lease_seconds: float) -
     ).one_or_none()
     if row is None:
         raise LeaseLost(f"attempt {attempt} no longer holds {job_id}")
-    return Held(State(row.state), keep=row.keep)
+    return Held(row.state, keep=row.keep)
 
 
 def hold(tx: Transaction, job_id: str, *, attempt: int) -> None:
@@ -171,7 +175,7 @@ def end(
     if row is None:
         raise LeaseLost(f"attempt {attempt} of {job_id} may not move it to {target}")
     tx.connection.execute(_update(job_id, attempt).values(finished_at=func.now(), reason=reason))
-    job = job_of(row._mapping)
+    job = job_of(row)
     quotas.charge(tx, job)
     say_state(tx, job, reason=reason, receipt=receipt)
     if target in FINAL and job.best is not None:
@@ -183,9 +187,7 @@ def end(
 
 def of_job(tx: Transaction, job_id: str) -> list[Attempt]:
     """Return the attempts of a job, first to last."""
-    rows = tx.connection.execute(
-        select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.number)
-    )
+    rows = tx.connection.execute(_OF_JOB, {"wanted": job_id})
     return [Attempt(**row._mapping) for row in rows]
 
 
@@ -196,7 +198,7 @@ def expired(tx: Transaction) -> list[Job]:
         .where(jobs.c.state.in_(LEASED), jobs.c.lease_until < func.clock_timestamp())
         .with_for_update(skip_locked=True)
     )
-    return [job_of(row._mapping) for row in rows]
+    return [job_of(row) for row in rows]
 
 
 def take_back(tx: Transaction, job: Job) -> Job:

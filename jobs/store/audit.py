@@ -3,13 +3,19 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from sqlalchemy import Insert, insert, select
+from sqlalchemy import bindparam, insert, select
 
 from jobs.access_records import AuditEntry
 from jobs.identifiers import new_id
 from jobs.store.events import storable
 from jobs.tables import audit
 from jobs.transaction import Transaction
+
+_WRITTEN = ("id", "project", "key_id", "actor", "action", "target", "detail")
+ENTRY = insert(audit).values(
+    {name: bindparam(f"noted_{name}", type_=audit.c[name].type) for name in _WRITTEN}
+)
+"""The statement that writes an entry, with the parameters that `entry` returns."""
 
 
 class Actor(Protocol):
@@ -42,7 +48,8 @@ def note(
         project: whose thing it is, where that is not the caller's.
         detail: what else is worth knowing; no secrets.
     """
-    tx.connection.execute(entry(caller, action, target, project=project, detail=detail))
+    values = entry(caller, action, target, project=project, detail=detail)
+    tx.connection.execute(ENTRY, values)
 
 
 def entry(
@@ -52,17 +59,18 @@ def entry(
     *,
     project: str | None = None,
     detail: Mapping[str, Any],
-) -> Insert:
-    """Return the statement by which `note` writes down what a caller does."""
-    return insert(audit).values(
-        id=new_id("audit"),
-        project=project or caller.project,
-        key_id=caller.key_id,
-        actor=caller.name,
-        action=action,
-        target=target,
-        detail=storable(detail),
-    )
+) -> dict[str, Any]:
+    """Return the parameters with which `ENTRY` writes down what a caller does."""
+    values = {
+        "id": new_id("audit"),
+        "project": project or caller.project,
+        "key_id": caller.key_id,
+        "actor": caller.name,
+        "action": action,
+        "target": target,
+        "detail": storable(detail),
+    }
+    return {f"noted_{name}": value for name, value in values.items()}
 
 
 def page(tx: Transaction, *, project: str, after: str | None, limit: int) -> list[AuditEntry]:

@@ -27,7 +27,7 @@ def edit(tx: Transaction, job: Job, values: Mapping[str, Any]) -> Job:
         .values(**values, version=jobs.c.version + 1, updated_at=func.now())
         .returning(jobs)
     ).one()
-    edited = job_of(row._mapping)
+    edited = job_of(row)
     if edited.labels != job.labels:
         keep_labels(tx, edited)
     return edited

@@ -3,30 +3,12 @@
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
-from typing import Any
 
-from sqlalchemy import (
-    CompoundSelect,
-    Float,
-    Text,
-    and_,
-    bindparam,
-    case,
-    cast,
-    extract,
-    func,
-    literal,
-    null,
-    select,
-    union_all,
-)
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import TextClause, text
 
 from jobs.records import Job
-from jobs.states import LEASED, State
+from jobs.states import State
 from jobs.store import turns
-from jobs.tables import attempts, jobs
 from jobs.transaction import Transaction
 
 MAX_POSITION = 1000  # counting costs as much as there is ahead
@@ -69,23 +51,23 @@ def places(tx: Transaction, found: Sequence[Job], *, most: int = MAX_POSITION) -
     Args:
         tx: the transaction.
         found: the jobs.
-        most: the last place that is told.
+        most: the last place that is told: MAX_POSITION or NEAR_POSITION.
     """
     known = {job.id: Place() for job in found}
-    queued = [job.id for job in found if job.state is State.QUEUED]
+    queued = {job.id: job.queued_at for job in found if job.state is State.QUEUED}
     if not queued:
         return known
-    rows = tx.connection.execute(_OUTLOOK, {"ids": queued, "most": most}).all()
-    durations = [one for kind, _, one, _ in rows if kind == "ended" and one is not None]
-    usual = median(durations) if durations else None
+    rows = tx.connection.execute(_OUTLOOKS[most], {"ids": list(queued)}).all()
+    usual = next((one for kind, _, one, _ in rows if kind == "ended"), None)
     slots = Slots(
         tuple(_left(eta, taken, usual) for kind, _, eta, taken in rows if kind == "running"), usual
     )
-    pauses = {job_id: one for kind, job_id, one, _ in rows if kind == "pausing"}
+    now = next(one for kind, _, one, _ in rows if kind == "clock")
     for kind, job_id, one, _ in rows:
         if kind == "place":
             wait = slots.wait(int(one))
-            starts = None if wait is None else max(wait, pauses.get(job_id, 0.0))
+            pause = queued[job_id].timestamp() - now  # before another try
+            starts = None if wait is None else max(wait, pause)
             known[job_id] = Place(int(one), starts)
     return known
 
@@ -97,43 +79,53 @@ def _left(eta: float | None, taken: float, usual: float | None) -> float | None:
     return None if usual is None else max(0.0, usual - taken)
 
 
-def _seconds(interval: Any) -> Any:
-    return cast(extract("epoch", interval), Float)
+def _outlook(most: int) -> TextClause:
+    """Return what `places` asks, in one statement: rows of a kind, an id and two figures.
+
+    A job's level is how many jobs of its project run when its turn comes, if none ends until then;
+    projects that have to wait for their quotas are counted as if they had none. The ids alone are
+    a parameter: with others PostgreSQL plans anew each time, which takes longer than to run it.
+    """
+    return text(f"""
+{turns.WAITING_AND_BUSY}
+SELECT 'running', jobs.id,
+    CASE WHEN phase = 'training' THEN greatest(
+        CAST(progress ->> 'eta_seconds' AS float) - {_seconds("now() - updated_at")}, 0
+    ) END,
+    {_seconds("now() - attempts.started_at")}
+FROM jobs JOIN attempts ON attempts.job_id = jobs.id AND attempts.number = jobs.attempt
+WHERE {turns.IS_LEASED}
+UNION ALL
+SELECT 'ended', '', percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds), NULL
+FROM (
+    SELECT {_seconds("finished_at - started_at")} AS seconds FROM jobs
+    WHERE finished_at IS NOT NULL AND started_at IS NOT NULL
+    ORDER BY finished_at DESC LIMIT {_NUM_RECENT}
+) AS recent
+UNION ALL
+SELECT 'clock', '', {_seconds("now()")}, NULL
+UNION ALL
+SELECT 'place', id, place, NULL
+FROM (
+    SELECT id, row_number() OVER (ORDER BY priority DESC, level, queued_at, id) AS place
+    FROM (
+        SELECT head.*, coalesce(busy.num, 0) + head.rank AS level
+        FROM waiting LEFT JOIN busy ON busy.project = waiting.project
+        CROSS JOIN LATERAL (
+            SELECT id, priority, queued_at,
+                row_number() OVER (ORDER BY priority DESC, queued_at, id) AS rank
+            FROM jobs WHERE project = waiting.project AND state = 'queued'
+            ORDER BY priority DESC, queued_at, id LIMIT {most}
+        ) AS head
+    ) AS ranked
+    ORDER BY place LIMIT {most}
+) AS placed
+WHERE id = ANY(:ids)
+""")  # noqa: S608 - of constants
 
 
-def _make_outlook() -> CompoundSelect[Any]:
-    """Return what `places` asks, in one statement: rows of a kind, an id and two figures."""
-    now = func.now()
-    eta = cast(jobs.c.progress["eta_seconds"].astext, Float)
-    left = func.greatest(eta - _seconds(now - jobs.c.updated_at), 0.0)
-    running = (
-        select(
-            literal("running"),
-            jobs.c.id,
-            case((jobs.c.phase == "training", left)),
-            _seconds(now - attempts.c.started_at),
-        )
-        .join(
-            attempts,
-            and_(attempts.c.job_id == jobs.c.id, attempts.c.number == jobs.c.attempt),
-        )
-        .where(jobs.c.state.in_(LEASED))
-    )
-    none = cast(null(), Float)
-    duration = _seconds(jobs.c.finished_at - jobs.c.started_at)
-    ended = (
-        select(literal("ended"), jobs.c.id, duration, none)
-        .where(jobs.c.finished_at.is_not(None), jobs.c.started_at.is_not(None))
-        .order_by(jobs.c.finished_at.desc())
-        .limit(_NUM_RECENT)
-        .subquery()
-    )
-    pausing = select(literal("pausing"), jobs.c.id, _seconds(jobs.c.queued_at - now), none).where(
-        jobs.c.id == func.any(bindparam("ids", type_=ARRAY(Text))), jobs.c.queued_at > now
-    )
-    placed = turns.POSITIONS.subquery()
-    place = select(literal("place"), placed.c.id, placed.c.place, none)
-    return union_all(running, select(ended), pausing, place)
+def _seconds(what: str) -> str:
+    return f"CAST(extract(epoch FROM {what}) AS float)"
 
 
-_OUTLOOK = _make_outlook()
+_OUTLOOKS = {most: _outlook(most) for most in (MAX_POSITION, NEAR_POSITION)}

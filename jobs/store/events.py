@@ -6,7 +6,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CTE, Insert, Select, bindparam, func, insert, literal, select, update
+from sqlalchemy import (
+    CTE,
+    Insert,
+    Integer,
+    Select,
+    bindparam,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
 from jobs.records import StoredEvent
 from jobs.states import LEASED
@@ -15,6 +26,12 @@ from jobs.transaction import Transaction
 from trainer_core.events import EventType
 
 _ROWS_AT_A_TIME = 1000
+_READ = (
+    select(events)
+    .where(events.c.job_id == bindparam("wanted"), events.c.id > bindparam("after"))
+    .order_by(events.c.id)
+    .limit(bindparam("most", type_=Integer))
+)
 
 
 class LeaseLost(Exception):
@@ -89,12 +106,7 @@ def first(new: CTE, kind: EventType, *, data: str) -> Insert:
 
 def read(tx: Transaction, job_id: str, *, after: int, limit: int) -> list[StoredEvent]:
     """Return the events with a number above `after`, oldest first."""
-    rows = tx.connection.execute(
-        select(events)
-        .where(events.c.job_id == job_id, events.c.id > after)
-        .order_by(events.c.id)
-        .limit(limit)
-    )
+    rows = tx.connection.execute(_READ, {"wanted": job_id, "after": after, "most": limit})
     return [StoredEvent(**row._mapping) for row in rows]
 
 

@@ -65,7 +65,7 @@ def page(
     if after is not None:
         statement = statement.where(jobs.c.id < after)
     rows = tx.connection.execute(statement.order_by(jobs.c.id.desc()).limit(limit))
-    return [job_of(row._mapping) for row in rows]
+    return [job_of(row) for row in rows]
 
 
 def with_models(tx: Transaction, *, project: str) -> list[Job]:
@@ -77,4 +77,4 @@ def with_models(tx: Transaction, *, project: str) -> list[Job]:
         .order_by(jobs.c.id.desc())
         .limit(_MAX_MODELS)
     )
-    return [job_of(row._mapping) for row in rows]
+    return [job_of(row) for row in rows]

@@ -1,9 +1,9 @@
 """Jobs as their owners see them: create, get, cancel, pause, resume."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from jobs.identifiers import new_id
 from jobs.records import Job, StoredEvent
@@ -28,8 +28,11 @@ _NEW = (
     .returning(jobs)
     .cte("new")
 )
-# Made once: to put it together costs more than to run it.
+# Made once: to put them together costs more than to run them.
 _KEEP = select(_NEW).add_cte(events.first(_NEW, EventType.STATE, data="said").cte("said"))
+_KEEP_AND_NOTE = _KEEP.add_cte(audit.ENTRY.cte("noted"))
+_GET = select(jobs).where(jobs.c.id == bindparam("wanted"), jobs.c.project == bindparam("whose"))
+_GET_LOCKED = _GET.with_for_update()
 
 
 def create(
@@ -89,13 +92,13 @@ def create(
 def _keep(tx: Transaction, values: dict[str, Any], *, caller: Actor | None) -> Job:
     """Keep job, first event and audit entry in one statement: each costs a round trip."""
     said = {"state": State.QUEUED, "attempt": 0, "reason": "submitted"}
-    statement: Select[Any] = _KEEP
-    if caller is not None:
-        detail = {"parent_id": values["parent_id"]}
-        made = audit.entry(caller, "job.create", values["id"], detail=detail)
-        statement = statement.add_cte(made.cte("made"))
+    statement = _KEEP
     given = {f"new_{name}": value for name, value in values.items()} | {"said": said}
-    job = job_of(tx.connection.execute(statement, given).one()._mapping)
+    if caller is not None:
+        statement = _KEEP_AND_NOTE
+        detail = {"parent_id": values["parent_id"]}
+        given |= audit.entry(caller, "job.create", values["id"], detail=detail)
+    job = job_of(tx.connection.execute(statement, given).one())
     tx.events.append(StoredEvent(job.id, 1, None, job.created_at, EventType.STATE.value, said))
     return job
 
@@ -136,20 +139,21 @@ def _hold_base(tx: Transaction, reference: str) -> None:
 
 def get(tx: Transaction, job_id: str, *, project: str, is_locked: bool = False) -> Job:
     """Return a job of a project, locked until the commit if asked, or raise JobNotFound."""
-    statement = select(jobs).where(jobs.c.id == job_id, jobs.c.project == project)
-    return _one(tx, statement.with_for_update() if is_locked else statement, job_id)
+    statement = _GET_LOCKED if is_locked else _GET
+    row = tx.connection.execute(statement, {"wanted": job_id, "whose": project}).one_or_none()
+    return _found(row, job_id)
 
 
 def get_any(tx: Transaction, job_id: str) -> Job:
     """Return a job of whatever project, for the service itself, or raise JobNotFound."""
-    return _one(tx, select(jobs).where(jobs.c.id == job_id), job_id)
+    row = tx.connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    return _found(row, job_id)
 
 
-def _one(tx: Transaction, statement: Select[Any], job_id: str) -> Job:
-    row = tx.connection.execute(statement).one_or_none()
+def _found(row: Sequence[Any] | None, job_id: str) -> Job:
     if row is None:
         raise _not_found(job_id)
-    return job_of(row._mapping)
+    return job_of(row)
 
 
 def _not_found(job_id: str) -> JobNotFound:
@@ -265,7 +269,7 @@ def _move(tx: Transaction, job: Job, target: State, *, reason: str, **values: An
         .values(state=target, finished_at=finished, updated_at=func.now(), **values)
         .returning(jobs)
     ).one()
-    moved = job_of(row._mapping)
+    moved = job_of(row)
     say_state(tx, moved, reason=reason)
     return moved
 
@@ -290,6 +294,6 @@ def say_state(
     deliveries.announce(tx, job)
 
 
-def job_of(values: RowMapping) -> Job:
-    """Return a row of the table as a Job."""
-    return Job(**{**values, "state": State(values["state"])})
+def job_of(row: Sequence[Any]) -> Job:
+    """Return a whole row of the table as a Job, whose fields are in the order of its columns."""
+    return Job(*row)

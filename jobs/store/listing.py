@@ -39,7 +39,7 @@ def page(
 ) -> list[Job]:
     """Return up to `limit` jobs that come after the job `after`, newest first by default."""
     statement = query(wanted, after=after, limit=limit, oldest_first=oldest_first)
-    return [job_of(row._mapping) for row in tx.connection.execute(statement)]
+    return [job_of(row) for row in tx.connection.execute(statement)]
 
 
 def query(wanted: Filter, *, after: str | None, limit: int, oldest_first: bool) -> Select[Any]:

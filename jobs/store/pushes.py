@@ -8,7 +8,7 @@ commit of files that are there already is none. Each later write matches the num
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 
 from jobs.records import Push
 from jobs.store import artifacts, events
@@ -19,6 +19,8 @@ from jobs.transaction import Transaction
 from trainer_core.errors import ModelNotReady, PushFailed, PushPending
 from trainer_core.events import EventType
 from trainer_core.spec.publishing import PushSpec
+
+_OF_JOB = select(pushes).where(pushes.c.job_id == bindparam("wanted")).order_by(pushes.c.number)
 
 
 def ask(tx: Transaction, job_id: str, spec: PushSpec, *, max_tries: int) -> Push:
@@ -63,9 +65,7 @@ def ask(tx: Transaction, job_id: str, spec: PushSpec, *, max_tries: int) -> Push
 
 def of_job(tx: Transaction, job_id: str) -> list[Push]:
     """Return the pushes of a job, first to last."""
-    rows = tx.connection.execute(
-        select(pushes).where(pushes.c.job_id == job_id).order_by(pushes.c.number)
-    )
+    rows = tx.connection.execute(_OF_JOB, {"wanted": job_id})
     return [Push(**row._mapping) for row in rows]
 
 

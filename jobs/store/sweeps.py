@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import RowMapping, func, insert, or_, select, update
+from sqlalchemy import func, insert, or_, select, update
 
 from jobs.identifiers import new_id
 from jobs.records import Json, Sweep, Trial
@@ -20,7 +20,7 @@ def create(tx: Transaction, *, project: str, name: str | None, plan: Json) -> Sw
         .values(id=new_id("sweep"), project=project, name=name, plan=plan, state=SweepState.RUNNING)
         .returning(sweeps)
     ).one()
-    return _sweep(row._mapping)
+    return Sweep(**row._mapping)
 
 
 def get(tx: Transaction, sweep_id: str, *, project: str, is_locked: bool = False) -> Sweep:
@@ -33,7 +33,7 @@ def get(tx: Transaction, sweep_id: str, *, project: str, is_locked: bool = False
         raise SweepNotFound(
             f"there is no sweep '{sweep_id[:80]}'.", hint="GET /sweeps lists them.", param="id"
         )
-    return _sweep(row._mapping)
+    return Sweep(**row._mapping)
 
 
 def page(tx: Transaction, *, project: str, after: str | None, limit: int) -> list[Sweep]:
@@ -42,7 +42,7 @@ def page(tx: Transaction, *, project: str, after: str | None, limit: int) -> lis
     if after is not None:
         statement = statement.where(sweeps.c.id < after)
     rows = tx.connection.execute(statement.order_by(sweeps.c.id.desc()).limit(limit))
-    return [_sweep(row._mapping) for row in rows]
+    return [Sweep(**row._mapping) for row in rows]
 
 
 def unfinished(tx: Transaction) -> list[str]:
@@ -61,7 +61,7 @@ def take(tx: Transaction, sweep_id: str) -> Sweep | None:
     row = tx.connection.execute(
         select(sweeps).where(sweeps.c.id == sweep_id).with_for_update(skip_locked=True)
     ).one_or_none()
-    return None if row is None else _sweep(row._mapping)
+    return None if row is None else Sweep(**row._mapping)
 
 
 def end(tx: Transaction, sweep_id: str, state: SweepState, *, reason: str) -> Sweep:
@@ -72,7 +72,7 @@ def end(tx: Transaction, sweep_id: str, state: SweepState, *, reason: str) -> Sw
         .values(state=state, reason=reason, finished_at=func.now(), updated_at=func.now())
         .returning(sweeps)
     ).one()
-    return _sweep(row._mapping)
+    return Sweep(**row._mapping)
 
 
 def trials_of(
@@ -85,7 +85,7 @@ def trials_of(
         .order_by(trials.c.number)
         .limit(limit)
     )
-    return [_trial(row._mapping) for row in rows]
+    return [Trial(**row._mapping) for row in rows]
 
 
 def add_trial(
@@ -112,7 +112,7 @@ def add_trial(
         )
         .returning(trials)
     ).one()
-    return _trial(row._mapping)
+    return Trial(**row._mapping)
 
 
 def note(tx: Transaction, trial: Trial, values: Mapping[str, Any]) -> Trial:
@@ -124,12 +124,4 @@ def note(tx: Transaction, trial: Trial, values: Mapping[str, Any]) -> Trial:
         .values(**values, finished_at=func.now() if is_over else None)
         .returning(trials)
     ).one()
-    return _trial(row._mapping)
-
-
-def _sweep(values: RowMapping) -> Sweep:
-    return Sweep(**{**values, "state": SweepState(values["state"])})
-
-
-def _trial(values: RowMapping) -> Trial:
-    return Trial(**{**values, "state": TrialState(values["state"])})
+    return Trial(**row._mapping)

@@ -1,14 +1,14 @@
 """Whose turn it is: by priority, then the project that runs the fewest jobs, then age.
 
-Both statements walk the index `ix_jobs_turns` project by project; a claim looks at no project's
-whole queue, but for jobs that need more GPUs than it has. The recursion finds the projects that
-wait: older versions of PostgreSQL have no other way to skip from one to the next.
+A claim walks the index `ix_jobs_turns` project by project; it looks at no project's whole queue,
+but for jobs that need more GPUs than it has. The recursion finds the projects that wait: older
+versions of PostgreSQL have no other way to skip from one to the next.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Float, Text, column, text
+from sqlalchemy import text
 
 from jobs.states import LEASED
 from jobs.transaction import Transaction
@@ -17,8 +17,8 @@ _NUM_CANDIDATES = 32
 """Jobs of a project that are looked at: as many claims as may be under way at one moment."""
 _LOCK_TIMEOUT = "3s"  # a worker that froze while it claimed must not hold up the others for long
 
-_IS_LEASED = "state IN ({})".format(", ".join(f"'{state}'" for state in sorted(LEASED)))
-_WAITING_AND_BUSY = f"""WITH RECURSIVE waiting(project) AS (
+IS_LEASED = "state IN ({})".format(", ".join(f"'{state}'" for state in sorted(LEASED)))
+WAITING_AND_BUSY = f"""WITH RECURSIVE waiting(project) AS (
     (SELECT project FROM jobs WHERE state = 'queued' ORDER BY project LIMIT 1)
     UNION ALL
     SELECT (
@@ -26,11 +26,12 @@ _WAITING_AND_BUSY = f"""WITH RECURSIVE waiting(project) AS (
         WHERE state = 'queued' AND jobs.project > waiting.project ORDER BY project LIMIT 1
     ) FROM waiting WHERE waiting.project IS NOT NULL
 ), busy AS (
-    SELECT project, count(*) AS num FROM jobs WHERE {_IS_LEASED} GROUP BY project
+    SELECT project, count(*) AS num FROM jobs WHERE {IS_LEASED} GROUP BY project
 )"""  # noqa: S608 - of constants
+"""The projects that wait, and how many jobs each of those that run any runs."""
 
 _NEXT = text(f"""
-{_WAITING_AND_BUSY}, candidates AS (
+{WAITING_AND_BUSY}, candidates AS (
     SELECT head.*, coalesce(busy.num, 0) AS num_running, projects.max_running_jobs
     FROM waiting
     LEFT JOIN busy ON busy.project = waiting.project
@@ -56,31 +57,6 @@ ORDER BY candidates.priority DESC, num_running, candidates.queued_at, candidates
 LIMIT 1
 FOR UPDATE OF jobs SKIP LOCKED
 """)  # noqa: S608 - of constants
-
-# A job's level is how many jobs of its project run when its turn comes, if none ends until then.
-POSITIONS = text(f"""
-{_WAITING_AND_BUSY}
-SELECT id, place FROM (
-    SELECT id, row_number() OVER (ORDER BY priority DESC, level, queued_at, id)::int AS place
-    FROM (
-        SELECT head.*, coalesce(busy.num, 0) + head.rank AS level
-        FROM waiting LEFT JOIN busy ON busy.project = waiting.project
-        CROSS JOIN LATERAL (
-            SELECT id, priority, queued_at,
-                row_number() OVER (ORDER BY priority DESC, queued_at, id) AS rank
-            FROM jobs WHERE project = waiting.project AND state = 'queued'
-            ORDER BY priority DESC, queued_at, id LIMIT :most
-        ) AS head
-    ) AS ranked
-    ORDER BY place LIMIT :most
-) AS placed
-WHERE id = ANY(:ids)
-""").columns(column("id", Text), column("place", Float))  # noqa: S608 - of constants
-"""The places, from 1, of those of the jobs `ids` that are among the first `most`.
-
-It is that of claims one after the other with no job ending meanwhile. Projects that have to wait
-for their quotas are counted as if they had none.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,5 +96,5 @@ def _num_running(tx: Transaction, project: str) -> int:
     tx.connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
     key = {"key": f"running jobs of {project}"}
     tx.connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), key)
-    count = text(f"SELECT count(*) FROM jobs WHERE project = :project AND {_IS_LEASED}")  # noqa: S608
+    count = text(f"SELECT count(*) FROM jobs WHERE project = :project AND {IS_LEASED}")  # noqa: S608
     return int(tx.connection.execute(count, {"project": project}).scalar_one())

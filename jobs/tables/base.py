@@ -1,6 +1,9 @@
 """What all tables share."""
 
-from sqlalchemy import Column, DateTime, MetaData, func
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Column, DateTime, MetaData, Text, TypeDecorator, func
 
 metadata = MetaData(
     naming_convention={
@@ -16,3 +19,18 @@ metadata = MetaData(
 def now(name: str) -> Column[object]:
     """Return a column that holds when its row was made, by the database's clock."""
     return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+class Member(TypeDecorator[StrEnum]):
+    """Text that is read as a member of an enumeration."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, kind: type[StrEnum]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_result_value(self, value: Any, dialect: Any) -> StrEnum | None:  # noqa: ARG002
+        """Return a column's text as the member; a null is none."""
+        return None if value is None else self.kind(value)

@@ -16,7 +16,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from jobs.states import LEASED, State
-from jobs.tables.base import metadata, now
+from jobs.tables.base import Member, metadata, now
 
 jobs = Table(
     "jobs",
@@ -36,7 +36,7 @@ jobs = Table(
     Column("labels", JSONB, nullable=False),
     Column("priority", Integer, nullable=False, server_default="0"),
     Column("num_gpus", Integer, nullable=False, server_default="0"),
-    Column("state", Text, nullable=False),
+    Column("state", Member(State), nullable=False),
     Column("phase", Text),
     Column("attempt", Integer, nullable=False, server_default="0"),
     Column("max_attempts", Integer, nullable=False),

@@ -15,7 +15,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON, JSONB
 
 from jobs.states import SweepState, TrialState
-from jobs.tables.base import metadata, now
+from jobs.tables.base import Member, metadata, now
 
 sweeps = Table(
     "sweeps",
@@ -23,7 +23,7 @@ sweeps = Table(
     Column("id", Text, primary_key=True),
     Column("project", Text, nullable=False),
     Column("name", Text),
-    Column("state", Text, nullable=False),
+    Column("state", Member(SweepState), nullable=False),
     Column("reason", Text),
     Column("plan", JSON, nullable=False),  # unlike JSONB it keeps the order of the fields
     now("created_at"),
@@ -44,7 +44,7 @@ trials = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("params", JSON, nullable=False),
     Column("job_id", Text, ForeignKey("jobs.id", ondelete="SET NULL")),
-    Column("state", Text, nullable=False),
+    Column("state", Member(TrialState), nullable=False),
     Column("value", Double),
     Column("measured", JSONB, nullable=False, server_default=text("'{}'")),
     Column("reason", Text),
