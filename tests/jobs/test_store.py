@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import text
 
+from jobs import tables
+from jobs.records import Job
 from jobs.states import FINAL, State
 from jobs.store import artifacts, attempts, datasets, estimates, events, jobs, listing, models
 from jobs.store.attempts import Held
@@ -28,6 +30,10 @@ def database(backends):
     with backends.database.transaction() as tx:
         keep_dataset(tx)
     return backends.database
+
+
+def test_record_of_a_job_has_a_field_for_each_column_in_their_order() -> None:
+    assert list(Job.__dataclass_fields__) == list(tables.jobs.c.keys())
 
 
 def submit(database, **changes):
