@@ -295,8 +295,8 @@ def test_page_of_this_service_may(client: httpx.Client, url: str) -> None:
 def test_body_of_a_refused_request_is_not_read_on(shared: Shared, host: str, status: bytes) -> None:
     address = httpx.URL(shared.url)
     with socket.create_connection((address.host, address.port or 0), timeout=5) as connection:
-        head = f"POST /jobs HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99999999999\r\n\r\n"
-        connection.sendall(head.encode())
+        head = f"POST /jobs HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: 99999999999\r\n\r\n".encode())
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
 
     assert answer.split()[1] == status
