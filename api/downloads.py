@@ -1,23 +1,54 @@
-"""Answering with a stored file: ranges, ETags, digests (RFC 9110, RFC 9530)."""
+"""Answering with stored files: one tar, or one file with ranges, ETag, digest (RFC 9110, 9530)."""
 
 import base64
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
+from api import problems
+from api.archives import tar_chunks, tar_size
 from api.preconditions import is_known
 from jobs.records import Artifact
 from jobs.storage import Storage
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+TAR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/x-tar": _BINARY}},
+    **problems.responses(404, 409, 503),
+}
+FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": _BINARY}},
+    206: {
+        "description": "The range asked for",
+        "content": {"application/octet-stream": _BINARY},
+    },
+    304: {"description": "The file is the one that the client has"},
+    416: {"description": "The range starts after the end of the file"},
+    **problems.responses(404, 409, 503),
+}
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 class _Unsatisfiable(Exception):
     """The range starts after the end of the file."""
+
+
+def tar_response(storage: Storage, files: Sequence[Artifact], *, name: str) -> Response:
+    """Return the response to a GET of a model: one tar under a name, in a folder `model/`."""
+    return stream(
+        tar_chunks(storage, files),
+        headers={
+            "Content-Length": str(tar_size(files)),
+            "Content-Disposition": attachment(f"{name}.tar"),
+        },
+        media_type="application/x-tar",
+    )
 
 
 def file_response(request: Request, storage: Storage, file: Artifact) -> Response:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from jobs.states import State, SweepState, TrialState
+from trainer_core.run_directory import is_of_model
 
 Json = dict[str, Any]
 
@@ -134,6 +135,16 @@ class Checkpoint:
     def keys(self) -> list[str]:
         """The keys of its files in the storage, the manifest last."""
         return [f"{self.key}/{file['path']}" for file in self.files]
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """The files of its model, by path; the others are there to go on from."""
+        of_model = [
+            Artifact(self.job_id, key=key, created_at=self.created_at, **file)
+            for file, key in zip(self.files, self.keys, strict=True)
+            if is_of_model(file["path"])
+        ]
+        return sorted(of_model, key=lambda file: file.path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from trainer_core.run_directory import (
     Inputs,
     RunDirectory,
     checkpoints_in,
-    is_of_model,
     read_json,
     write_json,
 )
@@ -80,8 +79,7 @@ def _files_of_job(tx: Transaction, model: Reference, *, project: str) -> dict[st
         step = model.checkpoint
         source = permissions.source_job(tx, model.name, step=step, project=project)
         checkpoint = checkpoints.get(tx, source.id, step, project=source.project)
-        named = zip(checkpoint.files, checkpoint.keys, strict=True)
-        return {file["path"]: key for file, key in named if is_of_model(file["path"])}
+        return {file.path: file.key for file in checkpoint.artifacts}
     files = artifacts.of_job(tx, model.name)
     if not files:
         raise UnusableModel(

@@ -113,7 +113,7 @@ class JobEvent(Schema):
     data: dict[str, Any] | None
 
 
-class CheckpointMetrics(Schema):
+class OpenAICheckpointMetrics(Schema):
     """What was measured at a checkpoint."""
 
     step: int
@@ -133,7 +133,7 @@ class OpenAICheckpoint(Schema):
     created_at: int
     fine_tuned_model_checkpoint: str
     fine_tuning_job_id: str
-    metrics: CheckpointMetrics
+    metrics: OpenAICheckpointMetrics
     step_number: int
 
 

@@ -68,7 +68,7 @@ def checkpoint_view(saved: Checkpoint, *, model: str) -> schemas.OpenAICheckpoin
         created_at=seconds(saved.created_at),
         fine_tuned_model_checkpoint=model,
         fine_tuning_job_id=fine_tuning_job_id_of(saved.job_id),
-        metrics=schemas.CheckpointMetrics(step=saved.step, **of_evaluation),
+        metrics=schemas.OpenAICheckpointMetrics(step=saved.step, **of_evaluation),
         step_number=saved.step,
     )
 

@@ -1,18 +1,25 @@
-"""The checkpoints of a job that are in the storage."""
+"""The checkpoints of a job that are in the storage, and their models to download."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from api import problems
-from api.access import Reader
+from api.access import Caller, Reader
 from api.dependencies import JobId, PageParameters, Service
-from api.schemas import Schema, Timestamp
+from api.downloads import FILE_RESPONSES, TAR_RESPONSES, file_response, tar_response
+from api.schemas import Artifact, Schema, Timestamp
+from jobs.backends import Backends
+from jobs.records import Artifact as StoredArtifact
 from jobs.records import Checkpoint as StoredCheckpoint
 from jobs.store import checkpoints
-from trainer_core.errors import CheckpointNotFound
+from trainer_core.errors import CheckpointNotFound, FileNotFound
 
 router = APIRouter(tags=["models of jobs"])
+
+_CheckpointId = Annotated[
+    str, Path(description="Id of the checkpoint, such as `checkpoint-40`.", max_length=100)
+]
 
 
 class Checkpoint(Schema):
@@ -33,6 +40,13 @@ class Checkpoint(Schema):
     """Whether it is the best one stored, by `evaluation.metric`."""
     size_bytes: int
     created_at: Timestamp
+
+
+class CheckpointDetail(Checkpoint):
+    """A checkpoint with what can be downloaded of it."""
+
+    artifacts: list[Artifact]
+    """The files of its model. What else it has is there for the job to go on from."""
 
 
 class CheckpointPage(Schema):
@@ -62,16 +76,113 @@ def list_checkpoints(
     return CheckpointPage(data=found[:limit], has_more=len(found) > limit)
 
 
+@router.get("/jobs/{job_id}/checkpoints/{checkpoint_id}", responses=problems.responses(404))
+def get_checkpoint(
+    caller: Reader, service: Service, job_id: JobId, checkpoint_id: _CheckpointId
+) -> CheckpointDetail:
+    """Return a checkpoint with the files of its model."""
+    with service.database.transaction() as tx:
+        stored = checkpoints.of_job(tx, job_id, project=caller.project)
+        found = checkpoints.get(tx, job_id, _step_of(checkpoint_id), project=caller.project)
+    best = next((one.step for one in stored if one.is_best), None)
+    values = _shown(found, is_best=found.step == best).model_dump()
+    files = [Artifact.model_validate(file) for file in found.artifacts]
+    return CheckpointDetail(**values, artifacts=files)
+
+
+@router.get(
+    "/jobs/{job_id}/checkpoints/{checkpoint_id}/model",
+    response_class=Response,
+    responses=TAR_RESPONSES,
+)
+def download_checkpoint(
+    caller: Reader, service: Service, job_id: JobId, checkpoint_id: _CheckpointId
+) -> Response:
+    """Download the model of a checkpoint as one tar, in a folder `model/`.
+
+    Of a job that trains an adapter it is the adapter. A checkpoint may go while the job runs, when
+    newer ones come: the download then ends early.
+    """
+    files = _files(service, caller, job_id, checkpoint_id)
+    return tar_response(service.storage, files, name=f"{job_id}-{checkpoint_id}")
+
+
+@router.get(
+    "/jobs/{job_id}/checkpoints/{checkpoint_id}/model/{path:path}",
+    response_class=Response,
+    responses=FILE_RESPONSES,
+)
+def download_checkpoint_file(
+    *,
+    request: Request,
+    caller: Reader,
+    service: Service,
+    job_id: JobId,
+    checkpoint_id: _CheckpointId,
+    path: str,
+) -> Response:
+    """Download one file of the model of a checkpoint, or a range of it.
+
+    `ETag` is the SHA-256 of the file in hex, and `Repr-Digest` the same as RFC 9530 has it.
+    """
+    files = _files(service, caller, job_id, checkpoint_id)
+    return file_response(request, service.storage, _named(files, path, of=checkpoint_id))
+
+
+@router.head(
+    "/jobs/{job_id}/checkpoints/{checkpoint_id}/model/{path:path}",
+    response_class=Response,
+    responses=FILE_RESPONSES,
+)
+def inspect_checkpoint_file(
+    *,
+    request: Request,
+    caller: Reader,
+    service: Service,
+    job_id: JobId,
+    checkpoint_id: _CheckpointId,
+    path: str,
+) -> Response:
+    """Return the size and the digests of one file of the model of a checkpoint."""
+    files = _files(service, caller, job_id, checkpoint_id)
+    return file_response(request, service.storage, _named(files, path, of=checkpoint_id))
+
+
+def _files(
+    service: Backends, caller: Caller, job_id: str, checkpoint_id: str
+) -> list[StoredArtifact]:
+    step = _step_of(checkpoint_id)
+    with service.database.transaction() as tx:
+        return checkpoints.get(tx, job_id, step, project=caller.project).artifacts
+
+
+def _named(files: list[StoredArtifact], path: str, *, of: str) -> StoredArtifact:
+    """Return the file with a path, which is compared and never opened."""
+    found = next((file for file in files if file.path == path), None)
+    if found is None:
+        raise FileNotFound(
+            f"the model of {of} has no file '{path[:200]}'.",
+            hint="The checkpoint lists its files under `artifacts`.",
+            param="path",
+        )
+    return found
+
+
+def _step_of(checkpoint_id: str, *, param: str = "checkpoint_id") -> int:
+    name, _, step = checkpoint_id.rpartition("-")
+    if name != "checkpoint" or not (step.isascii() and step.isdecimal()):
+        raise CheckpointNotFound(
+            f"'{checkpoint_id}' is no id of a checkpoint.", hint="Write checkpoint-N.", param=param
+        )
+    return int(step)
+
+
 def _after(stored: list[StoredCheckpoint], cursor: str | None) -> list[StoredCheckpoint]:
     """Return the checkpoints before a step, which may itself have been removed meanwhile."""
     if cursor is None:
         return stored
-    name, _, step = cursor.rpartition("-")
-    if name != "checkpoint" or not (step.isascii() and step.isdecimal()):
-        raise CheckpointNotFound(
-            f"'{cursor}' is no id of a checkpoint.", hint="Write checkpoint-N.", param="after"
-        )
-    return [one for one in stored if one.step < int(step)]
+    step = _step_of(cursor, param="after")
+    return [one for one in stored if one.step < step]
 
 
 def _shown(one: StoredCheckpoint, *, is_best: bool) -> Checkpoint:

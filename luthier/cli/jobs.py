@@ -202,25 +202,36 @@ def cancel(*, job_ids: tuple[str, ...], keep: bool, yes: bool, as_json: bool) ->
 
 @click.command(
     cls=Command,
-    examples=["luthier download job_01k9…", "luthier download job_01k9… --to model"],
+    examples=[
+        "luthier download job_01k9…",
+        "luthier download job_01k9… --to model",
+        "luthier download job_01k9… --checkpoint 40",
+    ],
     short_help="Download a job's model.",
 )
 @click.argument("job_id", metavar="ID")
 @click.option(
+    "--checkpoint",
+    type=click.IntRange(min=1),
+    metavar="STEP",
+    help="The model as it was at a step, of which a checkpoint is stored.",
+)
+@click.option(
     "--to",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Folder, made if it is not there. Default: one named after the job.",
+    help="Folder, made if it is not there. Default: one named after the job, and the step.",
 )
 @json_option
-def download(*, job_id: str, to: Path | None, as_json: bool) -> None:
+def download(*, job_id: str, checkpoint: int | None, to: Path | None, as_json: bool) -> None:
     """Download a job's model into a folder that `from_pretrained` loads, and print its path.
 
     Every file's SHA-256 is checked. Run it again after a break: it goes on where it was.
     """
-    folder = to or Path(job_id)
-    with open_client() as client, transfer(f"downloading {job_id}") as progress:
-        paths = client.jobs.download(job_id, folder, progress=progress)
+    name = job_id if checkpoint is None else f"{job_id}-checkpoint-{checkpoint}"
+    folder = to or Path(name)
+    with open_client() as client, transfer(f"downloading {name}") as progress:
+        paths = client.jobs.download(job_id, folder, checkpoint=checkpoint, progress=progress)
     files = [{"path": str(path), "size_bytes": path.stat().st_size} for path in paths]
     if as_json:
         print_json({"job_id": job_id, "folder": str(folder), "files": files})

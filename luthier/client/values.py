@@ -214,6 +214,7 @@ class Checkpoint:
     is_best: bool
     size_bytes: int
     created_at: datetime
+    artifacts: tuple[Artifact, ...] = ()  # of its model; of `jobs.checkpoint` only
 
 
 def from_json(kind: type[T], values: object, *, owner: object = None, **more: object) -> T:

@@ -18,7 +18,7 @@ from jobs.backends import Backends, connect
 from jobs.records import Job
 from jobs.settings import Settings, load_settings
 from jobs.states import State
-from jobs.store import artifacts, attempts, events
+from jobs.store import artifacts, attempts, checkpoints, events
 from jobs.store.attempts import Steps
 from jobs.store.events import NewEvent
 from tests.api.statements import Marking
@@ -168,3 +168,24 @@ def succeed(backends: Backends, job: Job, files: Mapping[str, bytes]) -> None:
             reason="finished",
             values={"best": {"step": 10, "metrics": {"accuracy": 0.9}}},
         )
+
+
+def save(backends: Backends, job: Job, step: int, files: Mapping[str, bytes]) -> None:
+    """Store a checkpoint of a claimed job, as a worker does."""
+    key = f"checkpoints/{job.id}/{step}"
+    rows = []
+    for path, content in files.items():
+        stored = backends.storage.put(f"{key}/{path}", [content])
+        rows.append({"path": path, "size_bytes": stored.size_bytes, "sha256": stored.sha256})
+    with backends.database.transaction() as tx:
+        checkpoints.begin(
+            tx,
+            job.id,
+            attempt=job.attempt,
+            step=step,
+            key=key,
+            files=rows,
+            metrics={"loss": 1.0},
+            is_best=True,
+        )
+        checkpoints.complete(tx, job.id, attempt=job.attempt, step=step, keep=5)

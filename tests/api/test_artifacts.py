@@ -12,7 +12,7 @@ import pytest
 
 from jobs.backends import Backends
 from jobs.store import artifacts
-from tests.api.conftest import Shared, claim, submit, succeed
+from tests.api.conftest import Shared, claim, save, submit, succeed
 
 pytestmark = pytest.mark.slow
 
@@ -216,3 +216,62 @@ def test_file_that_the_storage_lost_is_503_and_never_short(
     assert client.get(f"/jobs/{job_id}/model/config.json").status_code == 503
     with pytest.raises(httpx.RemoteProtocolError):
         client.get(f"/jobs/{job_id}/model")
+
+
+SAVED = {"config.json": b"{}", "model.safetensors": b"weights", "optimizer.pt": b"x"}
+
+
+@pytest.fixture(scope="module")
+def saved(shared: Shared) -> str:
+    """The path of a checkpoint of a running job, on the shared service."""
+    job_id = submit(shared.client, resources={"priority": 100})
+    job = claim(shared.backends)
+    assert job.id == job_id
+    save(shared.backends, job, 40, SAVED)
+    return f"/jobs/{job_id}/checkpoints/checkpoint-40"
+
+
+def test_checkpoint_tells_the_files_of_its_model_and_not_what_it_goes_on_from(
+    shared: Shared, saved: str
+) -> None:
+    found = shared.client.get(saved).json()
+
+    assert (found["id"], found["step"], found["is_best"]) == ("checkpoint-40", 40, True)
+    assert [one["path"] for one in found["artifacts"]] == ["config.json", "model.safetensors"]
+    assert found["artifacts"][1]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_model_of_a_checkpoint_is_a_tar_and_its_files(shared: Shared, saved: str) -> None:
+    response = shared.client.get(f"{saved}/model")
+    part = shared.client.get(f"{saved}/model/model.safetensors", headers={"Range": "bytes=2-4"})
+    head = shared.client.head(f"{saved}/model/model.safetensors")
+
+    assert "checkpoint-40.tar" in response.headers["Content-Disposition"]
+    with tarfile.open(fileobj=io.BytesIO(response.content)) as archive:
+        assert archive.getnames() == ["model/config.json", "model/model.safetensors"]
+    assert (part.status_code, part.content) == (206, b"igh")
+    assert head.headers["Content-Length"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/model/optimizer.pt", "file_not_found"),
+        ("/model/../../../etc/passwd", "not_found"),
+        ("/model/%2e%2e%2fconfig.json", "file_not_found"),
+    ],
+)
+def test_nothing_else_of_a_checkpoint_can_be_had(
+    shared: Shared, saved: str, path: str, code: str
+) -> None:
+    answer = shared.client.get(saved + path)
+
+    assert (answer.status_code, answer.json()["code"]) == (404, code)
+
+
+@pytest.mark.parametrize("checkpoint", ["checkpoint-41", "checkpoint-x", "40", "x-40"])
+def test_checkpoint_that_is_not_there_is_told(shared: Shared, saved: str, checkpoint: str) -> None:
+    for path in ("", "/model", "/model/config.json"):
+        answer = shared.client.get(saved.replace("checkpoint-40", checkpoint) + path)
+
+        assert (answer.status_code, answer.json()["code"]) == (404, "checkpoint_not_found")

@@ -67,7 +67,8 @@ def test_operations_are_named_after_their_functions(document: dict[str, Any]) ->
         "create_job", "clone_job", "retry_job", "list_jobs", "get_job", "edit_job", "delete_job",
         "cancel_job", "pause_job", "resume_job",
         "list_events", "list_metrics", "get_logs", "download_model", "download_model_file",
-        "inspect_model_file", "list_checkpoints",
+        "inspect_model_file", "list_checkpoints", "get_checkpoint", "download_checkpoint",
+        "download_checkpoint_file", "inspect_checkpoint_file",
         "begin_upload", "get_upload", "put_upload_part", "complete_upload", "cancel_upload",
         "upload_dataset", "list_datasets", "get_dataset", "preview_dataset", "delete_dataset",
         "create_sweep", "list_sweeps", "get_sweep", "list_trials", "cancel_sweep",
@@ -114,3 +115,19 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 def test_no_schema_is_named_after_a_module(document: dict[str, Any]) -> None:
     """As two of one name would be: what a generator makes of them would change with our files."""
     assert not [name for name in document["components"]["schemas"] if "__" in name]
+
+
+def test_no_schema_has_the_name_that_a_generator_gives_to_an_object_within_another(
+    document: dict[str, Any],
+) -> None:
+    """Such as `JobMetrics` for the field `metrics` of `Job`: both would be one class."""
+    schemas = document["components"]["schemas"]
+    within = {
+        name + "".join(word.capitalize() for word in field.split("_"))
+        for name, schema in schemas.items()
+        for field, value in schema.get("properties", {}).items()
+        if value.get("type") == "object"
+    }
+
+    classes = {name for name, schema in schemas.items() if "properties" in schema}
+    assert not within & classes

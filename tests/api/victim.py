@@ -103,7 +103,11 @@ class Victim:
             "checkpoint": checkpoint,
             "permission_id": granted["data"][0]["id"],
         }
-        self.names = {"name": "canary-model", "path": "canary.json"}
+        self.names = {
+            "name": "canary-model",
+            "path": "canary.json",
+            "checkpoint_id": f"checkpoint-{_STEP}",
+        }
 
     def requests(self, operation: Operation) -> Iterator[Asked]:
         """Yield what asks for things of this project by one operation, or changes them."""

@@ -9,7 +9,7 @@ import luthier
 from jobs.backends import Backends
 from jobs.settings import Settings
 from luthier.client.sync.downloading import target_of
-from tests.api.conftest import claim, succeed
+from tests.api.conftest import claim, save, succeed
 from tests.client.conftest import Connect, submit
 from tests.cutting_proxy import CuttingProxy
 
@@ -41,6 +41,20 @@ def test_download_is_whole_and_not_fetched_twice(
     assert told[-1] == (300_002, 300_002)
     assert proxy.num_bytes < 10_000
     assert not list(folder.rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_model_of_a_checkpoint_is_downloaded_while_its_job_runs(
+    client: luthier.Client, rows: Path, backends: Backends, tmp_path: Path
+) -> None:
+    submitted = submit(client, rows)
+    save(backends, claim(backends), 40, {**FILES, "optimizer.pt": b"x", "manifest.json": b"{}"})
+
+    paths = client.jobs.download(submitted.id, tmp_path, checkpoint=40)
+
+    assert {str(path.relative_to(tmp_path)): path.read_bytes() for path in paths} == FILES
+    with pytest.raises(luthier.NotFound, match="step 41"):
+        client.jobs.download(submitted.id, tmp_path, checkpoint=41)
 
 
 @pytest.mark.slow

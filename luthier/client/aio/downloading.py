@@ -1,4 +1,4 @@
-"""Files of a job, fetched so that what lies under the final name is whole and right.
+"""Files of a model, fetched so that what lies under the final name is whole and right.
 
 A file grows under its name with `.part` added, and is renamed once its SHA-256 is the one that the
 service told. What was left half-made, or breaks off, goes on at its last byte; a part that turns
@@ -19,7 +19,7 @@ import httpx
 from luthier.client.aio.patience import OUTAGE_SECONDS, AsyncPatience
 from luthier.client.aio.transport import AsyncTransport
 from luthier.client.aio.waiting import off_loop
-from luthier.client.calls import Call, path_of
+from luthier.client.calls import Call
 from luthier.client.errors import BadDownload, LuthierAPIError
 from luthier.client.values import Artifact
 
@@ -43,13 +43,13 @@ class _Tally:
 
 async def download(
     transport: AsyncTransport,
-    job_id: str,
+    root: str,
     artifacts: Sequence[Artifact],
     *,
     folder: Path,
     progress: Progress | None,
 ) -> tuple[Path, ...]:
-    """Fetch files into `folder` and return their paths, in order.
+    """Fetch the files below the path `root` into `folder` and return their paths, in order.
 
     Raises:
         BadDownload: a path leads out of the folder, or a file is not what the service says it is.
@@ -59,7 +59,7 @@ async def download(
     for artifact, target in zip(artifacts, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         if not await off_loop(_is_whole, target, artifact):
-            await _fetch(transport, job_id, artifact, target=target, tally=tally)
+            await _fetch(transport, root, artifact, target=target, tally=tally)
         tally.before += artifact.size_bytes
         tally.at(0)
     return tuple(targets)
@@ -88,23 +88,23 @@ def target_of(folder: Path, path: str) -> Path:
 
 
 async def _fetch(
-    transport: AsyncTransport, job_id: str, artifact: Artifact, *, target: Path, tally: _Tally
+    transport: AsyncTransport, root: str, artifact: Artifact, *, target: Path, tally: _Tally
 ) -> None:
     part = target.with_name(target.name + ".part")
     was_begun = part.exists()
-    is_right = await _filled(transport, job_id, artifact, part=part, tally=tally)
+    is_right = await _filled(transport, root, artifact, part=part, tally=tally)
     if not is_right and was_begun:  # what was left by an earlier try may be of another file
-        is_right = await _filled(transport, job_id, artifact, part=part, tally=tally)
+        is_right = await _filled(transport, root, artifact, part=part, tally=tally)
     if not is_right:
         raise _wrong(artifact, "has another SHA-256 than the service says", code="wrong_hash")
     part.replace(target)
 
 
 async def _filled(
-    transport: AsyncTransport, job_id: str, artifact: Artifact, *, part: Path, tally: _Tally
+    transport: AsyncTransport, root: str, artifact: Artifact, *, part: Path, tally: _Tally
 ) -> bool:
     """Complete a part and return whether it is right; one that is wrong is removed."""
-    path = f"{path_of('jobs', job_id)}/model/{quote(artifact.path)}"
+    path = f"{root}/{quote(artifact.path)}"
     patience = AsyncPatience(OUTAGE_SECONDS)
     with part.open("ab+") as file:
         growing = await off_loop(_Growing, file, artifact)

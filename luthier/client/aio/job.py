@@ -62,10 +62,14 @@ class AsyncJob(JobFields):
         return self._jobs.checkpoints(self.id)
 
     async def download(
-        self, folder: str | Path, *, progress: Progress | None = None
+        self,
+        folder: str | Path,
+        *,
+        checkpoint: int | None = None,
+        progress: Progress | None = None,
     ) -> tuple[Path, ...]:
         """Fetch the model into a folder, verified: see `jobs.download`."""
-        return await self._jobs.download(self.id, folder, progress=progress)
+        return await self._jobs.download(self.id, folder, checkpoint=checkpoint, progress=progress)
 
     async def cancel(self, *, keep: bool = False) -> "AsyncJob":
         """Ask for the job's end: see `jobs.cancel`."""

@@ -355,8 +355,18 @@ class AsyncJobs:
         """Yield the checkpoints of a job that are in the storage, the latest step first."""
         return pages(self._transport, path_of("jobs", job_id, "checkpoints"), Checkpoint)
 
+    async def checkpoint(self, job_id: str, step: int) -> Checkpoint:
+        """Return the checkpoint of a step, with the files of its model, or raise NotFound."""
+        path = path_of("jobs", job_id, "checkpoints", f"checkpoint-{step}")
+        return from_json(Checkpoint, await self._transport.json(Call("GET", path)))
+
     async def download(
-        self, job_id: str, folder: str | Path, *, progress: Progress | None = None
+        self,
+        job_id: str,
+        folder: str | Path,
+        *,
+        checkpoint: int | None = None,
+        progress: Progress | None = None,
     ) -> tuple[Path, ...]:
         """Fetch a job's model into a folder, verified, and return the paths of its files.
 
@@ -365,12 +375,22 @@ class AsyncJobs:
         Args:
             job_id: the job.
             folder: where to; made if it is not there.
+            checkpoint: the step of a stored checkpoint, whose model is wanted in place of the
+                finished one.
             progress: called with the bytes done and the bytes in all.
 
         Raises:
             Conflict: the job has no model, or not yet.
+            NotFound: the checkpoint is not stored, or no longer.
             BadDownload: a file is not what the service says, or its path leaves the folder.
         """
+        folder = Path(folder)
+        if checkpoint is not None:
+            saved = await self.checkpoint(job_id, checkpoint)
+            root = path_of("jobs", job_id, "checkpoints", saved.id, "model")
+            return await download(
+                self._transport, root, saved.artifacts, folder=folder, progress=progress
+            )
         job = await self.get(job_id)
         if not job.artifacts:
             raise Conflict(
@@ -379,8 +399,9 @@ class AsyncJobs:
                 hint="Choose a job that has succeeded." if job.is_final else "Wait for its end.",
                 detail={"state": job.state},
             )
+        root = path_of("jobs", job_id, "model")
         return await download(
-            self._transport, job_id, job.artifacts, folder=Path(folder), progress=progress
+            self._transport, root, job.artifacts, folder=folder, progress=progress
         )
 
     async def _made(self, path: str, *, json: Any, key: str | None) -> AsyncJob:

@@ -58,9 +58,15 @@ class Job(JobFields):
         """Yield the checkpoints in the storage, the latest step first."""
         return self._jobs.checkpoints(self.id)
 
-    def download(self, folder: str | Path, *, progress: Progress | None = None) -> tuple[Path, ...]:
+    def download(
+        self,
+        folder: str | Path,
+        *,
+        checkpoint: int | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Path, ...]:
         """Fetch the model into a folder, verified: see `jobs.download`."""
-        return self._jobs.download(self.id, folder, progress=progress)
+        return self._jobs.download(self.id, folder, checkpoint=checkpoint, progress=progress)
 
     def cancel(self, *, keep: bool = False) -> "Job":
         """Ask for the job's end: see `jobs.cancel`."""

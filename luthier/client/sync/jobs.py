@@ -352,8 +352,18 @@ class Jobs:
         """Yield the checkpoints of a job that are in the storage, the latest step first."""
         return pages(self._transport, path_of("jobs", job_id, "checkpoints"), Checkpoint)
 
+    def checkpoint(self, job_id: str, step: int) -> Checkpoint:
+        """Return the checkpoint of a step, with the files of its model, or raise NotFound."""
+        path = path_of("jobs", job_id, "checkpoints", f"checkpoint-{step}")
+        return from_json(Checkpoint, self._transport.json(Call("GET", path)))
+
     def download(
-        self, job_id: str, folder: str | Path, *, progress: Progress | None = None
+        self,
+        job_id: str,
+        folder: str | Path,
+        *,
+        checkpoint: int | None = None,
+        progress: Progress | None = None,
     ) -> tuple[Path, ...]:
         """Fetch a job's model into a folder, verified, and return the paths of its files.
 
@@ -362,12 +372,22 @@ class Jobs:
         Args:
             job_id: the job.
             folder: where to; made if it is not there.
+            checkpoint: the step of a stored checkpoint, whose model is wanted in place of the
+                finished one.
             progress: called with the bytes done and the bytes in all.
 
         Raises:
             Conflict: the job has no model, or not yet.
+            NotFound: the checkpoint is not stored, or no longer.
             BadDownload: a file is not what the service says, or its path leaves the folder.
         """
+        folder = Path(folder)
+        if checkpoint is not None:
+            saved = self.checkpoint(job_id, checkpoint)
+            root = path_of("jobs", job_id, "checkpoints", saved.id, "model")
+            return download(
+                self._transport, root, saved.artifacts, folder=folder, progress=progress
+            )
         job = self.get(job_id)
         if not job.artifacts:
             raise Conflict(
@@ -376,9 +396,8 @@ class Jobs:
                 hint="Choose a job that has succeeded." if job.is_final else "Wait for its end.",
                 detail={"state": job.state},
             )
-        return download(
-            self._transport, job_id, job.artifacts, folder=Path(folder), progress=progress
-        )
+        root = path_of("jobs", job_id, "model")
+        return download(self._transport, root, job.artifacts, folder=folder, progress=progress)
 
     def _made(self, path: str, *, json: Any, key: str | None) -> Job:
         call = Call("POST", path, json=json, headers=once(key=key), read_seconds=SLOW_SECONDS)
