@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-class _With(SecurityBase):
+class _CallerWith(SecurityBase):
     """The dependency that gives the caller, who must have a scope."""
 
     model = HTTPBearer(
@@ -64,9 +64,9 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
-Reader = Annotated[Caller, Depends(_With(Scope.READ))]
-Submitter = Annotated[Caller, Depends(_With(Scope.SUBMIT))]
-Admin = Annotated[Caller, Depends(_With(Scope.ADMIN))]
+Reader = Annotated[Caller, Depends(_CallerWith(Scope.READ))]
+Submitter = Annotated[Caller, Depends(_CallerWith(Scope.SUBMIT))]
+Admin = Annotated[Caller, Depends(_CallerWith(Scope.ADMIN))]
 
 
 async def _operator(caller: Admin) -> Caller:

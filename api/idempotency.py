@@ -136,7 +136,7 @@ def install(app: FastAPI) -> None:
 
 
 async def _once(request: Request, key: _Key = None) -> AsyncIterator[Once]:
-    # Asked for here and not as dependencies: FastAPI solves each anew wherever it is named.
+    # Asked for here and not as dependencies: FastAPI would solve theirs anew.
     project = caller_of(request).project
     once = Once(project, key, _fingerprint(request, await read_body(request)))
     if key is None:

@@ -102,3 +102,4 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._app.state.stopping.set()
         await super().shutdown(sockets)
+        gc.unfreeze()

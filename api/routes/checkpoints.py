@@ -81,11 +81,12 @@ def get_checkpoint(
     caller: Reader, service: Service, job_id: JobId, checkpoint_id: _CheckpointId
 ) -> CheckpointDetail:
     """Return a checkpoint with the files of its model."""
+    step = _step_of(checkpoint_id)
     with service.database.transaction() as tx:
-        stored = checkpoints.of_job(tx, job_id, project=caller.project)
-        found = checkpoints.get(tx, job_id, _step_of(checkpoint_id), project=caller.project)
+        found = checkpoints.get(tx, job_id, step, project=caller.project)
+        stored = checkpoints.of_any(tx, job_id)
     best = next((one.step for one in stored if one.is_best), None)
-    values = _shown(found, is_best=found.step == best).model_dump()
+    values = _shown(found, is_best=step == best).model_dump()
     files = [Artifact.model_validate(file) for file in found.artifacts]
     return CheckpointDetail(**values, artifacts=files)
 
@@ -170,7 +171,8 @@ def _named(files: list[StoredArtifact], path: str, *, of: str) -> StoredArtifact
 
 def _step_of(checkpoint_id: str, *, param: str = "checkpoint_id") -> int:
     name, _, step = checkpoint_id.rpartition("-")
-    if name != "checkpoint" or not (step.isascii() and step.isdecimal()):
+    is_number = step.isascii() and step.isdecimal() and step == str(int(step))
+    if name != "checkpoint" or not is_number:
         raise CheckpointNotFound(
             f"'{checkpoint_id}' is no id of a checkpoint.", hint="Write checkpoint-N.", param=param
         )

@@ -89,7 +89,7 @@ def _outlook(most: int) -> TextClause:
     return text(f"""
 {turns.WAITING_AND_BUSY}
 SELECT 'running', jobs.id,
-    CASE WHEN phase = 'training' THEN greatest(
+    CASE WHEN phase = 'training' AND progress ->> 'eta_seconds' IS NOT NULL THEN greatest(
         CAST(progress ->> 'eta_seconds' AS float) - {_seconds("now() - updated_at")}, 0
     ) END,
     {_seconds("now() - attempts.started_at")}

@@ -18,6 +18,7 @@ _NUM_CANDIDATES = 32
 _LOCK_TIMEOUT = "3s"  # a worker that froze while it claimed must not hold up the others for long
 
 IS_LEASED = "state IN ({})".format(", ".join(f"'{state}'" for state in sorted(LEASED)))
+"""That a job is held by a worker."""
 WAITING_AND_BUSY = f"""WITH RECURSIVE waiting(project) AS (
     (SELECT project FROM jobs WHERE state = 'queued' ORDER BY project LIMIT 1)
     UNION ALL

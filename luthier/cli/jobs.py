@@ -214,7 +214,7 @@ def cancel(*, job_ids: tuple[str, ...], keep: bool, yes: bool, as_json: bool) ->
     "--checkpoint",
     type=click.IntRange(min=1),
     metavar="STEP",
-    help="The model as it was at a step, of which a checkpoint is stored.",
+    help="The model, or adapter, as it was at a step of which a checkpoint is stored.",
 )
 @click.option(
     "--to",

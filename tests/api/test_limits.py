@@ -45,6 +45,13 @@ def test_key_that_asks_too_often_is_told_when_to_come_back_and_others_are_not_he
     assert refused[0].headers["Retry-After"] == str(problem["retry_after_seconds"]) == "1"
 
 
+def test_request_that_makes_something_counts_once(door: Door) -> None:
+    with door.client("loud", requests_per_second=5) as loud:
+        answers = [loud.post("/jobs", json={}).status_code for _ in range(10)]
+
+    assert answers == [422] * 10  # two seconds' worth
+
+
 def test_request_that_waited_as_told_is_let_in(door: Door) -> None:
     with door.client("loud", requests_per_second=2) as loud:
         while (answer := loud.get("/jobs")).status_code == 200:

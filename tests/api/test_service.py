@@ -291,11 +291,20 @@ def test_page_of_this_service_may(client: httpx.Client, url: str) -> None:
     assert response.status_code == 201
 
 
-@pytest.mark.parametrize(("host", "status"), [("evil.example", b"421"), ("localhost", b"413")])
-def test_body_of_a_refused_request_is_not_read_on(shared: Shared, host: str, status: bytes) -> None:
+@pytest.mark.parametrize(
+    ("host", "kind", "status"),
+    [
+        ("evil.example", "application/json", b"421"),
+        ("localhost", "application/json", b"413"),
+        ("localhost", "text/csv", b"415"),
+    ],
+)
+def test_body_of_a_refused_request_is_not_read_on(
+    shared: Shared, host: str, kind: str, status: bytes
+) -> None:
     address = httpx.URL(shared.url)
     with socket.create_connection((address.host, address.port or 0), timeout=5) as connection:
-        head = f"POST /jobs HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        head = f"POST /jobs HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\n"
         connection.sendall(f"{head}Content-Length: 99999999999\r\n\r\n".encode())
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
 

@@ -3,6 +3,7 @@
 import threading
 import time
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -38,6 +39,21 @@ def test_locks_of_a_transaction_that_is_frozen_after_many_rows_are_freed(
     with backends.engine.connect() as connection:
         count = text("SELECT count(*) FROM events WHERE type = 'log'")
         assert connection.execute(count).scalar_one() == 3
+
+
+def test_columns_are_told_as_the_driver_tells_them(backends):
+    statement = "SELECT 1 AS a, ARRAY['x'] AS \"b c\", now() AS at"
+    with backends.engine.connect() as connection:
+        raw = connection.connection.driver_connection
+        ours, theirs = raw.cursor(), psycopg.Cursor(raw)
+        for cursor in (ours, theirs):
+            cursor.execute(statement)
+        told, expected = ours.description, theirs.description
+        ours.execute("SET lock_timeout = 0")
+        none = ours.description
+
+    assert [one[:2] for one in told] == [(one.name, one.type_code) for one in expected]
+    assert none is None
 
 
 def test_migrations_of_another_process_are_waited_for_however_long_they_take(

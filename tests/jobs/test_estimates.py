@@ -74,6 +74,24 @@ def test_queued_jobs_start_after_what_runs_and_what_is_before_them(database):  #
     assert places(database, second)[second.id].start_estimate_seconds == pytest.approx(500, abs=5)
 
 
+def test_job_that_does_not_tell_when_it_ends_takes_as_long_as_the_median_of_those_before(
+    database,  # noqa: F811
+):
+    for seconds in (10, 40, 60, 1000):
+        ended = submit(database)
+        claim(database)
+        with database.transaction() as tx:
+            attempts.end(tx, ended.id, State.SUCCEEDED, attempt=1, reason="")
+        ago = f"interval '{seconds} s'"
+        execute(database, f"SET started_at = finished_at - {ago} WHERE id = '{ended.id}'")
+    running, waiting = submit(database), submit(database)
+    claim(database)
+    with database.transaction() as tx:
+        progress = {"step": 1, "eta_seconds": None}
+        attempts.note(tx, running.id, attempt=1, values={"progress": progress, "phase": "training"})
+    assert places(database, waiting)[waiting.id].start_estimate_seconds == pytest.approx(50, abs=5)
+
+
 def test_nothing_is_said_of_a_job_whose_workers_are_idle_or_not_there(database):  # noqa: F811
     job = submit(database)
     assert places(database, job)[job.id] == Place(1, None)

@@ -11,7 +11,13 @@ from transformers import (
 )
 
 from tests.training.tiny import carry_out, colour_rows, make_run, save_decoder, save_encoder
-from trainer_core.run_directory import Result, file_sha256, read_json
+from trainer_core.run_directory import (
+    Result,
+    checkpoints_in,
+    file_sha256,
+    is_of_model,
+    read_json,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -61,6 +67,23 @@ def test_an_adapter_tells_no_path_of_this_machine(encoder: Path, tmp_path: Path)
     settings = read_json(directory.model / "adapter_config.json")
     assert settings["base_model_name_or_path"] == "model:tiny"
     assert not (directory.model / "model.safetensors").exists()
+
+
+def test_a_checkpoint_of_an_adapter_tells_no_path_of_this_machine_either(
+    encoder: Path, tmp_path: Path
+) -> None:
+    training = {**TRAINING, "epochs": 1}
+    spec = {**_spec(), "training": training, "checkpoints": {"strategy": "epoch"}}
+    directory = make_run(tmp_path / "run", model=encoder, rows=colour_rows(40), spec=spec)
+    assert carry_out(directory).result is Result.SUCCEEDED
+    saved = checkpoints_in(directory.checkpoints)[-1]
+    handed_out = [path for path in saved.iterdir() if is_of_model(path.name)]
+    names = {path.name for path in handed_out}
+    assert {"adapter_config.json", "adapter_model.safetensors", "labels.json"} <= names
+    told = b"".join(path.read_bytes() for path in handed_out)
+    assert str(encoder).encode() not in told
+    assert str(tmp_path).encode() not in told
+    assert read_json(saved / "adapter_config.json")["base_model_name_or_path"] == "model:tiny"
 
 
 def test_a_causal_model_is_adapted_in_its_body_alone(tmp_path: Path) -> None:

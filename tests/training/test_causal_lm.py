@@ -16,7 +16,7 @@ from tests.training.tiny import (
     save_encoder,
     tokenized,
 )
-from trainer_core.run_directory import Result, read_json
+from trainer_core.run_directory import Result, checkpoints_in, read_json
 from trainer_core.training.recipes import language_loss
 from trainer_core.training.recipes.language_loss import LanguageLoss, find_logit_map
 from trainer_core.training.recipes.recipe import Measured
@@ -61,6 +61,8 @@ def test_a_chat_is_learnt_and_answered_after_plain_loading(decoder: Path, tmp_pa
     tokenizer = AutoTokenizer.from_pretrained(directory.model)
     model: Any = AutoModelForCausalLM.from_pretrained(directory.model)
     assert model.config.use_cache
+    saved = checkpoints_in(directory.checkpoints)[-1]
+    assert read_json(saved / "config.json")["use_cache"] is True
     for thing, colour in COLOUR_OF.items():
         prompt: Any = tokenizer.apply_chat_template(
             [{"role": "user", "content": f"7 what is {thing}"}],

@@ -1,6 +1,7 @@
 """From what is decided to the trainer: the task's recipe, the rows that it uses, the arguments."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from trainer_core.errors import FieldProblem, InvalidSpec, TooFewRows
@@ -16,6 +17,7 @@ from trainer_core.training.loop.run_loop import RunLoop
 from trainer_core.training.loop.steps import padding_share
 from trainer_core.training.loop.trainer import RunTrainer
 from trainer_core.training.models.freezing import freeze
+from trainer_core.training.models.saving import say_as_finished
 from trainer_core.training.models.stacks import layer_classes
 from trainer_core.training.preparing import Given
 from trainer_core.training.process import processes
@@ -66,6 +68,12 @@ def build(
         spec=decided.spec,
         arguments=arguments,
         lineage=decided.lineage,
+        say_as_finished=partial(
+            say_as_finished,
+            base_model=decided.base_name,
+            classes=recipe.classes,
+            use_cache=decided.use_cache,
+        ),
         reporter=reporter,
         stopping=stopping,
     )

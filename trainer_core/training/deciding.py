@@ -20,6 +20,7 @@ from trainer_core.training.models.shapes import shape_of
 from trainer_core.training.preparing import Given
 from trainer_core.training.process import processes
 from trainer_core.training.process.clock import PhaseClock
+from trainer_core.training.recipes.cards import hub_name
 from trainer_core.training.recipes.packing import has_flash_attention
 from trainer_core.training.room import check_room, estimate_need
 
@@ -33,6 +34,11 @@ class Decided:
     lineage: dict[str, Any]
     checkpoint: Checkpoint | None  # to go on from
     use_cache: bool | None  # the base model's setting, which training turns off
+
+    @property
+    def base_name(self) -> str:
+        """What the base model is called: its name on the Hub, else as the spec has it."""
+        return hub_name(self.spec) or self.spec.model
 
 
 def decide(

@@ -23,7 +23,7 @@ from trainer_core.training.models.saving import Weights, save_adapter, save_mode
 from trainer_core.training.process import processes
 from trainer_core.training.process.clock import PhaseClock
 from trainer_core.training.recipes.adapters import merge_adapter
-from trainer_core.training.recipes.cards import hub_name, model_card
+from trainer_core.training.recipes.cards import model_card
 from trainer_core.training.recipes.recipe import Recipe
 
 
@@ -82,7 +82,7 @@ class Finish:
                 tokenizer=recipe.tokenizer,
                 folder=self.directory.model,
                 card=card,
-                base_model=hub_name(spec) or spec.model,
+                base_model=decided.base_name,
                 classes=recipe.classes,
                 add_files=add_files,
             )

@@ -376,7 +376,7 @@ class AsyncJobs:
             job_id: the job.
             folder: where to; made if it is not there.
             checkpoint: the step of a stored checkpoint, whose model is wanted in place of the
-                finished one.
+                finished one; of a job that trains an adapter it is the adapter.
             progress: called with the bytes done and the bytes in all.
 
         Raises:

@@ -6,7 +6,7 @@ whatever loss. `RunLoop` goes before a trainer's class: `class RunTrainer(RunLoo
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -69,12 +69,14 @@ class RunLoop(_Base):
         spec: JobSpec,
         arguments: TrainingArguments,
         lineage: Mapping[str, Any],
+        say_as_finished: Callable[[Path], None],
         reporter: Reporter,
         stopping: Stopping,
     ) -> None:
         self._recipe = recipe
         self._spec = spec
         self._lineage = lineage
+        self._say_as_finished = say_as_finished  # the model in a folder
         self._reporter = reporter
         self._stopping = stopping
         self._weights_step: int | None = None  # of the best model, once it is loaded
@@ -289,6 +291,7 @@ class RunLoop(_Base):
             self._save_rng_state(folder)
             if self.is_world_process_zero():
                 (partial_path / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+                self._say_as_finished(partial_path)
                 write_json(partial_path / LINEAGE, self._lineage)
                 self.state.save_to_json(str(partial_path / TRAINER_STATE_NAME))
         if self.is_world_process_zero():
