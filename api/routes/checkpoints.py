@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from api import problems
 from api.access import Caller, Reader
@@ -54,6 +54,42 @@ class CheckpointPage(Schema):
 
     data: list[Checkpoint]
     has_more: bool
+
+
+def _files(
+    service: Backends, caller: Caller, job_id: str, checkpoint_id: str
+) -> list[StoredArtifact]:
+    step = _step_of(checkpoint_id)
+    with service.database.transaction() as tx:
+        return checkpoints.get(tx, job_id, step, project=caller.project).artifacts
+
+
+def _file(
+    caller: Reader, service: Service, job_id: JobId, checkpoint_id: _CheckpointId, path: str
+) -> StoredArtifact:
+    """Return the file with a path, which is compared and never opened."""
+    files = _files(service, caller, job_id, checkpoint_id)
+    found = next((file for file in files if file.path == path), None)
+    if found is None:
+        raise FileNotFound(
+            f"the model of {checkpoint_id} has no file '{path[:200]}'.",
+            hint="The checkpoint lists its files under `artifacts`.",
+            param="path",
+        )
+    return found
+
+
+_File = Annotated[StoredArtifact, Depends(_file)]
+
+
+def _step_of(checkpoint_id: str, *, param: str = "checkpoint_id") -> int:
+    name, _, step = checkpoint_id.rpartition("-")
+    is_number = step.isascii() and step.isdecimal() and step == str(int(step))
+    if name != "checkpoint" or not is_number:
+        raise CheckpointNotFound(
+            f"'{checkpoint_id}' is no id of a checkpoint.", hint="Write checkpoint-N.", param=param
+        )
+    return int(step)
 
 
 @router.get("/jobs/{job_id}/checkpoints", responses=problems.responses(404, 422))
@@ -113,21 +149,12 @@ def download_checkpoint(
     response_class=Response,
     responses=FILE_RESPONSES,
 )
-def download_checkpoint_file(
-    *,
-    request: Request,
-    caller: Reader,
-    service: Service,
-    job_id: JobId,
-    checkpoint_id: _CheckpointId,
-    path: str,
-) -> Response:
+def download_checkpoint_file(request: Request, file: _File, service: Service) -> Response:
     """Download one file of the model of a checkpoint, or a range of it.
 
     `ETag` is the SHA-256 of the file in hex, and `Repr-Digest` the same as RFC 9530 has it.
     """
-    files = _files(service, caller, job_id, checkpoint_id)
-    return file_response(request, service.storage, _named(files, path, of=checkpoint_id))
+    return file_response(request, service.storage, file)
 
 
 @router.head(
@@ -135,48 +162,9 @@ def download_checkpoint_file(
     response_class=Response,
     responses=FILE_RESPONSES,
 )
-def inspect_checkpoint_file(
-    *,
-    request: Request,
-    caller: Reader,
-    service: Service,
-    job_id: JobId,
-    checkpoint_id: _CheckpointId,
-    path: str,
-) -> Response:
+def inspect_checkpoint_file(request: Request, file: _File, service: Service) -> Response:
     """Return the size and the digests of one file of the model of a checkpoint."""
-    files = _files(service, caller, job_id, checkpoint_id)
-    return file_response(request, service.storage, _named(files, path, of=checkpoint_id))
-
-
-def _files(
-    service: Backends, caller: Caller, job_id: str, checkpoint_id: str
-) -> list[StoredArtifact]:
-    step = _step_of(checkpoint_id)
-    with service.database.transaction() as tx:
-        return checkpoints.get(tx, job_id, step, project=caller.project).artifacts
-
-
-def _named(files: list[StoredArtifact], path: str, *, of: str) -> StoredArtifact:
-    """Return the file with a path, which is compared and never opened."""
-    found = next((file for file in files if file.path == path), None)
-    if found is None:
-        raise FileNotFound(
-            f"the model of {of} has no file '{path[:200]}'.",
-            hint="The checkpoint lists its files under `artifacts`.",
-            param="path",
-        )
-    return found
-
-
-def _step_of(checkpoint_id: str, *, param: str = "checkpoint_id") -> int:
-    name, _, step = checkpoint_id.rpartition("-")
-    is_number = step.isascii() and step.isdecimal() and step == str(int(step))
-    if name != "checkpoint" or not is_number:
-        raise CheckpointNotFound(
-            f"'{checkpoint_id}' is no id of a checkpoint.", hint="Write checkpoint-N.", param=param
-        )
-    return int(step)
+    return file_response(request, service.storage, file)
 
 
 def _after(stored: list[StoredCheckpoint], cursor: str | None) -> list[StoredCheckpoint]:
