@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from trainer_core.errors import FieldProblem, InvalidSpec, TooFewRows
 from trainer_core.events import Logged, Reporter, Warned
 from trainer_core.rows.checking import MIN_TRAIN_ROWS, SPLITS
-from trainer_core.run_directory import RunDirectory, write_json
+from trainer_core.run_directory import LINEAGE, RunDirectory, write_json
 from trainer_core.spec import JobSpec
 from trainer_core.spec.resolving import num_optimizer_steps
 from trainer_core.training.deciding import Decided
@@ -67,19 +68,24 @@ def build(
         model=model,
         spec=decided.spec,
         arguments=arguments,
-        lineage=decided.lineage,
-        say_as_finished=partial(
-            say_as_finished,
-            base_model=decided.base_name,
-            classes=recipe.classes,
-            use_cache=decided.use_cache,
-        ),
+        complete=partial(_complete, recipe, decided),
         reporter=reporter,
         stopping=stopping,
     )
     num_rows = decided.lineage["num_rows"]["train"]
     reporter.report(_batches_described(trainer, recipe, num_rows=num_rows))
     return Built(decided, recipe, trainer)
+
+
+def _complete(recipe: Recipe, decided: Decided, checkpoint: Path) -> None:
+    """Write beside the weights what the Trainer does not, and have the model say what it is."""
+    write_json(checkpoint / LINEAGE, decided.lineage)
+    say_as_finished(
+        checkpoint,
+        base_model=decided.base_name,
+        classes=recipe.classes,
+        use_cache=decided.use_cache,
+    )
 
 
 def _recipe(given: Given, decided: Decided, *, clock: PhaseClock, reporter: Reporter) -> Recipe:

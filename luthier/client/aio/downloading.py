@@ -19,9 +19,9 @@ import httpx
 from luthier.client.aio.patience import OUTAGE_SECONDS, AsyncPatience
 from luthier.client.aio.transport import AsyncTransport
 from luthier.client.aio.waiting import off_loop
-from luthier.client.calls import Call
-from luthier.client.errors import BadDownload, LuthierAPIError
-from luthier.client.values import Artifact
+from luthier.client.calls import Call, path_of
+from luthier.client.errors import BadDownload, Conflict, LuthierAPIError
+from luthier.client.values import Artifact, Checkpoint, JobFields, from_json
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
@@ -63,6 +63,36 @@ async def download(
         tally.before += artifact.size_bytes
         tally.at(0)
     return tuple(targets)
+
+
+async def find_model(
+    transport: AsyncTransport, job_id: str, *, checkpoint: int | None
+) -> tuple[str, tuple[Artifact, ...]]:
+    """Return the path below which the model of a job, or of its checkpoint, lies, and its files.
+
+    Raises:
+        Conflict: the job has no model, or not yet.
+        NotFound: the checkpoint is not stored, or no longer.
+    """
+    if checkpoint is not None:
+        saved = await get_checkpoint(transport, job_id, checkpoint)
+        return path_of("jobs", job_id, "checkpoints", saved.id, "model"), saved.artifacts
+    path = path_of("jobs", job_id)
+    job = from_json(JobFields, await transport.json(Call("GET", path)))
+    if not job.artifacts:
+        raise Conflict(
+            f"job {job_id} is {job.state} and has no model.",
+            code="model_not_ready",
+            hint="Choose a job that has succeeded." if job.is_final else "Wait for its end.",
+            detail={"state": job.state},
+        )
+    return f"{path}/model", job.artifacts
+
+
+async def get_checkpoint(transport: AsyncTransport, job_id: str, step: int) -> Checkpoint:
+    """Return the checkpoint of a step, with the files of its model, or raise NotFound."""
+    path = path_of("jobs", job_id, "checkpoints", f"checkpoint-{step}")
+    return from_json(Checkpoint, await transport.json(Call("GET", path)))
 
 
 def target_of(folder: Path, path: str) -> Path:

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from luthier.client.aio.downloading import Progress, download
+from luthier.client.aio.downloading import Progress, download, find_model, get_checkpoint
 from luthier.client.aio.ending import ended
 from luthier.client.aio.following import follow, history
 from luthier.client.aio.job import AsyncJob
@@ -357,8 +357,7 @@ class AsyncJobs:
 
     async def checkpoint(self, job_id: str, step: int) -> Checkpoint:
         """Return the checkpoint of a step, with the files of its model, or raise NotFound."""
-        path = path_of("jobs", job_id, "checkpoints", f"checkpoint-{step}")
-        return from_json(Checkpoint, await self._transport.json(Call("GET", path)))
+        return await get_checkpoint(self._transport, job_id, step)
 
     async def download(
         self,
@@ -384,25 +383,8 @@ class AsyncJobs:
             NotFound: the checkpoint is not stored, or no longer.
             BadDownload: a file is not what the service says, or its path leaves the folder.
         """
-        folder = Path(folder)
-        if checkpoint is not None:
-            saved = await self.checkpoint(job_id, checkpoint)
-            root = path_of("jobs", job_id, "checkpoints", saved.id, "model")
-            return await download(
-                self._transport, root, saved.artifacts, folder=folder, progress=progress
-            )
-        job = await self.get(job_id)
-        if not job.artifacts:
-            raise Conflict(
-                f"job {job_id} is {job.state} and has no model.",
-                code="model_not_ready",
-                hint="Choose a job that has succeeded." if job.is_final else "Wait for its end.",
-                detail={"state": job.state},
-            )
-        root = path_of("jobs", job_id, "model")
-        return await download(
-            self._transport, root, job.artifacts, folder=folder, progress=progress
-        )
+        root, files = await find_model(self._transport, job_id, checkpoint=checkpoint)
+        return await download(self._transport, root, files, folder=Path(folder), progress=progress)
 
     async def _made(self, path: str, *, json: Any, key: str | None) -> AsyncJob:
         call = Call("POST", path, json=json, headers=once(key=key), read_seconds=SLOW_SECONDS)

@@ -9,7 +9,7 @@ from typing import Any
 from luthier.client.calls import SLOW_SECONDS, Call, decoded, once, path_of
 from luthier.client.errors import Conflict
 from luthier.client.inputs import Validation
-from luthier.client.sync.downloading import Progress, download
+from luthier.client.sync.downloading import Progress, download, find_model, get_checkpoint
 from luthier.client.sync.ending import ended
 from luthier.client.sync.following import follow, history
 from luthier.client.sync.job import Job
@@ -354,8 +354,7 @@ class Jobs:
 
     def checkpoint(self, job_id: str, step: int) -> Checkpoint:
         """Return the checkpoint of a step, with the files of its model, or raise NotFound."""
-        path = path_of("jobs", job_id, "checkpoints", f"checkpoint-{step}")
-        return from_json(Checkpoint, self._transport.json(Call("GET", path)))
+        return get_checkpoint(self._transport, job_id, step)
 
     def download(
         self,
@@ -381,23 +380,8 @@ class Jobs:
             NotFound: the checkpoint is not stored, or no longer.
             BadDownload: a file is not what the service says, or its path leaves the folder.
         """
-        folder = Path(folder)
-        if checkpoint is not None:
-            saved = self.checkpoint(job_id, checkpoint)
-            root = path_of("jobs", job_id, "checkpoints", saved.id, "model")
-            return download(
-                self._transport, root, saved.artifacts, folder=folder, progress=progress
-            )
-        job = self.get(job_id)
-        if not job.artifacts:
-            raise Conflict(
-                f"job {job_id} is {job.state} and has no model.",
-                code="model_not_ready",
-                hint="Choose a job that has succeeded." if job.is_final else "Wait for its end.",
-                detail={"state": job.state},
-            )
-        root = path_of("jobs", job_id, "model")
-        return download(self._transport, root, job.artifacts, folder=folder, progress=progress)
+        root, files = find_model(self._transport, job_id, checkpoint=checkpoint)
+        return download(self._transport, root, files, folder=Path(folder), progress=progress)
 
     def _made(self, path: str, *, json: Any, key: str | None) -> Job:
         call = Call("POST", path, json=json, headers=once(key=key), read_seconds=SLOW_SECONDS)

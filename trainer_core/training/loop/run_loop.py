@@ -22,7 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, seed_worker
 
 from trainer_core.events import CheckpointSaved, Phase, PhaseEntered, Reporter, Warned
-from trainer_core.run_directory import LINEAGE, RunDirectory, verified_manifest, write_json
+from trainer_core.run_directory import RunDirectory, verified_manifest
 from trainer_core.spec import JobSpec
 from trainer_core.training.data.batching import DrawnRows, RowOrder, longest_first
 from trainer_core.training.loop.arguments import is_greater_better
@@ -68,15 +68,13 @@ class RunLoop(_Base):
         model: Any,
         spec: JobSpec,
         arguments: TrainingArguments,
-        lineage: Mapping[str, Any],
-        say_as_finished: Callable[[Path], None],
+        complete: Callable[[Path], None],
         reporter: Reporter,
         stopping: Stopping,
     ) -> None:
         self._recipe = recipe
         self._spec = spec
-        self._lineage = lineage
-        self._say_as_finished = say_as_finished  # the model in a folder
+        self._complete = complete  # a checkpoint, with what its model is to say
         self._reporter = reporter
         self._stopping = stopping
         self._weights_step: int | None = None  # of the best model, once it is loaded
@@ -291,8 +289,7 @@ class RunLoop(_Base):
             self._save_rng_state(folder)
             if self.is_world_process_zero():
                 (partial_path / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-                self._say_as_finished(partial_path)
-                write_json(partial_path / LINEAGE, self._lineage)
+                self._complete(partial_path)
                 self.state.save_to_json(str(partial_path / TRAINER_STATE_NAME))
         if self.is_world_process_zero():
             best_step = self.state.best_global_step
