@@ -147,7 +147,10 @@ class WeightsAndBiases:
         self._run.log({**figures_of(measured), **axes})
 
     def close(self, result: Result) -> None:
+        import wandb
+
         self._run.finish(exit_code=0 if result is Result.SUCCEEDED else 1)
+        wandb.teardown()  # `finish` only asks its process to write the rest; this waits for its end
 
 
 class MLflow:
