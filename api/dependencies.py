@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from jobs.backends import Backends
 from jobs.delivery.sender import Sender
+from trainer_core.errors import CheckpointNotFound
 
 
 def backends_of(request: Request) -> Backends:
@@ -29,6 +30,9 @@ async def _sender(request: Request) -> Sender:
 Service = Annotated[Backends, Depends(_backends)]
 WebhookSender = Annotated[Sender, Depends(_sender)]
 JobId = Annotated[str, Path(description="Id of the job, such as `job_01k9…`.", max_length=100)]
+CheckpointId = Annotated[
+    str, Path(description="Id of the checkpoint, such as `checkpoint-40`.", max_length=100)
+]
 SweepId = Annotated[
     str, Path(description="Id of the sweep, such as `sweep_01k9…`.", max_length=100)
 ]
@@ -47,6 +51,17 @@ Cursor = Annotated[
     ),
 ]
 Limit = Annotated[int, Query(description="How many to list, 1 to 100.", ge=1, le=100)]
+
+
+def step_of(checkpoint_id: str, *, param: str = "checkpoint_id") -> int:
+    """Return the step of a checkpoint, or raise CheckpointNotFound if that is no id of one."""
+    name, _, step = checkpoint_id.rpartition("-")
+    is_number = step.isascii() and step.isdecimal() and step == str(int(step))
+    if name != "checkpoint" or not is_number:
+        raise CheckpointNotFound(
+            f"'{checkpoint_id}' is no id of a checkpoint.", hint="Write checkpoint-N.", param=param
+        )
+    return int(step)
 
 
 def accepts(request: Request, media_type: str) -> bool:

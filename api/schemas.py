@@ -185,10 +185,12 @@ class Artifact(Schema):
 
 
 class Push(Schema):
-    """A push of the finished model to the Hub."""
+    """A push of a model of a job to the Hub."""
 
     number: int
-    """From 1, within the job."""
+    """From 1, within the job. They are done in this order."""
+    checkpoint: str | None
+    """Id of the checkpoint whose model it is. Null: the finished model."""
     repo: str
     private: bool
     """Whether it goes to a private repository only."""

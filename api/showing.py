@@ -22,11 +22,10 @@ def shown_whole(tx: Transaction, job: StoredJob) -> JobDetail:
 
     What a job in its state can't have is not asked for: it is those under way that are polled.
     """
-    has_ended = job.state in FINAL
     return JobDetail.whole(
         job,
         place=estimates.places(tx, [job])[job.id],
         attempts=attempts.of_job(tx, job.id) if job.attempt else [],
-        artifacts=artifacts.of_job(tx, job.id) if has_ended else [],
-        pushes=pushes.of_job(tx, job.id) if has_ended else [],
+        artifacts=artifacts.of_job(tx, job.id) if job.state in FINAL else [],
+        pushes=pushes.of_job(tx, job.id) if job.attempt else [],
     )

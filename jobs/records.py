@@ -95,6 +95,7 @@ class Push:
 
     job_id: str
     number: int  # from 1, within the job
+    step: int | None  # of the checkpoint whose model it is; None for the finished one
     repo: str  # owner/name
     private: bool
     branch: str | None  # None for the main one
@@ -109,6 +110,11 @@ class Push:
     error: Json | None  # TypedError of the latest try that failed
     created_at: datetime
     finished_at: datetime | None
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The name of the checkpoint whose model it is; None for the finished one."""
+        return None if self.step is None else checkpoint_name(self.step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """What it is called in a run directory and in references."""
-        return f"checkpoint-{self.step}"
+        return checkpoint_name(self.step)
 
     @property
     def keys(self) -> list[str]:
@@ -145,6 +151,11 @@ class Checkpoint:
             if is_of_model(file["path"])
         ]
         return sorted(of_model, key=lambda file: file.path)
+
+
+def checkpoint_name(step: int) -> str:
+    """Return what the checkpoint after a step is called."""
+    return f"checkpoint-{step}"
 
 
 @dataclass(frozen=True, slots=True)

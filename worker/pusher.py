@@ -1,4 +1,4 @@
-"""Pushes finished models to the Hub, in a thread of a worker, one at a time.
+"""Pushes models of jobs to the Hub, in a thread of a worker, one at a time.
 
 What is to be pushed are rows (`jobs/store/pushes.py`), so a worker that dies loses none: its lease
 runs out, and another tries again. A push that fails costs the job nothing.
@@ -21,7 +21,7 @@ from jobs.backends import Backends
 from jobs.records import Artifact, Push
 from jobs.retrying import pause_seconds
 from jobs.sealing import cipher_of
-from jobs.store import artifacts, jobs, pushes, secrets
+from jobs.store import artifacts, checkpoints, jobs, pushes, secrets
 from jobs.store.events import LeaseLost
 from jobs.transaction import Transaction
 from trainer_core.errors import (
@@ -124,7 +124,7 @@ class Pusher:
                     private=push.private,
                     branch=push.branch,
                     tag=push.tag,
-                    message=f"Push the model of {push.job_id}",
+                    message=f"Push {push.checkpoint or 'the model'} of {push.job_id}",
                     files=files,
                     seconds=self._backends.settings.push_seconds,
                 )
@@ -138,7 +138,11 @@ class Pusher:
     def _needs(self, push: Push) -> _Needs:
         with self._backends.database.transaction() as tx:
             job = jobs.get_any(tx, push.job_id)
-            found = artifacts.of_job(tx, push.job_id)
+            found = (
+                artifacts.of_job(tx, push.job_id)
+                if push.step is None
+                else checkpoints.get(tx, job.id, push.step, project=job.project).artifacts
+            )
             cipher = cipher_of(self._backends.settings)
             token = secrets.reveal(tx, push.secret, project=job.project, cipher=cipher)
         files = [file for file in found if not file.path.startswith(_NOT_PUSHED)]
@@ -234,11 +238,15 @@ def _typed(push: Push, answer: Answer) -> TypedError:
         message=REDACTOR.text(
             f"the model was not pushed to {push.repo}, in {tries}: {answer.message}"
         ),
-        hint=answer.hint or f"POST /jobs/{push.job_id}/push pushes it again.",
+        hint=answer.hint or f"POST {_path(push)} pushes it again.",
         whose=Whose.SYSTEM if answer.is_passing else Whose.USER,
         retryable=answer.is_passing,
         detail={"status": answer.status},
     )
+
+
+def _path(push: Push) -> str:
+    return f"/jobs/{push.job_id}{f'/checkpoints/{push.checkpoint}' if push.checkpoint else ''}/push"
 
 
 def _answer_of(error: LuthierError) -> Answer:

@@ -2,24 +2,20 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api import problems
 from api.access import Caller, Reader
-from api.dependencies import JobId, PageParameters, Service
+from api.dependencies import CheckpointId, JobId, PageParameters, Service, step_of
 from api.downloads import FILE_RESPONSES, TAR_RESPONSES, file_response, tar_response
 from api.schemas import Artifact, Schema, Timestamp
 from jobs.backends import Backends
 from jobs.records import Artifact as StoredArtifact
 from jobs.records import Checkpoint as StoredCheckpoint
 from jobs.store import checkpoints
-from trainer_core.errors import CheckpointNotFound, FileNotFound
+from trainer_core.errors import FileNotFound
 
 router = APIRouter(tags=["models of jobs"])
-
-_CheckpointId = Annotated[
-    str, Path(description="Id of the checkpoint, such as `checkpoint-40`.", max_length=100)
-]
 
 
 class Checkpoint(Schema):
@@ -59,13 +55,13 @@ class CheckpointPage(Schema):
 def _files(
     service: Backends, caller: Caller, job_id: str, checkpoint_id: str
 ) -> list[StoredArtifact]:
-    step = _step_of(checkpoint_id)
+    step = step_of(checkpoint_id)
     with service.database.transaction() as tx:
         return checkpoints.get(tx, job_id, step, project=caller.project).artifacts
 
 
 def _file(
-    caller: Reader, service: Service, job_id: JobId, checkpoint_id: _CheckpointId, path: str
+    caller: Reader, service: Service, job_id: JobId, checkpoint_id: CheckpointId, path: str
 ) -> StoredArtifact:
     """Return the file with a path, which is compared and never opened."""
     files = _files(service, caller, job_id, checkpoint_id)
@@ -80,16 +76,6 @@ def _file(
 
 
 _File = Annotated[StoredArtifact, Depends(_file)]
-
-
-def _step_of(checkpoint_id: str, *, param: str = "checkpoint_id") -> int:
-    name, _, step = checkpoint_id.rpartition("-")
-    is_number = step.isascii() and step.isdecimal() and step == str(int(step))
-    if name != "checkpoint" or not is_number:
-        raise CheckpointNotFound(
-            f"'{checkpoint_id}' is no id of a checkpoint.", hint="Write checkpoint-N.", param=param
-        )
-    return int(step)
 
 
 @router.get("/jobs/{job_id}/checkpoints", responses=problems.responses(404, 422))
@@ -114,10 +100,10 @@ def list_checkpoints(
 
 @router.get("/jobs/{job_id}/checkpoints/{checkpoint_id}", responses=problems.responses(404))
 def get_checkpoint(
-    caller: Reader, service: Service, job_id: JobId, checkpoint_id: _CheckpointId
+    caller: Reader, service: Service, job_id: JobId, checkpoint_id: CheckpointId
 ) -> CheckpointDetail:
     """Return a checkpoint with the files of its model."""
-    step = _step_of(checkpoint_id)
+    step = step_of(checkpoint_id)
     with service.database.transaction() as tx:
         found = checkpoints.get(tx, job_id, step, project=caller.project)
         stored = checkpoints.of_any(tx, job_id)
@@ -133,7 +119,7 @@ def get_checkpoint(
     responses=TAR_RESPONSES,
 )
 def download_checkpoint(
-    caller: Reader, service: Service, job_id: JobId, checkpoint_id: _CheckpointId
+    caller: Reader, service: Service, job_id: JobId, checkpoint_id: CheckpointId
 ) -> Response:
     """Download the model of a checkpoint as one tar, in a folder `model/`.
 
@@ -171,7 +157,7 @@ def _after(stored: list[StoredCheckpoint], cursor: str | None) -> list[StoredChe
     """Return the checkpoints before a step, which may itself have been removed meanwhile."""
     if cursor is None:
         return stored
-    step = _step_of(cursor, param="after")
+    step = step_of(cursor, param="after")
     return [one for one in stored if one.step < step]
 
 

@@ -19,18 +19,26 @@ from jobs.states import FINAL, LEASED
 from jobs.store import jobs as jobs_store
 from jobs.store.attempts import hold
 from jobs.store.events import LeaseLost, storable
-from jobs.tables import checkpoints, jobs
+from jobs.tables import checkpoints, jobs, pushes
 from jobs.transaction import Transaction
 from trainer_core.errors import CheckpointNotFound
 
 _MAX_STEP = 2**31 - 1
 _BATCH = 100
 
-# A job that is to start from it has not read it yet.
-_IS_WANTED = exists().where(
-    jobs.c.model.like("job:%"),
-    jobs.c.model == func.concat("job:", checkpoints.c.job_id, "/checkpoint-", checkpoints.c.step),
-    jobs.c.state.not_in(FINAL),
+# A job that is to start from it has not read it yet, or its model is not yet pushed.
+_IS_WANTED = or_(
+    exists().where(
+        jobs.c.model.like("job:%"),
+        jobs.c.model
+        == func.concat("job:", checkpoints.c.job_id, "/checkpoint-", checkpoints.c.step),
+        jobs.c.state.not_in(FINAL),
+    ),
+    exists().where(
+        pushes.c.job_id == checkpoints.c.job_id,
+        pushes.c.step == checkpoints.c.step,
+        pushes.c.state == "pending",
+    ),
 )
 
 
@@ -192,7 +200,7 @@ def forget(tx: Transaction, checkpoint: Checkpoint) -> None:
 
 
 def _let_go(tx: Transaction, *conditions: Any) -> None:
-    """Have stored checkpoints removed, but for those from which a job is to start."""
+    """Have stored checkpoints removed, but for those that somebody still needs."""
     tx.connection.execute(
         update(checkpoints)
         .where(checkpoints.c.state == "stored", ~_IS_WANTED, *conditions)

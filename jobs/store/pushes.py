@@ -3,12 +3,13 @@
 A push is a row, made in the transaction that ends the job or that answers a request. A worker
 claims it for the length of a lease; if the worker dies, another tries again, which does no harm: a
 commit of files that are there already is none. Each later write matches the number of the try.
+Those of a job go one after another, so that what was asked for last is what stays.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, exists, func, insert, select, update
 
 from jobs.records import Push
 from jobs.store import artifacts, events
@@ -23,29 +24,34 @@ from trainer_core.spec.publishing import PushSpec
 _OF_JOB = select(pushes).where(pushes.c.job_id == bindparam("wanted")).order_by(pushes.c.number)
 
 
-def ask(tx: Transaction, job_id: str, spec: PushSpec, *, max_tries: int) -> Push:
-    """Keep that the model of a job is to be pushed; the caller holds the job's row.
+def ask(
+    tx: Transaction, job_id: str, spec: PushSpec, *, max_tries: int, step: int | None = None
+) -> Push:
+    """Keep that a model of a job is to be pushed; the caller holds the job's row.
 
     Args:
         tx: the transaction.
-        job_id: whose model; it has files by the commit.
+        job_id: whose model.
         spec: where to, with the name of the secret.
         max_tries: after so many tries the push has failed.
+        step: of the checkpoint whose model it is, which the caller has found; None for the
+            finished one, which has files by now.
 
     Raises:
         ModelNotReady: the job has no model.
-        PushPending: an earlier push of the job is not over.
+        PushPending: an earlier push of that model is not over.
     """
-    if not artifacts.of_job(tx, job_id):
+    if step is None and not artifacts.of_job(tx, job_id):
         raise ModelNotReady(
             f"job {job_id} has no model to push.",
             hint="Wait until it has succeeded; a model that was deleted is gone.",
         )
     before = of_job(tx, job_id)
-    if before and before[-1].state == "pending":
+    pending = next((one for one in before if one.state == "pending" and one.step == step), None)
+    if pending is not None:
         raise PushPending(
-            f"the model of {job_id} is being pushed to {before[-1].repo}, in push "
-            f"{before[-1].number} of the job.",
+            f"{pending.checkpoint or 'the model'} of {job_id} is being pushed to {pending.repo}, "
+            f"in push {pending.number} of the job.",
             hint=f"Wait until GET /jobs/{job_id} shows its end under `pushes`, then ask again.",
         )
     assert spec.secret is not None, "whoever asks names a secret"
@@ -54,6 +60,7 @@ def ask(tx: Transaction, job_id: str, spec: PushSpec, *, max_tries: int) -> Push
         .values(
             job_id=job_id,
             number=len(before) + 1,
+            step=step,
             max_tries=max_tries,
             next_try_at=func.now(),
             **spec.model_dump(),
@@ -71,12 +78,19 @@ def of_job(tx: Transaction, job_id: str) -> list[Push]:
 
 def claim(tx: Transaction, *, lease_seconds: float) -> Push | None:
     """Return a push whose time has come, held for the length of a lease, or None."""
+    earlier = pushes.alias("earlier")
+    has_to_wait = exists().where(
+        earlier.c.job_id == pushes.c.job_id,
+        earlier.c.number < pushes.c.number,
+        earlier.c.state == "pending",
+    )
+    is_due = pushes.c.next_try_at <= func.clock_timestamp()
     due = (
         select(pushes.c.job_id, pushes.c.number)
-        .where(pushes.c.state == "pending", pushes.c.next_try_at <= func.clock_timestamp())
+        .where(pushes.c.state == "pending", is_due, ~has_to_wait)
         .order_by(pushes.c.next_try_at)
         .limit(1)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=pushes)
         .cte("due")
     )
     row = tx.connection.execute(
@@ -109,7 +123,8 @@ def succeed(tx: Transaction, push: Push, *, commit: str, url: str) -> None:
     """Keep that a model was pushed, and tell of it."""
     values = {"commit": commit, "url": url}
     _change(tx, push, state="pushed", error=None, **_END, **values)
-    data = {"kind": "push", "repo": push.repo, "branch": push.branch, "tag": push.tag, **values}
+    what = {"checkpoint": push.checkpoint, "branch": push.branch, "tag": push.tag}
+    data = {"kind": "push", "repo": push.repo, **what, **values}
     events.append(tx, push.job_id, [NewEvent(EventType.ARTIFACT, data)])
 
 

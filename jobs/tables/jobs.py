@@ -163,6 +163,7 @@ pushes = Table(
     metadata,
     _job_id(),
     Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("step", Integer),  # of the checkpoint whose model it is; null for the finished one
     Column("repo", Text, nullable=False),
     Column("private", Boolean, nullable=False),
     Column("branch", Text),
@@ -179,8 +180,7 @@ pushes = Table(
     Column("finished_at", DateTime(timezone=True)),
     CheckConstraint("state IN ('pending', 'pushed', 'failed')", name="state_is_known"),
     CheckConstraint("(state = 'pending') = (next_try_at IS NOT NULL)", name="pending_has_a_time"),
-    # One push of a job at a time.
-    Index("ix_pushes_pending", "job_id", unique=True, postgresql_where=text("state = 'pending'")),
+    Index("ix_pushes_pending", "job_id", postgresql_where=text("state = 'pending'")),
 )
 
 checkpoints = Table(

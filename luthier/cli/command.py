@@ -82,6 +82,12 @@ def open_client() -> "Client":
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON on stdout, for programs."
 )
+checkpoint_option = click.option(
+    "--checkpoint",
+    type=click.IntRange(min=1),
+    metavar="STEP",
+    help="The model, or adapter, as it was at a step of which a checkpoint is stored.",
+)
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 timeout_option = click.option(
     "--timeout",

@@ -8,6 +8,7 @@ import click
 
 from luthier.cli.command import (
     Command,
+    checkpoint_option,
     confirm,
     json_option,
     open_client,
@@ -210,12 +211,7 @@ def cancel(*, job_ids: tuple[str, ...], keep: bool, yes: bool, as_json: bool) ->
     short_help="Download a job's model.",
 )
 @click.argument("job_id", metavar="ID")
-@click.option(
-    "--checkpoint",
-    type=click.IntRange(min=1),
-    metavar="STEP",
-    help="The model, or adapter, as it was at a step of which a checkpoint is stored.",
-)
+@checkpoint_option
 @click.option(
     "--to",
     type=click.Path(path_type=Path, file_okay=False),

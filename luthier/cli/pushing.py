@@ -1,10 +1,16 @@
-"""`luthier push`: a finished model to the Hub, without training."""
+"""`luthier push`: a model of a job to the Hub, without training."""
 
 from typing import TYPE_CHECKING
 
 import click
 
-from luthier.cli.command import Command, json_option, open_client, timeout_option
+from luthier.cli.command import (
+    Command,
+    checkpoint_option,
+    json_option,
+    open_client,
+    timeout_option,
+)
 from luthier.cli.outcomes import ExitCode, described, end
 from luthier.cli.output import print_json, say, suggest
 
@@ -18,10 +24,12 @@ if TYPE_CHECKING:
     examples=[
         "luthier push job_01k9… --repo me/my-model",
         "luthier push job_01k9… --branch v2 --tag v2.0 --wait",
+        "luthier push job_01k9… --checkpoint 40 --branch step-40",
     ],
-    short_help="Push a finished model to the Hub.",
+    short_help="Push a job's model to the Hub.",
 )
 @click.argument("job_id", metavar="ID")
+@checkpoint_option
 @click.option("--repo", metavar="OWNER/NAME", help="Repository; made if it is not there.")
 @click.option(
     "--private/--public",
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
 def push(
     *,
     job_id: str,
+    checkpoint: int | None,
     repo: str | None,
     private: bool | None,
     branch: str | None,
@@ -46,7 +55,7 @@ def push(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Push the finished model of a job to the Hub, again or for the first time.
+    """Push a model of a job to the Hub, again or for the first time.
 
     What is not given is as the job's spec has it in `output.push`. A worker does it.
     """
@@ -56,7 +65,13 @@ def push(
         raise click.UsageError("--timeout goes with --wait.")
     with open_client() as client:
         found = client.jobs.push(
-            job_id, repo=repo, private=private, branch=branch, tag=tag, secret=secret
+            job_id,
+            checkpoint=checkpoint,
+            repo=repo,
+            private=private,
+            branch=branch,
+            tag=tag,
+            secret=secret,
         )
         if wait:
             found = client.jobs.wait_for_push(job_id, timeout=timeout)
@@ -74,10 +89,11 @@ def push(
 def push_line(push: "Push") -> str:
     """Return how a push stands, in a line."""
     place = push.repo + (f"@{push.branch}" if push.branch else "")
+    what = f"{push.checkpoint} " if push.checkpoint else ""
     match push.state:
         case "pushed":
-            return f"pushed to {place}, {push.url}"
+            return f"{what}pushed to {place}, {push.url}"
         case "failed":
-            return f"failed: {push.error.message if push.error else place}"
+            return f"{what}failed: {push.error.message if push.error else place}"
         case _:
-            return f"to {place}, pending"
+            return f"{what}to {place}, pending"

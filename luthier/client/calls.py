@@ -98,6 +98,12 @@ def path_of(*parts: str) -> str:
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
+def path_of_model(job_id: str, checkpoint: int | None) -> str:
+    """Return the path of what holds a model: a job, or a checkpoint by its step."""
+    of_checkpoint = [] if checkpoint is None else ["checkpoints", f"checkpoint-{checkpoint}"]
+    return path_of("jobs", job_id, *of_checkpoint)
+
+
 def given(**values: Any) -> dict[str, Any]:
     """Return the parameters that are not None, times as ISO 8601 has them."""
     return {

@@ -91,12 +91,13 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """A push of a job's model to the Hub."""
+    """A push of a model of a job to the Hub."""
 
     number: int  # from 1, within the job
     repo: str
     state: str  # pending, pushed or failed
     created_at: datetime
+    checkpoint: str | None = None  # whose model it is; None for the finished one
     private: bool = True
     branch: str | None = None  # None for the main one
     tag: str | None = None

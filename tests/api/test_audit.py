@@ -43,6 +43,7 @@ THE_SAME = {
     "complete_upload": "upload_dataset",
     "clone_job": "create_job",
     "retry_job": "create_job",
+    "push_checkpoint": "push_model",
 }
 USED_UP = {
     "job_id": {
@@ -66,6 +67,7 @@ OPENAIS_UPLOAD = {
 BODIES = {
     "validate_job": {"task": "text-classification"},  # without a model nobody has to load one
     "push_model": {"repo": "me/m", "secret": "canary-model"},
+    "push_checkpoint": {"repo": "me/m", "secret": "canary-model"},
     "begin_upload": {"name": "new.csv", "size_bytes": 3, "sha256": "1" * 64},
     "create_openai_upload": OPENAIS_UPLOAD,
     "register_model": {"name": "new-model", "hub": "org/x"},

@@ -68,7 +68,7 @@ def test_operations_are_named_after_their_functions(document: dict[str, Any]) ->
         "cancel_job", "pause_job", "resume_job",
         "list_events", "list_metrics", "get_logs", "download_model", "download_model_file",
         "inspect_model_file", "list_checkpoints", "get_checkpoint", "download_checkpoint",
-        "download_checkpoint_file", "inspect_checkpoint_file",
+        "download_checkpoint_file", "inspect_checkpoint_file", "push_checkpoint",
         "begin_upload", "get_upload", "put_upload_part", "complete_upload", "cancel_upload",
         "upload_dataset", "list_datasets", "get_dataset", "preview_dataset", "delete_dataset",
         "create_sweep", "list_sweeps", "get_sweep", "list_trials", "cancel_sweep",

@@ -1,14 +1,15 @@
 """Asking for a push: what is checked, what is kept, and who may; no worker is there."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
 from jobs.backends import Backends
-from jobs.store import pushes
-from tests.api.conftest import Shared, claim, spec_of, submit, succeed, upload
+from jobs.store import checkpoints, pushes
+from tests.api.conftest import Shared, claim, save, spec_of, submit, succeed, upload
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +96,53 @@ def test_job_without_a_model_has_nothing_to_push(shared: Shared) -> None:
     answer = ask(shared, job_id, {"repo": "me/m"})
     assert (answer.status_code, answer.json()["code"]) == (409, "model_not_ready")
     shared.client.post(f"/jobs/{job_id}/cancel")
+
+
+def test_checkpoint_of_a_running_job_is_pushed_and_stays_until_it_is(shared: Shared) -> None:
+    job_id = submit(shared.client, secrets={"hf": "my-hf"}, resources={"priority": 100})
+    job = claim(shared.backends)
+    assert job.id == job_id
+    for step in (10, 20):
+        save(shared.backends, job, step, FILES)
+    path = f"/jobs/{job_id}/checkpoints/checkpoint-10"
+
+    push = shared.client.post(f"{path}/push", json={"repo": "me/m", "branch": "step-10"})
+    again = shared.client.post(f"{path}/push", json={"repo": "me/m"})
+    other = shared.client.post(path.replace("10", "20") + "/push", json={"repo": "me/m"})
+    succeed(shared.backends, job, FILES)  # whose spec might have asked for a push itself
+    finished = ask(shared, job_id, {"repo": "me/m"})
+
+    assert (push.status_code, push.json()["checkpoint"]) == (202, "checkpoint-10"), push.text
+    assert (again.status_code, again.json()["code"]) == (409, "push_pending")
+    assert (other.status_code, finished.status_code) == (202, 202)
+    shown = shared.client.get(f"/jobs/{job_id}").json()["pushes"]
+    assert [one["checkpoint"] for one in shown] == ["checkpoint-10", "checkpoint-20", None]
+    with shared.backends.database.transaction() as tx:  # one at a time, and in this order
+        first = pushes.claim(tx, lease_seconds=60)
+        assert first is not None
+        assert (first.number, pushes.claim(tx, lease_seconds=60)) == (1, None)
+        checkpoints.expire(tx, kept_for=timedelta(0))
+        assert [one.step for one in checkpoints.of_any(tx, job_id)] == [20, 10]
+        pushes.succeed(tx, first, commit="c" * 40, url="https://hub/me/m")
+        checkpoints.expire(tx, kept_for=timedelta(0))
+        assert [one.step for one in checkpoints.of_any(tx, job_id)] == [20]
+    [told] = [
+        event["data"]
+        for event in shared.client.get(f"/jobs/{job_id}/events").json()["data"]
+        if event["data"].get("kind") == "push"
+    ]
+    assert (told["checkpoint"], told["branch"]) == ("checkpoint-10", "step-10")
+    fail_next(shared.backends)
+    fail_next(shared.backends)
+
+
+@pytest.mark.parametrize("checkpoint", ["checkpoint-11", "checkpoint-011", "checkpoint-x", "x-11"])
+def test_checkpoint_that_is_not_there_is_not_pushed(shared: Shared, checkpoint: str) -> None:
+    job_id = finished(shared, secrets={"hf": "my-hf"})
+    path = f"/jobs/{job_id}/checkpoints/{checkpoint}/push"
+    answer = shared.client.post(path, json={"repo": "me/m"})
+    assert (answer.status_code, answer.json()["code"]) == (404, "checkpoint_not_found")
+    assert shared.client.get(f"/jobs/{job_id}").json()["pushes"] == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import luthier
 from jobs.backends import Backends
 from jobs.store import pushes
-from tests.api.conftest import claim, succeed
+from tests.api.conftest import claim, save, succeed
 from tests.cli.conftest import Run
 from tests.client.conftest import submit
 from worker.pusher import _typed
@@ -50,6 +50,26 @@ def test_push_is_asked_for_and_shown(
     assert "pushed to me/m@v2, https://hub/me/m" in run("show", job.id).stdout
     push = client.jobs.wait_for_push(job.id)
     assert (push.state, push.private, push.commit) == ("pushed", False, "c" * 40)
+
+
+def test_model_of_a_checkpoint_is_pushed(
+    run: Run, client: luthier.Client, rows: Path, backends: Backends
+) -> None:
+    client.secrets.set("hf", "hf_0123456789")
+    job = submit(client, rows, secrets={"hf": "hf"})
+    save(backends, claim(backends), 40, {"config.json": b"{}"})
+
+    asked = run("push", job.id, "--checkpoint", "40", "--repo", "me/m")
+    play_worker(backends, is_well=True)
+    refused = run("push", job.id, "--checkpoint", "41", "--repo", "me/m")
+
+    assert asked.exit_code == 0, asked.stderr
+    assert "checkpoint-40 to me/m, pending" in asked.stderr
+    assert "checkpoint-40 pushed to me/m, https://hub/me/m" in run("show", job.id).stdout
+    assert client.jobs.wait_for_push(job.id).checkpoint == "checkpoint-40"
+    assert "no stored checkpoint of step 41" in refused.stderr
+    with pytest.raises(luthier.NotFound):
+        job.push(checkpoint=41, repo="me/m")
 
 
 def test_exit_code_of_a_push_that_is_waited_for_is_its_outcome(

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from jobs.sealing import cipher_of
 from jobs.storage import Storage
 from jobs.store import events, jobs, pushes, secrets
-from tests.api.conftest import claim, succeed
+from tests.api.conftest import claim, save, succeed
 from tests.pushable_hub import HANG, PushableHub, Repository
 from tests.s3_server import s3_environment, s3_server
 from trainer_core.errors import InvalidSpec, ModelNotReady, PushPending
@@ -80,10 +80,10 @@ def succeeded(backends, *, token):
     return job
 
 
-def ask(backends, job, *, max_tries=2, **asked):
+def ask(backends, job, *, max_tries=2, step=None, **asked):
     spec = PushSpec.model_validate({"repo": REPO, "secret": "hf", **asked})
     with backends.database.transaction() as tx:
-        return pushes.ask(tx, job.id, spec, max_tries=max_tries)
+        return pushes.ask(tx, job.id, spec, max_tries=max_tries, step=step)
 
 
 def tried(backends, job):
@@ -153,6 +153,26 @@ def test_bucket_that_does_not_answer_is_asked_again(backends, submit, hub, tmp_p
     given_up = tried(backends, job)
     assert (given_up.state, given_up.error["whose"]) == ("failed", "system")
     assert not hub.requests
+
+
+def test_model_of_a_checkpoint_is_pushed_without_what_training_goes_on_from(backends, submit, hub):
+    submit()
+    with backends.database.transaction() as tx:
+        cipher = cipher_of(backends.settings)
+        secrets.put(tx, "hf", hub.token, project="default", cipher=cipher)
+    job = claim(backends)
+    model = {"model.safetensors": os.urandom(3000), "config.json": b"{}"}
+    save(backends, job, 40, model | {"optimizer.pt": b"state", "manifest.json": b"{}"})
+
+    ask(backends, job, step=40, branch="step-40")
+    done = tried(backends, job)
+    ask(backends, job, step=50)
+    gone = tried(backends, job)
+
+    assert (done.state, done.error) == ("pushed", None)
+    assert hub.files(REPO, "step-40") == model
+    assert gone.state == "failed"
+    assert "no stored checkpoint of step 50" in gone.error["message"]
 
 
 def test_public_only_if_asked_for(hub, push):

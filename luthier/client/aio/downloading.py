@@ -19,7 +19,7 @@ import httpx
 from luthier.client.aio.patience import OUTAGE_SECONDS, AsyncPatience
 from luthier.client.aio.transport import AsyncTransport
 from luthier.client.aio.waiting import off_loop
-from luthier.client.calls import Call, path_of
+from luthier.client.calls import Call, path_of_model
 from luthier.client.errors import BadDownload, Conflict, LuthierAPIError
 from luthier.client.values import Artifact, Checkpoint, JobFields, from_json
 
@@ -74,10 +74,10 @@ async def find_model(
         Conflict: the job has no model, or not yet.
         NotFound: the checkpoint is not stored, or no longer.
     """
+    path = path_of_model(job_id, checkpoint)
     if checkpoint is not None:
         saved = await get_checkpoint(transport, job_id, checkpoint)
-        return path_of("jobs", job_id, "checkpoints", saved.id, "model"), saved.artifacts
-    path = path_of("jobs", job_id)
+        return f"{path}/model", saved.artifacts
     job = from_json(JobFields, await transport.json(Call("GET", path)))
     if not job.artifacts:
         raise Conflict(
@@ -91,8 +91,8 @@ async def find_model(
 
 async def get_checkpoint(transport: AsyncTransport, job_id: str, step: int) -> Checkpoint:
     """Return the checkpoint of a step, with the files of its model, or raise NotFound."""
-    path = path_of("jobs", job_id, "checkpoints", f"checkpoint-{step}")
-    return from_json(Checkpoint, await transport.json(Call("GET", path)))
+    call = Call("GET", path_of_model(job_id, step))
+    return from_json(Checkpoint, await transport.json(call))
 
 
 def target_of(folder: Path, path: str) -> Path:

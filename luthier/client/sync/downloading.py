@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import httpx
 
-from luthier.client.calls import Call, path_of
+from luthier.client.calls import Call, path_of_model
 from luthier.client.errors import BadDownload, Conflict, LuthierAPIError
 from luthier.client.sync.patience import OUTAGE_SECONDS, Patience
 from luthier.client.sync.transport import Transport
@@ -75,10 +75,10 @@ def find_model(
         Conflict: the job has no model, or not yet.
         NotFound: the checkpoint is not stored, or no longer.
     """
+    path = path_of_model(job_id, checkpoint)
     if checkpoint is not None:
         saved = get_checkpoint(transport, job_id, checkpoint)
-        return path_of("jobs", job_id, "checkpoints", saved.id, "model"), saved.artifacts
-    path = path_of("jobs", job_id)
+        return f"{path}/model", saved.artifacts
     job = from_json(JobFields, transport.json(Call("GET", path)))
     if not job.artifacts:
         raise Conflict(
@@ -92,8 +92,8 @@ def find_model(
 
 def get_checkpoint(transport: Transport, job_id: str, step: int) -> Checkpoint:
     """Return the checkpoint of a step, with the files of its model, or raise NotFound."""
-    path = path_of("jobs", job_id, "checkpoints", f"checkpoint-{step}")
-    return from_json(Checkpoint, transport.json(Call("GET", path)))
+    call = Call("GET", path_of_model(job_id, step))
+    return from_json(Checkpoint, transport.json(call))
 
 
 def target_of(folder: Path, path: str) -> Path:

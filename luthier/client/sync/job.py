@@ -91,15 +91,22 @@ class Job(JobFields):
     def push(
         self,
         *,
+        checkpoint: int | None = None,
         repo: str | None = None,
         private: bool | None = None,
         branch: str | None = None,
         tag: str | None = None,
         secret: str | None = None,
     ) -> Push:
-        """Have the finished model pushed to the Hub, and return the push: see `jobs.push`."""
+        """Have a model pushed to the Hub, and return the push: see `jobs.push`."""
         return self._jobs.push(
-            self.id, repo=repo, private=private, branch=branch, tag=tag, secret=secret
+            self.id,
+            checkpoint=checkpoint,
+            repo=repo,
+            private=private,
+            branch=branch,
+            tag=tag,
+            secret=secret,
         )
 
     def edit(

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from luthier.client.calls import SLOW_SECONDS, Call, decoded, once, path_of
+from luthier.client.calls import SLOW_SECONDS, Call, decoded, given, once, path_of, path_of_model
 from luthier.client.errors import Conflict
 from luthier.client.inputs import Validation
 from luthier.client.sync.downloading import Progress, download, find_model, get_checkpoint
@@ -172,6 +172,7 @@ class Jobs:
         self,
         job_id: str,
         *,
+        checkpoint: int | None = None,
         repo: str | None = None,
         private: bool | None = None,
         branch: str | None = None,
@@ -179,12 +180,13 @@ class Jobs:
         secret: str | None = None,
         idempotency_key: str | None = None,
     ) -> Push:
-        """Have a finished model pushed to the Hub, and return the push, which is pending.
+        """Have a model pushed to the Hub, and return the push, which is pending.
 
         What is not given is as the job's spec has it. `wait_for_push` waits for its end.
 
         Args:
             job_id: the job.
+            checkpoint: as for `download`.
             repo: `owner/name`.
             private: push to a private repository only; False for a public one.
             branch: made if it is not there.
@@ -194,15 +196,13 @@ class Jobs:
 
         Raises:
             Conflict: the job has no model, or an earlier push of it is pending.
+            NotFound: the checkpoint is not stored, or no longer.
             InvalidRequest: no repository or no token is named, or one is not right.
         """
-        given = {
-            "repo": repo, "private": private, "branch": branch, "tag": tag, "secret": secret,
-        }  # fmt: skip
         call = Call(
             "POST",
-            path_of("jobs", job_id, "push"),
-            json={name: value for name, value in given.items() if value is not None},
+            f"{path_of_model(job_id, checkpoint)}/push",
+            json=given(repo=repo, private=private, branch=branch, tag=tag, secret=secret),
             headers=once(key=idempotency_key),
         )
         return from_json(Push, self._transport.json(call))

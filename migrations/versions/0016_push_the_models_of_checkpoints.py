@@ -1,0 +1,31 @@
+"""Push the models of checkpoints"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0016"
+down_revision = "0015"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("pushes", sa.Column("step", sa.Integer(), nullable=True))
+    _index(unique=False)
+
+
+def downgrade() -> None:
+    op.execute("DELETE FROM pushes WHERE step IS NOT NULL")
+    op.drop_column("pushes", "step")
+    _index(unique=True)
+
+
+def _index(*, unique: bool) -> None:
+    op.drop_index("ix_pushes_pending", "pushes")
+    op.create_index(
+        "ix_pushes_pending",
+        "pushes",
+        ["job_id"],
+        unique=unique,
+        postgresql_where=sa.text("state = 'pending'"),
+    )
