@@ -240,12 +240,12 @@ def _known_tasks() -> str:
     return f"Known tasks: {', '.join(TASKS)}."
 
 
-def _labels(pairs: list[str]) -> dict[str, str]:
-    labels = {}
+def _labels(pairs: list[str]) -> frozenset[tuple[str, str]]:
+    labels = set()
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not key or not separator:
             problem = FieldProblem("/label", f"'{pair[:80]}' is no label", "Write key=value.")
             raise InvalidSpec([problem])
-        labels[key] = value
-    return labels
+        labels.add((key, value))
+    return frozenset(labels)

@@ -1,8 +1,8 @@
 """Pages of jobs. Any one filter alone costs what the page costs, however many jobs there are."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, select, union_all
@@ -29,7 +29,7 @@ class Filter:
     model: str | None = None  # as the spec writes it
     name: str | None = None
     parent_id: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)  # all of them
+    labels: frozenset[tuple[str, str]] = frozenset()  # all of them: key and value
     created_from: datetime | None = None
     created_before: datetime | None = None
 
@@ -39,9 +39,10 @@ def page(
 ) -> list[Job]:
     """Return up to `limit` jobs that come after the job `after`, newest first by default."""
     statement = query(wanted, after=after, limit=limit, oldest_first=oldest_first)
-    return [job_of(row) for row in tx.connection.execute(statement)]
+    return [job_of(row) for row in tx.connection.execute(statement).all()]
 
 
+@lru_cache(maxsize=256)  # what is polled is put together once
 def query(wanted: Filter, *, after: str | None, limit: int, oldest_first: bool) -> Select[Any]:
     """Return the query of a page."""
     key = jobs.c.id.asc() if oldest_first else jobs.c.id.desc()
@@ -71,7 +72,7 @@ def _first_of_all(parts: list[Select[Any]], *, limit: int, is_up: bool) -> Selec
 
 
 def _labelled(statement: Select[Any], wanted: Filter) -> Select[Any]:
-    for key, value in wanted.labels.items():
+    for key, value in sorted(wanted.labels):
         label = job_labels.alias()
         is_it = (label.c.project == wanted.project, label.c.key == key, label.c.value == value)
         statement = statement.join(label, and_(label.c.job_id == jobs.c.id, *is_it))

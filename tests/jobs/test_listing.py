@@ -26,8 +26,8 @@ SINGLE_FILTERS = {
     "task": Filter("default", task="task-1"),
     "model": Filter("default", model="hub:org/model-3"),
     "name": Filter("default", name="name-5"),
-    "a common label": Filter("default", labels={"team": "a"}),
-    "a rare label": Filter("default", labels={"run": "77"}),
+    "a common label": Filter("default", labels=frozenset({"team": "a"}.items())),
+    "a rare label": Filter("default", labels=frozenset({"run": "77"}.items())),
     "parent": Filter("default", parent_id=first_id("job", START.timestamp())),
     "time": Filter(
         "default",
@@ -91,7 +91,7 @@ def matches(n, wanted):
         and wanted.model in (None, row["model"])
         and wanted.name in (None, row["name"])
         and wanted.parent_id in (None, row["parent_id"])
-        and wanted.labels.items() <= row["labels"].items()
+        and wanted.labels <= row["labels"].items()
         and (wanted.created_from is None or at >= wanted.created_from)
         and (wanted.created_before is None or at < wanted.created_before)
     )
@@ -103,10 +103,10 @@ FILTERS = {
         "default",
         states=(State.FAILED, State.SUCCEEDED),
         task="task-1",
-        labels={"team": "b"},
+        labels=frozenset({"team": "b"}.items()),
         created_from=START + timedelta(days=10),
     ),
-    "two labels": Filter("default", labels={"team": "a", "run": "78"}),
+    "two labels": Filter("default", labels=frozenset({"team": "a", "run": "78"}.items())),
 }
 
 

@@ -252,7 +252,7 @@ def test_cancel_racing_with_the_end_leaves_one_final_state(database):
 
 def test_pages_show_every_older_job_once_while_new_ones_come(database):
     old = [submit(database, labels={"team": "a"}).id for _ in range(7)]
-    wanted = listing.Filter("default", labels={"team": "a"})
+    wanted = listing.Filter("default", labels=frozenset({("team", "a")}))
     seen, after = [], None
     while True:
         with database.transaction() as tx:
