@@ -1,15 +1,16 @@
-"""Starting uvicorn as this service needs it: no version told, no pauses, streams ended on a stop.
+"""Starting uvicorn as this service needs it: no version told, streams ended on a stop.
 
 Its quick parser takes heads of any length, at any pace; ours ends the connection.
 """
 
 import asyncio
-import gc
-import socket
+from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
 
 from jobs.settings import Settings
 
@@ -17,11 +18,12 @@ _IDLE_SECONDS = 75  # longer than clients keep a connection: who closes first lo
 _STOP_SECONDS = 5  # how long requests may take to end when the service stops
 _MAX_HEAD_BYTES = 1 << 16  # of the request line and the headers
 _HEADER_BYTES = 32  # what a header costs besides
+_SILENT_SECONDS = 60  # one of several processes that says no more that it lives is replaced
 _HEAD_SECONDS = 30  # from the first byte of a request to the end of its headers
 
 
 class Protocol(HttpToolsProtocol):
-    """HTTP/1.1 whose heads are short, and come soon."""
+    """HTTP/1.1 whose heads are short and come soon, and whose streams end when the server stops."""
 
     _num_head_bytes = 0
     _is_in_head = True
@@ -34,6 +36,11 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        # Else uvicorn would wait for the open event streams.
+        self.app.state.stopping.set()
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         if self._is_in_head:
@@ -73,33 +80,48 @@ class Protocol(HttpToolsProtocol):
             self.send_400_response("The headers are too long, or took too long.")
 
 
-class Server(uvicorn.Server):
-    """Ends the open event streams when it is told to stop; uvicorn would wait for them."""
+def configuration(
+    app: FastAPI | Callable[[], FastAPI], settings: Settings, *, access_log: bool = False
+) -> uvicorn.Config:
+    """Return how an application, or what makes one, is served on the settings' host and port."""
+    return uvicorn.Config(
+        app,
+        factory=not isinstance(app, FastAPI),
+        workers=settings.api_processes,
+        http=Protocol,
+        host=settings.host,
+        port=settings.port,
+        server_header=False,
+        proxy_headers=False,
+        access_log=access_log,
+        log_config=None,
+        timeout_keep_alive=_IDLE_SECONDS,
+        timeout_graceful_shutdown=_STOP_SECONDS,
+        timeout_worker_healthcheck=_SILENT_SECONDS,
+    )
 
-    def __init__(self, app: FastAPI, settings: Settings, *, access_log: bool = False) -> None:
-        """Serve an application on the settings' host, and port."""
-        self._app = app
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=Protocol,
-                host=settings.host,
-                port=settings.port,
-                server_header=False,
-                proxy_headers=False,
-                access_log=access_log,
-                log_config=None,
-                timeout_keep_alive=_IDLE_SECONDS,
-                timeout_graceful_shutdown=_STOP_SECONDS,
-            )
-        )
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        gc.collect()
-        gc.freeze()  # else a full collection looks at all that was imported, for 250 ms
+def serve(make: Callable[[], FastAPI], settings: Settings) -> int:
+    """Serve until SIGINT or SIGTERM, in as many processes as the settings say.
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._app.state.stopping.set()
-        await super().shutdown(sockets)
-        gc.unfreeze()
+    Several share one socket, and each takes its next connection when it is idle. One that ends by
+    itself is started again.
+
+    Args:
+        make: makes the application, in the process that serves it; can be pickled.
+        settings: of the service.
+
+    Returns:
+        The exit code: not 0 where it could not start.
+    """
+    config = configuration(make, settings, access_log=True)
+    if config.workers == 1:
+        server = uvicorn.Server(config)
+        try:
+            server.run()
+        except KeyboardInterrupt:  # raised anew once it has stopped in order
+            return 0
+        return 0 if server.started else STARTUP_FAILURE
+    several = Multiprocess(config, sockets=[config.bind_socket()])
+    several.run()
+    return STARTUP_FAILURE if STARTUP_FAILURE in {one.exitcode for one in several.processes} else 0

@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     """Requests a second that a key may send, where it has no limit of its own."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8750
     """Port on which the API listens; 0 takes a free one."""
+    api_processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes of an API server, which share its port. One keeps one core busy."""
     model_roots: Annotated[tuple[_Path, ...], NoDecode] = ()
     """Folders, separated by `:`, below which base models may be registered by path."""
     max_upload_bytes: Annotated[int, Field(ge=1)] = 10 * _GIB

@@ -2,4 +2,5 @@
 
 from luthier.cli.main import cli
 
-cli(prog_name="luthier")
+if __name__ == "__main__":  # else a process of several that it has started
+    cli(prog_name="luthier")

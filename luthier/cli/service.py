@@ -1,6 +1,7 @@
 """`luthier up`, `luthier api`, `luthier worker`: the service itself, whole or in parts."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -12,6 +13,8 @@ from luthier.cli.output import say
 from trainer_core.errors import LuthierError
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from jobs.settings import Settings
 
 _port_option = click.option(
@@ -102,20 +105,31 @@ def _serve(run: "Callable[[Settings], int]", **given: object) -> NoReturn:
 
 
 def _run_api(settings: "Settings") -> int:
+    from api.serving import serve
+    from luthier.up import bring_up_to_date
+
+    app = _application(settings)  # raises what is wrong with the settings
+    assert settings.database_url is not None, "create_app lets no missing URL pass"
+    bring_up_to_date(settings.database_url)
+    return serve(
+        (lambda: app) if settings.api_processes == 1 else partial(_shared, settings), settings
+    )
+
+
+def _application(settings: "Settings") -> "FastAPI":
     import logging
 
     from api.app import create_app
-    from api.serving import Server
-    from luthier.up import bring_up_to_date
     from trainer_core.redaction import guard_process
 
     guard_process()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    server = Server(create_app(settings), settings, access_log=True)
-    assert settings.database_url is not None, "create_app lets no missing URL pass"
-    bring_up_to_date(settings.database_url)
-    try:
-        server.run()
-    except KeyboardInterrupt:  # uvicorn raises it anew once it has stopped in order
-        return 0
-    return 0
+    return create_app(settings)
+
+
+def _shared(settings: "Settings") -> "FastAPI":
+    """Return the application of one of several processes, which ends with the one of them all."""
+    from luthier.embedded.child import end_with_parent
+
+    end_with_parent()
+    return _application(settings)

@@ -11,9 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from api.app import create_app
-from api.serving import Server
+from api.serving import configuration
 from jobs.backends import Backends, connect
 from jobs.records import Job
 from jobs.settings import Settings, load_settings
@@ -41,7 +42,7 @@ def serve(settings: Settings, *, marks_requests: bool = False) -> Iterator[str]:
     app = create_app(settings)
     if marks_requests:
         app.add_middleware(Marking)
-    server = Server(app, settings)
+    server = uvicorn.Server(configuration(app, settings))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -24,9 +24,11 @@ _NUM_POSTS = 100
 _HEARTBEAT_SECONDS = 15  # as a service has it; the site's own is shorter
 _NUM_OLD = 40  # jobs that are there before D12's walks
 _WALKS = 10  # a trial
+_WARM_SECONDS = 15
 _LOAD_SECONDS = 60  # a trial
 _REQUESTS_A_SECOND = 200
 _LOAD_STREAMS = 50
+_LOAD_PROCESSES = 2  # the row is of two cores
 
 
 def drills(work: Work) -> list[Drill]:
@@ -101,10 +103,12 @@ class _Trials:
         job_id = self._work.assert_whole(site, self._work.submit(site))["id"]
         site.kill_workers()
         waiting = site.submit(spec_of(self._work.dataset))
-        site.only_api(heartbeat_seconds=_HEARTBEAT_SECONDS)
+        site.only_api(heartbeat_seconds=_HEARTBEAT_SECONDS, api_processes=_LOAD_PROCESSES)
         load = _Load()
         with _streams(site, waiting, count=_LOAD_STREAMS):
-            asyncio.run(_press(site, load, job_id))
+            # What just started is still importing, and gets its helpers ready.
+            asyncio.run(_press(site, _Load(), job_id, seconds=_WARM_SECONDS))
+            asyncio.run(_press(site, load, job_id, seconds=_LOAD_SECONDS))
         site.client.post(f"/jobs/{waiting}/cancel")
         failed = {status: n for status, n in load.statuses.items() if status >= 500}
         assert not failed, failed
@@ -119,7 +123,7 @@ class _Load:
     statuses: Counter[int] = field(default_factory=Counter)
 
 
-async def _press(site: Site, load: _Load, job_id: str) -> None:
+async def _press(site: Site, load: _Load, job_id: str, *, seconds: int) -> None:
     """Send requests at a steady rate, whether or not earlier ones have been answered.
 
     Over bare sockets: with a client of Python's the asking takes more than the answering.
@@ -140,7 +144,7 @@ async def _press(site: Site, load: _Load, job_id: str) -> None:
 
     async with asyncio.TaskGroup() as group:
         begun = time.monotonic()
-        for number in range(_LOAD_SECONDS * _REQUESTS_A_SECOND):
+        for number in range(seconds * _REQUESTS_A_SECOND):
             group.create_task(ask(paths[number % len(paths)]))
             due = begun + (number + 1) / _REQUESTS_A_SECOND
             await asyncio.sleep(max(0.0, due - time.monotonic()))

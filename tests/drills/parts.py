@@ -102,7 +102,8 @@ def start_part(command: str, values: Mapping[str, object], *, log: Path, working
         working: its working directory.
     """
     environment = _environment(values)
-    if "LD_PRELOAD" in environment:
+    is_several = environment.get(f"{PREFIX}API_PROCESSES", "1") != "1"  # which are no forks
+    if "LD_PRELOAD" in environment or is_several:
         ours = {**os.environ, **environment}
         program = [sys.executable, "-m", "luthier", command]
         return Part(Executed(program, ours, log=log, working=working), log)

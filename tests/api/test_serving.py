@@ -1,0 +1,115 @@
+"""`luthier api` in several processes: one port, and none that is left over."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import psutil
+import pytest
+
+from jobs.settings import PREFIX, Settings
+from luthier.embedded.ports import free_port
+from tests.api.conftest import submit
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 90
+MAX_CONNECTIONS = 200
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.1)
+
+
+class Api:
+    """`luthier api` in two processes."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.process = process
+        self.url = f"http://127.0.0.1:{port}"
+        self._port = port
+
+    def answering(self) -> list[psutil.Process]:
+        """Return its processes that listen, but for the one that has started them."""
+        return [
+            one
+            for one in psutil.Process(self.process.pid).children()
+            if any(c.laddr.port == self._port for c in one.net_connections("tcp"))
+        ]
+
+    def has_two(self) -> bool:
+        try:
+            return len(self.answering()) == 2 and self.is_up()
+        except psutil.NoSuchProcess:
+            return False
+
+    def is_up(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@pytest.fixture
+def api(service_settings: Settings) -> Iterator[Api]:
+    settings = service_settings
+    port = free_port()
+    given = {
+        "HOME": settings.home, "DATABASE_URL": settings.database_url,
+        "REDIS_URL": settings.redis_url, "AUTH": "none", "PORT": port, "API_PROCESSES": 2,
+    }  # fmt: skip
+    environment = {**os.environ, **{f"{PREFIX}{name}": str(one) for name, one in given.items()}}
+    command = [sys.executable, "-m", "luthier", "api"]
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        try:
+            api = Api(process, port)
+            until(api.has_two)
+            yield api
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_both_answer_and_one_that_is_killed_is_replaced(api: Api) -> None:
+    limits = httpx.Limits(max_connections=MAX_CONNECTIONS)
+    with httpx.Client(base_url=api.url, limits=limits, timeout=30) as client:
+        job_id = submit(client)
+        headers = {"Accept": "text/event-stream"}
+        for _ in range(MAX_CONNECTIONS - 1):  # which stay open
+            request = client.build_request("GET", f"/jobs/{job_id}/events", headers=headers)
+            assert client.send(request, stream=True).status_code == 200
+            if all(one.net_connections("tcp")[1:] for one in api.answering()):
+                break
+        else:
+            pytest.fail("one of them has all connections")
+
+    killed = api.answering()[0]
+    killed.kill()
+    until(lambda: not killed.is_running() and api.has_two())
+    assert [httpx.get(f"{api.url}/jobs/{job_id}").status_code for _ in range(10)] == [200] * 10
+
+
+def test_it_ends_in_order_and_ends_the_streams(api: Api) -> None:
+    with httpx.Client(base_url=api.url, timeout=30) as client:
+        job_id = submit(client)
+        headers = {"Accept": "text/event-stream"}
+        with client.stream("GET", f"/jobs/{job_id}/events", headers=headers) as stream:
+            api.process.send_signal(signal.SIGTERM)
+            told = stream.read()  # to its end, which is no error
+    assert b"event: state" in told
+    assert api.process.wait(SECONDS) == 0
+
+
+def test_none_outlives_the_one_that_started_them(api: Api) -> None:
+    left = api.answering()
+    api.process.kill()
+    psutil.wait_procs(left, timeout=SECONDS)
+    assert not [one for one in left if one.is_running()]
+    assert not api.is_up()
