@@ -101,7 +101,7 @@ def configuration(
     )
 
 
-def serve(make: Callable[[], FastAPI], settings: Settings) -> int:
+def serve(make: Callable[[], FastAPI], settings: Settings) -> bool:
     """Serve until SIGINT or SIGTERM, in as many processes as the settings say.
 
     Several share one socket, and each takes its next connection when it is idle. One that ends by
@@ -112,16 +112,18 @@ def serve(make: Callable[[], FastAPI], settings: Settings) -> int:
         settings: of the service.
 
     Returns:
-        The exit code: not 0 where it could not start.
+        Whether it could start; why it could not is logged.
     """
     config = configuration(make, settings, access_log=True)
-    if config.workers == 1:
+    try:
+        if config.workers > 1:
+            several = Multiprocess(config, sockets=[config.bind_socket()])
+            several.run()
+            return STARTUP_FAILURE not in {one.exitcode for one in several.processes}
         server = uvicorn.Server(config)
-        try:
-            server.run()
-        except KeyboardInterrupt:  # raised anew once it has stopped in order
-            return 0
-        return 0 if server.started else STARTUP_FAILURE
-    several = Multiprocess(config, sockets=[config.bind_socket()])
-    several.run()
-    return STARTUP_FAILURE if STARTUP_FAILURE in {one.exitcode for one in several.processes} else 0
+        server.run()
+    except KeyboardInterrupt:  # raised anew once it has stopped in order
+        return True
+    except SystemExit:  # how uvicorn says that it can't listen
+        return False
+    return server.started

@@ -111,9 +111,8 @@ def _run_api(settings: "Settings") -> int:
     app = _application(settings)  # raises what is wrong with the settings
     assert settings.database_url is not None, "create_app lets no missing URL pass"
     bring_up_to_date(settings.database_url)
-    return serve(
-        (lambda: app) if settings.api_processes == 1 else partial(_shared, settings), settings
-    )
+    make = (lambda: app) if settings.api_processes == 1 else partial(_shared, settings)
+    return ExitCode.OK if serve(make, settings) else ExitCode.FAILED
 
 
 def _application(settings: "Settings") -> "FastAPI":

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import httpx
 import psutil
@@ -57,24 +59,34 @@ class Api:
             return False
 
 
-@pytest.fixture
-def api(service_settings: Settings) -> Iterator[Api]:
-    settings = service_settings
-    port = free_port()
+@contextmanager
+def started(
+    settings: Settings, *, port: int, num_processes: int
+) -> Iterator[subprocess.Popen[bytes]]:
     given = {
-        "HOME": settings.home, "DATABASE_URL": settings.database_url,
-        "REDIS_URL": settings.redis_url, "AUTH": "none", "PORT": port, "API_PROCESSES": 2,
+        "HOME": settings.home, "DATABASE_URL": settings.database_url, "AUTH": "none",
+        "REDIS_URL": settings.redis_url, "PORT": port, "API_PROCESSES": num_processes,
     }  # fmt: skip
     environment = {**os.environ, **{f"{PREFIX}{name}": str(one) for name, one in given.items()}}
     command = [sys.executable, "-m", "luthier", "api"]
-    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+    with (
+        settings.home.with_name("api.log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stderr=log, start_new_session=True) as process,
+    ):
         try:
-            api = Api(process, port)
-            until(api.has_two)
-            yield api
+            yield process
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def api(service_settings: Settings) -> Iterator[Api]:
+    port = free_port()
+    with started(service_settings, port=port, num_processes=2) as process:
+        api = Api(process, port)
+        until(api.has_two)
+        yield api
 
 
 def test_both_answer_and_one_that_is_killed_is_replaced(api: Api) -> None:
@@ -105,6 +117,16 @@ def test_it_ends_in_order_and_ends_the_streams(api: Api) -> None:
             told = stream.read()  # to its end, which is no error
     assert b"event: state" in told
     assert api.process.wait(SECONDS) == 0
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_port_that_is_taken_is_told(service_settings: Settings, num_processes: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with started(service_settings, port=port, num_processes=num_processes) as process:
+            assert process.wait(SECONDS) == 1
+    told = service_settings.home.with_name("api.log").read_text()
+    assert "address already in use" in told.lower()
 
 
 def test_none_outlives_the_one_that_started_them(api: Api) -> None:
