@@ -95,7 +95,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=_operation_id,
         responses=problems.default_response(),
     )
-    backends = connect(settings or load_settings())
+    settings = settings or load_settings()
+    backends = connect(settings, num_sharing=settings.api_processes)
     teller = app.state.teller = Teller(backends.database.publish, backends.database.ring)
     telling = replace(backends.database, publish=teller.publish, ring=teller.ring)
     backends = app.state.backends = replace(backends, database=telling)

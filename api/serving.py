@@ -4,7 +4,15 @@ Its quick parser takes heads of any length, at any pace; ours ends the connectio
 """
 
 import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
 from collections.abc import Callable
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,8 +26,11 @@ _IDLE_SECONDS = 75  # longer than clients keep a connection: who closes first lo
 _STOP_SECONDS = 5  # how long requests may take to end when the service stops
 _MAX_HEAD_BYTES = 1 << 16  # of the request line and the headers
 _HEADER_BYTES = 32  # what a header costs besides
-_SILENT_SECONDS = 60  # one of several processes that says no more that it lives is replaced
+_KILL_SECONDS = 15  # after which one of several processes that was to stop is killed
+_SILENT_SECONDS = 30  # one that says no more that it lives is replaced
 _HEAD_SECONDS = 30  # from the first byte of a request to the end of its headers
+
+_log = logging.getLogger(__name__)
 
 
 class Protocol(HttpToolsProtocol):
@@ -114,16 +125,73 @@ def serve(make: Callable[[], FastAPI], settings: Settings) -> bool:
     Returns:
         Whether it could start; why it could not is logged.
     """
-    config = configuration(make, settings, access_log=True)
+    if settings.api_processes > 1:
+        return _serve_together(partial(_make_shared, make), settings)
+    server = uvicorn.Server(configuration(make, settings, access_log=True))
     try:
-        if config.workers > 1:
-            several = Multiprocess(config, sockets=[config.bind_socket()])
-            several.run()
-            return STARTUP_FAILURE not in {one.exitcode for one in several.processes}
-        server = uvicorn.Server(config)
         server.run()
     except KeyboardInterrupt:  # raised anew once it has stopped in order
         return True
     except SystemExit:  # how uvicorn says that it can't listen
         return False
     return server.started
+
+
+def _serve_together(make: Callable[[], FastAPI], settings: Settings) -> bool:
+    config = configuration(make, settings, access_log=True)
+    try:
+        sockets = _listening(settings, backlog=config.backlog)
+    except OSError as error:
+        _log.error("can't listen on %s: %s", settings.host, error)
+        return False
+    processes = _Processes(config, sockets=sockets)
+    processes.run()
+    return STARTUP_FAILURE not in {one.exitcode for one in processes.processes}
+
+
+def _listening(settings: Settings, *, backlog: int) -> list[socket.socket]:
+    """Return a socket for each address of the host, on which connections may come already."""
+    found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+    addresses = dict.fromkeys((family, *address[:2]) for family, _, _, _, address in found)
+    sockets = [
+        socket.create_server((str(host), int(port)), family=family, backlog=backlog)
+        for family, host, port in addresses
+    ]
+    for one in sockets:
+        _log.info("listening on %s, port %d", *one.getsockname()[:2])
+    return sockets
+
+
+class _Processes(Multiprocess):
+    """Several processes, none of which can keep the others from stopping."""
+
+    def terminate_all(self) -> None:
+        for one in self.sockets:
+            one.close()  # else who connects now is kept waiting
+        super().terminate_all()
+
+    def join_all(self) -> None:
+        deadline = time.monotonic() + _KILL_SECONDS
+        for one in self.processes:
+            one.process.join(max(0.0, deadline - time.monotonic()))
+            if one.process.is_alive():
+                one.kill()
+                one.join()
+
+    def handle_hup(self) -> None:
+        self.handle_term()  # as it ends one process
+
+
+def _make_shared(make: Callable[[], FastAPI]) -> FastAPI:
+    """Return the application of one of several processes, which ends with the one of them all."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_KILL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    return make()

@@ -38,8 +38,13 @@ class Backends:
             return False
 
 
-def connect(settings: Settings) -> Backends:
-    """Return the backends that the settings name, or raise InvalidSetting if one is not named."""
+def connect(settings: Settings, *, num_sharing: int = 1) -> Backends:
+    """Return the backends that the settings name, or raise InvalidSetting if one is not named.
+
+    Args:
+        settings: which name them.
+        num_sharing: of how many processes this is one that share the database's connections.
+    """
     for name in ("database_url", "redis_url"):
         if getattr(settings, name) is None:
             variable = f"LUTHIER_{name.upper()}"
@@ -50,7 +55,7 @@ def connect(settings: Settings) -> Backends:
             )
     assert settings.database_url is not None
     assert settings.redis_url is not None
-    engine = make_engine(settings.database_url)
+    engine = make_engine(settings.database_url, num_sharing=num_sharing)
     producer = make_celery(settings.redis_url, socket_timeout_seconds=_PRODUCER_SECONDS)
     client = open_redis(settings.redis_url)
     return Backends(

@@ -40,8 +40,10 @@ class _Cursor(Cursor[Any]):
         ]
 
 
-def make_engine(url: str) -> Engine:
+def make_engine(url: str, *, num_sharing: int = 1) -> Engine:
     """Return an engine whose connections are checked before use: servers restart.
+
+    So many processes share what one may have, 30 connections: the server has a limit for all.
 
     What checks one is the BEGIN of the transaction that it is wanted for, so that it costs no round
     trip of its own; nothing has been asked by then, so that another connection can take its place.
@@ -56,8 +58,8 @@ def make_engine(url: str) -> Engine:
     )
     engine = create_engine(
         url,
-        pool_size=10,
-        max_overflow=20,
+        pool_size=max(2, 10 // num_sharing),
+        max_overflow=max(2, 20 // num_sharing),
         hide_parameters=True,  # errors are logged, and values are the users'
         json_deserializer=from_json,  # several times as fast as the standard library's
         connect_args={**_CONNECT, "options": limits, "cursor_factory": _Cursor},

@@ -115,13 +115,14 @@ def complete(tx: Transaction, job_id: str, *, attempt: int, step: int, keep: int
 
 
 def retire(tx: Transaction, checkpoint: Checkpoint, *, attempt: int) -> None:
-    """Let a checkpoint go that an attempt has found damaged.
+    """Let a checkpoint go that an attempt has found damaged, whoever still needs it.
 
     Raises:
         LeaseLost: the attempt no longer holds the job.
     """
     hold(tx, checkpoint.job_id, attempt=attempt)
-    _let_go(tx, _is(checkpoint))
+    is_it = and_(_is(checkpoint), checkpoints.c.state == "stored")
+    tx.connection.execute(update(checkpoints).where(is_it).values(state="removing"))
 
 
 def of_job(tx: Transaction, job_id: str, *, project: str) -> list[Checkpoint]:

@@ -59,7 +59,7 @@ def ask(
         insert(pushes)
         .values(
             job_id=job_id,
-            number=len(before) + 1,
+            number=before[-1].number + 1 if before else 1,
             step=step,
             max_tries=max_tries,
             next_try_at=func.now(),
@@ -129,7 +129,7 @@ def succeed(tx: Transaction, push: Push, *, commit: str, url: str) -> None:
 
 
 def fail(tx: Transaction, push: Push, *, error: Mapping[str, Any]) -> None:
-    """Keep that a push was given up, and warn of it; the job has succeeded all the same."""
+    """Keep that a push was given up, and warn of it; the job is as it was."""
     _change(tx, push, state="failed", error=storable(dict(error)), **_END)
     data = {"code": PushFailed.code, "message": error["message"], "hint": error["hint"]}
     events.append(tx, push.job_id, [NewEvent(EventType.WARNING, data)])

@@ -74,7 +74,7 @@ def push(
             secret=secret,
         )
         if wait:
-            found = client.jobs.wait_for_push(job_id, timeout=timeout)
+            found = client.jobs.wait_for_push(job_id, number=found.number, timeout=timeout)
     if as_json:
         print_json(to_json(found))
     elif found.error is not None:

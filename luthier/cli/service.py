@@ -111,7 +111,7 @@ def _run_api(settings: "Settings") -> int:
     app = _application(settings)  # raises what is wrong with the settings
     assert settings.database_url is not None, "create_app lets no missing URL pass"
     bring_up_to_date(settings.database_url)
-    make = (lambda: app) if settings.api_processes == 1 else partial(_shared, settings)
+    make = (lambda: app) if settings.api_processes == 1 else partial(_application, settings)
     return ExitCode.OK if serve(make, settings) else ExitCode.FAILED
 
 
@@ -124,11 +124,3 @@ def _application(settings: "Settings") -> "FastAPI":
     guard_process()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     return create_app(settings)
-
-
-def _shared(settings: "Settings") -> "FastAPI":
-    """Return the application of one of several processes, which ends with the one of them all."""
-    from luthier.embedded.child import end_with_parent
-
-    end_with_parent()
-    return _application(settings)

@@ -14,7 +14,6 @@ Elsewhere (macOS) nothing kills an orphan; the next start on the same data stops
 """
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -91,7 +90,7 @@ class Child:
                 env=self._environment,
                 umask=0o077,
                 start_new_session=True,
-                preexec_fn=_dying_with(os.getpid(), self._stop_signals[0]),  # noqa: PLW1509  one call
+                preexec_fn=_die_with_parent(self._stop_signals[0]),  # noqa: PLW1509  one prctl call
                 user=account.uid if account else None,
                 group=account.gid if account else None,
                 extra_groups=[] if account else None,
@@ -257,21 +256,11 @@ def _open_log(log: Path) -> int:
     return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
-def end_with_parent() -> None:
-    """Have this process, which `multiprocessing` has started, end in order with its parent."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    assert parent.pid is not None
-    request = _dying_with(parent.pid, Signals.SIGTERM)
-    if request is not None:
-        request()
-
-
-def _dying_with(parent: int, death_signal: Signals) -> Callable[[], None] | None:
-    """Return what asks, in a child, for a signal on its parent's death; None where nothing can."""
+def _die_with_parent(death_signal: Signals) -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec do as little as can be
+    parent = os.getpid()
 
     def request() -> None:
         prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)

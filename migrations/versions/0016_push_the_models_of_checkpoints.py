@@ -15,7 +15,16 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("DELETE FROM pushes WHERE step IS NOT NULL")
+    # They stay, so that numbers have no gaps; what is not done would push the finished model.
+    op.execute("""
+        UPDATE pushes SET state = 'failed', next_try_at = NULL, finished_at = now(),
+            error = jsonb_build_object(
+                'code', 'push_failed', 'message', 'checkpoints can not be pushed any more.',
+                'hint', '', 'whose', 'system', 'retryable', false, 'param', NULL,
+                'detail', jsonb_build_object()
+            )
+        WHERE step IS NOT NULL AND state = 'pending'
+    """)
     op.drop_column("pushes", "step")
     _index(unique=True)
 

@@ -136,6 +136,20 @@ def test_checkpoint_of_a_running_job_is_pushed_and_stays_until_it_is(shared: Sha
     fail_next(shared.backends)
 
 
+def test_checkpoint_that_is_damaged_goes_though_it_is_to_be_pushed(shared: Shared) -> None:
+    job_id = submit(shared.client, secrets={"hf": "my-hf"}, resources={"priority": 100})
+    job = claim(shared.backends)
+    save(shared.backends, job, 10, FILES)
+    path = f"/jobs/{job_id}/checkpoints/checkpoint-10/push"
+    assert shared.client.post(path, json={"repo": "me/m"}).status_code == 202
+    with shared.backends.database.transaction() as tx:
+        [damaged] = checkpoints.of_any(tx, job_id)
+        checkpoints.retire(tx, damaged, attempt=job.attempt)
+        assert checkpoints.of_any(tx, job_id) == []
+    fail_next(shared.backends)
+    succeed(shared.backends, job, FILES)
+
+
 @pytest.mark.parametrize("checkpoint", ["checkpoint-11", "checkpoint-011", "checkpoint-x", "x-11"])
 def test_checkpoint_that_is_not_there_is_not_pushed(shared: Shared, checkpoint: str) -> None:
     job_id = finished(shared, secrets={"hf": "my-hf"})

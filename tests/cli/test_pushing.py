@@ -72,6 +72,31 @@ def test_model_of_a_checkpoint_is_pushed(
         job.push(checkpoint=41, repo="me/m")
 
 
+def test_push_that_is_waited_for_is_the_one_that_was_asked_for(
+    run: Run, client: luthier.Client, rows: Path, backends: Backends
+) -> None:
+    client.secrets.set("hf", "hf_0123456789")
+    job = submit(client, rows, secrets={"hf": "hf"})
+    claimed = claim(backends)
+    for step in (40, 80):
+        save(backends, claimed, step, {"config.json": b"{}"})
+    first = job.push(checkpoint=40, repo="me/m")
+    job.push(checkpoint=80, repo="me/m")
+
+    play_worker(backends, is_well=False)
+    failed = client.jobs.wait_for_push(job.id, number=first.number, timeout=10)
+    with pytest.raises(luthier.WaitTimedOut):
+        client.jobs.wait_for_push(job.id, timeout=0.2)
+    again = threading.Timer(1, lambda: [play_worker(backends, is_well=True) for _ in range(2)])
+    again.start()
+    asked = run("push", job.id, "--checkpoint", "40", "--repo", "me/m", "--wait")
+    again.join()
+
+    assert (failed.number, failed.state) == (1, "failed")
+    assert asked.exit_code == 0
+    assert "checkpoint-40 pushed" in asked.stderr
+
+
 def test_exit_code_of_a_push_that_is_waited_for_is_its_outcome(
     run: Run, client: luthier.Client, rows: Path, backends: Backends
 ) -> None:

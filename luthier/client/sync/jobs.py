@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,13 +212,15 @@ class Jobs:
         self,
         job_id: str,
         *,
+        number: int | None = None,
         timeout: float | None = None,
         outage_seconds: float = OUTAGE_SECONDS,
     ) -> Push:
-        """Return the latest push of a job once it is over, whether it went well or not.
+        """Return a push of a job once it is over, whether it went well or not.
 
         Args:
             job_id: the job.
+            number: of the push; None for the latest.
             timeout: seconds after which to raise; None for never.
             outage_seconds: how long the service may be out of reach, once it has answered.
 
@@ -226,22 +229,23 @@ class Jobs:
             WaitTimedOut: it is not over within `timeout`; it goes on.
         """
         return ended(
-            self._latest_push,
+            partial(self._push, number=number),
             job_id,
             kind="the push of job",
             timeout=timeout,
             outage_seconds=outage_seconds,
         )
 
-    def _latest_push(self, job_id: str) -> Push:
+    def _push(self, job_id: str, *, number: int | None) -> Push:
         job = self.get(job_id)
-        if not job.pushes:
+        found = [push for push in job.pushes if number in (None, push.number)]
+        if not found:
             raise Conflict(
                 f"job {job_id} is {job.state}, and nothing of it was to be pushed.",
                 code="no_push",
                 hint="Ask for it with `push`.",
             )
-        return job.pushes[-1]
+        return found[-1]
 
     def edit(
         self,
