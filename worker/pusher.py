@@ -141,7 +141,7 @@ class Pusher:
             found = (
                 artifacts.of_job(tx, push.job_id)
                 if push.step is None
-                else checkpoints.get(tx, job.id, push.step, project=job.project).artifacts
+                else checkpoints.get_any(tx, push.job_id, push.step).artifacts
             )
             cipher = cipher_of(self._backends.settings)
             token = secrets.reveal(tx, push.secret, project=job.project, cipher=cipher)

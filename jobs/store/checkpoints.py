@@ -148,6 +148,11 @@ def get(tx: Transaction, job_id: str, step: int, *, project: str) -> Checkpoint:
         CheckpointNotFound: it is not stored, or no longer.
     """
     jobs_store.get(tx, job_id, project=project)
+    return get_any(tx, job_id, step)
+
+
+def get_any(tx: Transaction, job_id: str, step: int) -> Checkpoint:
+    """Return a stored checkpoint of a job of whatever project, or raise CheckpointNotFound."""
     found = _all(tx, _stored(job_id).where(checkpoints.c.step == min(step, _MAX_STEP)))
     if not found or step > _MAX_STEP:
         raise CheckpointNotFound(

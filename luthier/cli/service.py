@@ -106,21 +106,28 @@ def _serve(run: "Callable[[Settings], int]", **given: object) -> NoReturn:
 
 def _run_api(settings: "Settings") -> int:
     from api.serving import serve
+    from jobs.backends import connect
     from luthier.up import bring_up_to_date
 
-    app = _application(settings)  # raises what is wrong with the settings
-    assert settings.database_url is not None, "create_app lets no missing URL pass"
+    _guard_log()
+    connect(settings).engine.dispose()  # raises what is wrong with the settings
+    assert settings.database_url is not None, "connect lets no missing URL pass"
     bring_up_to_date(settings.database_url)
-    make = (lambda: app) if settings.api_processes == 1 else partial(_application, settings)
-    return ExitCode.OK if serve(make, settings) else ExitCode.FAILED
+    return ExitCode.OK if serve(partial(_application, settings), settings) else ExitCode.FAILED
 
 
 def _application(settings: "Settings") -> "FastAPI":
+    """Return what a process of the API serves; `partial`s of it can be pickled."""
+    from api.app import create_app
+
+    _guard_log()
+    return create_app(settings)
+
+
+def _guard_log() -> None:
     import logging
 
-    from api.app import create_app
     from trainer_core.redaction import guard_process
 
     guard_process()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    return create_app(settings)

@@ -241,11 +241,8 @@ class AsyncJobs:
         job = await self.get(job_id)
         found = [push for push in job.pushes if number in (None, push.number)]
         if not found:
-            raise Conflict(
-                f"job {job_id} is {job.state}, and nothing of it was to be pushed.",
-                code="no_push",
-                hint="Ask for it with `push`.",
-            )
+            why = f"job {job_id} is {job.state}, and nothing of it was to be pushed."
+            raise Conflict(why, code="no_push", hint="Ask for it with `push`.")
         return found[-1]
 
     async def edit(
@@ -338,10 +335,9 @@ class AsyncJobs:
             split: only of this split, such as `train`.
             max_points: up to so many a split, those that a curve needs; None for every one.
         """
-        path = path_of("jobs", job_id, "metrics")
         found = pages(
             self._transport,
-            path,
+            path_of("jobs", job_id, "metrics"),
             Measurement,
             page_size=_PAGE_MEASUREMENTS,
             split=split,
@@ -351,8 +347,7 @@ class AsyncJobs:
 
     async def logs(self, job_id: str, *, tail: int | None = None) -> str:
         """Return a job's log, or its last `tail` lines."""
-        params = {} if tail is None else {"tail": tail}
-        call = Call("GET", path_of("jobs", job_id, "logs"), params=params)
+        call = Call("GET", path_of("jobs", job_id, "logs"), params=given(tail=tail))
         return (await self._transport.request(call)).text
 
     def checkpoints(self, job_id: str) -> AsyncIterator[Checkpoint]:
